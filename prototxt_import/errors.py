@@ -1,0 +1,44 @@
+"""The one error that this package raises for a file it cannot use."""
+
+from __future__ import annotations
+
+__all__ = ["CaffeImportError"]
+
+
+class CaffeImportError(ValueError):
+    """A Caffe file, or a network described by one, that cannot be used.
+
+    ``str(error)`` is one line: file, layer, what is wrong, what was expected, what was found.
+    The parts stay available as attributes.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        file: object | None = None,
+        layer: str | None = None,
+        expected: object | None = None,
+        got: object | None = None,
+    ) -> None:
+        self.message = message
+        self.file = None if file is None else str(file)
+        self.layer = layer
+        self.expected = expected
+        self.got = got
+        super().__init__(message)
+
+    def __str__(self) -> str:
+        where = [part for part in (self.file, self.layer and f"layer '{self.layer}'") if part]
+        line = ": ".join([*where, self.message])
+        if self.expected is not None:
+            line += f"; expected {self.expected}"
+        if self.got is not None:
+            line += f", got {self.got}" if self.expected is not None else f"; got {self.got}"
+        return " ".join(line.split())
+
+    def with_file(self, file: object) -> CaffeImportError:
+        """The same error naming ``file``, unless it names one already; for ``raise ... from``."""
+        if self.file is None:
+            self.file = str(file)
+        return self

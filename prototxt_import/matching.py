@@ -1,0 +1,148 @@
+"""Which blob of a weights file goes where in a network (net.cpp, CopyTrainedLayersFrom)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from prototxt_import.errors import CaffeImportError
+from prototxt_import.inference import NetShapes, ShapedLayer
+from prototxt_import.net import Shape
+
+__all__ = ["WeightMatch", "match_weights", "shared_parameters"]
+
+Key = tuple[str, int]  # layer name, blob number
+
+
+@dataclass
+class WeightMatch:
+    """What loading a weights file into a network does.
+
+    Attributes:
+        copied: layers whose blobs the file fills, in file order.
+        unused: layers of the file that the network does not have, or has without blobs.
+        missing: layers of the network for some of whose blobs the file has nothing.
+        conflicts: one line for each shared parameter whose copies in the file differ.
+    """
+
+    copied: list[str] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    conflicts: list[str] = field(default_factory=list)
+
+
+def shared_parameters(shapes: NetShapes) -> dict[Key, Key]:
+    """Blob -> the blob that it shares memory with (net.cpp, AppendParam): the first of its name.
+
+    Raises:
+        CaffeImportError: two blobs of one name differ in shape (in size, if PERMISSIVE), or a
+            layer has more ``param`` entries than blobs.
+    """
+    owners: dict[str, tuple[Key, Shape]] = {}
+    shared: dict[Key, Key] = {}
+    for item in shapes.layers:
+        layer, params = item.layer, item.shapes.params
+        if len(layer.spec.param) > len(params):
+            raise CaffeImportError(
+                "has more param entries than parameters",
+                layer=layer.name,
+                expected=f"at most {len(params)}",
+                got=len(layer.spec.param),
+            )
+        for i, spec in enumerate(layer.spec.param):
+            if not spec.name:
+                continue
+            key, shape = owners.setdefault(spec.name, ((layer.name, i), params[i]))
+            if key == (layer.name, i):
+                continue
+            permissive = spec.share_mode == spec.PERMISSIVE
+            if not _compatible(params[i], shape, count_only=permissive):
+                raise CaffeImportError(
+                    f"shares parameter '{spec.name}' with layer '{key[0]}'",
+                    layer=layer.name,
+                    expected=f"shape {_show(shape)}",
+                    got=_show(params[i]),
+                )
+            shared[layer.name, i] = key
+    return shared
+
+
+def match_weights(
+    shapes: NetShapes, weights: Mapping[str, Sequence[np.ndarray[Any, Any]]]
+) -> WeightMatch:
+    """Hold a weights file against a network.
+
+    Raises:
+        CaffeImportError: the blobs of a layer do not match it in number or shape.
+    """
+    layers: dict[str, ShapedLayer] = {}
+    for item in shapes.layers:
+        layers.setdefault(item.layer.name, item)  # of several, Caffe fills the first
+    shared = shared_parameters(shapes)
+    match = WeightMatch()
+    written: dict[Key, tuple[str, np.ndarray[Any, Any]]] = {}
+    for name, blobs in weights.items():
+        target = layers.get(name)
+        if target is None or not (blobs or target.shapes.params):
+            match.unused.append(name)
+            continue
+        _check_layer(target, blobs)
+        match.copied.append(name)
+        for i, blob in enumerate(blobs):
+            key = shared.get((name, i), (name, i))
+            other, first = written.setdefault(key, (name, blob))
+            if first is not blob and not np.array_equal(
+                first.ravel(), blob.ravel(), equal_nan=True
+            ):
+                match.conflicts.append(
+                    f"layers '{other}' and '{name}' share blob {i}, but their copies in the file"
+                    f" differ: that of '{name}' is used"
+                )
+            written[key] = name, blob
+    match.missing = [
+        name
+        for name, item in layers.items()
+        if any(
+            shared.get((name, i), (name, i)) not in written for i in range(len(item.shapes.params))
+        )
+    ]
+    return match
+
+
+def _check_layer(target: ShapedLayer, blobs: Sequence[np.ndarray[Any, Any]]) -> None:
+    layer, expected = target.layer, target.shapes.params
+    if len(expected) != len(blobs):
+        raise CaffeImportError(
+            "the weights have another number of blobs",
+            layer=layer.name,
+            expected=len(expected),
+            got=len(blobs),
+        )
+    for i, (shape, blob) in enumerate(zip(expected, blobs, strict=True)):
+        # strict_dim: false (v1 fork) asks for no more than the same number of values.
+        if not _compatible(blob.shape, shape, count_only=not layer.spec.strict_dim):
+            raise CaffeImportError(
+                f"blob {i} has another shape",
+                layer=layer.name,
+                expected=_show(shape),
+                got=_show(blob.shape),
+            )
+
+
+def _compatible(got: Shape, expected: Shape, *, count_only: bool) -> bool:
+    """blob.cpp, ShapeEquals: old files give every blob four axes, biases as 1x1x1xN."""
+    if count_only:
+        known = None not in got and None not in expected
+        return not known or int(np.prod(got)) == int(np.prod(expected))  # type: ignore[arg-type]
+    if len(got) == 4 and len(expected) < 4:
+        expected = (1,) * (4 - len(expected)) + tuple(expected)
+    return len(got) == len(expected) and all(
+        a is None or b is None or a == b for a, b in zip(got, expected, strict=True)
+    )
+
+
+def _show(shape: Shape) -> str:
+    return "x".join("?" if size is None else str(size) for size in shape) or "scalar"

@@ -1,0 +1,150 @@
+"""``.safetensors``: the weights, shared copies once, and the network's text in the metadata.
+
+=====================  ==========================================================
+metadata key           holds
+=====================  ==========================================================
+``caffe.prototxt``     the network as prototxt, in the spelling of its dialect
+``caffe.dialect``      ``bvlc``, ``dl2`` or ``dl1``
+``caffe.filtered``     ``"true"`` if the phase rules have been applied (a caffemodel)
+``caffe.layers``       JSON: ``[[layer, [tensor, ...]], ...]`` in file order
+=====================  ==========================================================
+
+The tensor of blob ``i`` of a layer is called ``LAYER.i``.  A layer whose blob is a copy of
+another's, because the two share a parameter by name, points to the other's tensor.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import safetensors
+from safetensors.numpy import save_file
+
+from prototxt_import.caffemodel import Array, Weights
+from prototxt_import.dialect import RawNet
+from prototxt_import.errors import CaffeImportError
+from prototxt_import.files import replacing
+from prototxt_import.schema import DIALECTS
+from prototxt_import.text import parse_text
+from prototxt_import.upgrade import upgrade_layers
+
+__all__ = ["read_safetensors", "write_safetensors"]
+
+
+def read_safetensors(
+    path: str | os.PathLike[str], *, want_weights: bool = True
+) -> tuple[RawNet | None, bool, Weights]:
+    """(network or None, whether its phase rules have been applied, weights).
+
+    Raises:
+        CaffeImportError: damaged, or metadata that does not fit the tensors.
+    """
+    try:
+        # Backed by a mapping: a tensor is read when it is asked for.
+        with safetensors.safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            names = list(file.keys())
+            layers = _layers(metadata.get("caffe.layers"), names, path)
+            weights: Weights = {}
+            if want_weights:
+                tensors = {name: file.get_tensor(name) for name in names}
+                for layer, keys in layers:
+                    weights[layer] = [tensors[key] for key in keys]
+    except (safetensors.SafetensorError, OSError, TypeError) as error:
+        raise CaffeImportError(f"cannot be read as safetensors ({error})", file=path) from None
+    net = None
+    if "caffe.prototxt" in metadata:
+        dialect = metadata.get("caffe.dialect")
+        if dialect not in DIALECTS:
+            raise CaffeImportError("unknown dialect", file=path, expected=DIALECTS, got=dialect)
+        net = parse_text(metadata["caffe.prototxt"], forced=dialect, file=path)
+    return net, metadata.get("caffe.filtered") == "true", weights
+
+
+def write_safetensors(
+    path: str | os.PathLike[str],
+    weights: Mapping[str, Sequence[Array]],
+    net: RawNet | None = None,
+    *,
+    filtered: bool = False,
+) -> None:
+    """Write weights and network; blobs that the network shares by name are stored once."""
+    shared_name = _shared_names(net)
+    owners: dict[str, tuple[str, Array]] = {}
+    tensors: dict[str, np.ndarray[Any, Any]] = {}
+    layers = []
+    for layer, blobs in weights.items():
+        keys = []
+        for i, blob in enumerate(blobs):
+            key = f"{layer}.{i}"
+            name = shared_name.get((layer, i))
+            owner = owners.get(name) if name else None
+            # Copies that differ are all kept: it is for whoever loads them to choose.
+            if owner and _same_bits(owner[1], blob):
+                key = owner[0]
+            else:
+                tensors[key] = np.ascontiguousarray(blob).reshape(blob.shape)
+                if name and not owner:
+                    owners[name] = key, blob
+            keys.append(key)
+        layers.append([layer, keys])
+    metadata = {"caffe.layers": json.dumps(layers)}
+    if net is not None:
+        metadata |= {
+            "caffe.prototxt": net.text(),
+            "caffe.dialect": net.dialect,
+            "caffe.filtered": "true" if filtered else "false",
+        }
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, metadata)
+
+
+def _same_bits(one: Array, other: Array) -> bool:
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    bits = np.uint32 if one.dtype == np.float32 else np.uint64
+    return bool(np.array_equal(one.view(bits), other.view(bits)))
+
+
+def _shared_names(net: RawNet | None) -> dict[tuple[str, int], str]:
+    """(layer, blob) -> name of the parameter that several layers share."""
+    if net is None:
+        return {}
+    return {
+        (spec.name, i): param.name
+        for spec in upgrade_layers(net)
+        for i, param in enumerate(spec.param)
+        if param.name
+    }
+
+
+def _layers(index: str | None, names: Sequence[str], path: object) -> list[tuple[str, list[str]]]:
+    """The layer index, checked against the tensors; made from their names where there is none."""
+    if index is None:
+        found: dict[str, list[str]] = {}
+        for name in names:
+            layer, _, number = name.rpartition(".")
+            if not layer or not number.isdecimal():
+                raise CaffeImportError(
+                    "holds a tensor that is no blob of a layer",
+                    file=path,
+                    expected="LAYER.0, LAYER.1, ...",
+                    got=name,
+                )
+            found.setdefault(layer, []).append(name)
+        for keys in found.values():
+            keys.sort(key=lambda key: int(key.rpartition(".")[2]))
+        return list(found.items())
+    try:
+        entries = json.loads(index)
+        layers = [(str(layer), [str(key) for key in keys]) for layer, keys in entries]
+    except (ValueError, TypeError, RecursionError):
+        raise CaffeImportError("its layer index is damaged", file=path) from None
+    missing = {key for _, keys in layers for key in keys} - set(names)
+    if missing:
+        raise CaffeImportError("its layer index names a missing tensor", file=path, got=min(missing))
+    return layers

@@ -1,0 +1,135 @@
+"""Prototxt: ``${NAME}`` placeholders, and text in whichever dialect explains it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from google.protobuf import text_format
+from google.protobuf.message import Message
+
+from prototxt_import.dialect import DialectReport, RawNet, types_against
+from prototxt_import.errors import CaffeImportError
+from prototxt_import.schema import DIALECTS, Dialect, message_class, unified
+
+__all__ = ["fill_placeholders", "parse_message", "parse_text"]
+
+_STRING_COMMENT_OR_PLACEHOLDER = re.compile(
+    r"""(?P<string>"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*')|(?P<comment>\#[^\n]*)"""
+    r"""|\$\{(?P<name>\w+)\}""",
+    re.VERBOSE,
+)
+_PLACEHOLDER = re.compile(r"\$\{(\w+)\}")
+
+
+def fill_placeholders(
+    text: str, values: Mapping[str, str] | None = None, *, file: object = None
+) -> str:
+    """Replace ``${NAME}``, inside strings and out, as the released run scripts did by sed.
+
+    Raises:
+        CaffeImportError: a placeholder outside comments has no value; it is named.
+    """
+    values = values or {}
+
+    def value_of(name: str, at: int) -> str:
+        if name not in values:
+            line = text.count("\n", 0, at) + 1
+            raise CaffeImportError(
+                f"line {line}: placeholder ${{{name}}} has no value",
+                file=file,
+                expected=f"--set {name}=VALUE",
+            )
+        return values[name]
+
+    def replace(found: re.Match[str]) -> str:
+        if found["comment"] is not None:
+            return found["comment"]
+        if found["string"] is not None:
+            return _PLACEHOLDER.sub(
+                lambda inner: value_of(inner[1], found.start() + inner.start())
+                .replace("\\", "\\\\")
+                .replace('"', '\\"')
+                .replace("'", "\\'"),
+                found["string"],
+            )
+        return value_of(found["name"], found.start())
+
+    return _STRING_COMMENT_OR_PLACEHOLDER.sub(replace, text)
+
+
+def parse_message(text: str, into: Message, *, file: object = None) -> Message:
+    """Parse text format into a message; errors name line and column."""
+    try:
+        return text_format.Parse(text, into)
+    except text_format.ParseError as error:
+        raise CaffeImportError(_describe(error), file=file) from None
+    except RecursionError:
+        raise CaffeImportError("nested too deeply", file=file) from None
+
+
+def parse_text(text: str, *, forced: Dialect | None = None, file: object = None) -> RawNet:
+    """Parse a network's prototxt (placeholders filled already).
+
+    Text carries names, not numbers, so a dialect is ruled out only by a name it does not know.
+    A network that mixes the layers of several dialects, as later forks do, is read by the union
+    of the schemas.
+
+    Raises:
+        CaffeImportError: not text format, or names that no dialect knows.
+    """
+    errors: dict[Dialect, text_format.ParseError] = {}
+    readings: dict[Dialect, Message] = {}
+    evidence = []
+    for dialect in [forced] if forced else DIALECTS:
+        try:
+            net = text_format.Parse(text, message_class(dialect, "NetParameter")())
+        except text_format.ParseError as error:
+            errors[dialect] = error
+            evidence.append(f"not {dialect}: {_describe(error)}")
+            continue
+        except RecursionError:
+            raise CaffeImportError("nested too deeply", file=file) from None
+        stranger = None
+        if not forced and dialect != "dl1":
+            stranger = types_against(dialect, (layer.type for layer in net.layer))
+        if stranger:
+            evidence.append(f"not {dialect}: {stranger}")
+        else:
+            readings[dialect] = net
+    if readings:
+        dialect, *others = readings
+        report = DialectReport(dialect, tuple(evidence), tuple(others), forced=bool(forced))
+        return _raw(readings[dialect], report)
+    if not forced:
+        try:
+            mixed = text_format.Parse(text, unified("NetParameter")())
+        except text_format.ParseError as error:
+            errors.setdefault("bvlc", error)
+        else:
+            if not mixed.layers:
+                return _raw(mixed, DialectReport("dl2", (*evidence, "read by the union of all")))
+    # The dialect that got farthest is the one that the author meant.
+    best = max(errors.values(), key=lambda error: (error.GetLine() or 0, error.GetColumn() or 0))
+    raise CaffeImportError(_describe(best), file=file)
+
+
+def _raw(net: Message, report: DialectReport) -> RawNet:
+    is_dl1 = report.dialect == "dl1"
+    if net.layers and not is_dl1 and net.layer:
+        raise CaffeImportError("both 'layers' and 'layer' in one network", expected="one of them")
+    layers = tuple(net.layers) if is_dl1 or net.layers else tuple(net.layer)
+    header = net.__class__()
+    header.CopyFrom(net)
+    header.ClearField("layers")
+    if not is_dl1:
+        header.ClearField("layer")
+    return RawNet(report, header, layers)
+
+
+def _describe(error: text_format.ParseError) -> str:
+    """``line L, column C: what``, without the message names of a dialect's package."""
+    what = re.sub(r"^\d+:\d+ : ", "", str(error))
+    what = re.sub(r"caffe_(bvlc|dl1|dl2)\.", "", what)
+    line, column = error.GetLine(), error.GetColumn()
+    return f"line {line}, column {column}: {what}" if line else what

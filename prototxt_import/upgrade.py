@@ -1,0 +1,160 @@
+"""Any layer of any dialect, brought to the current form (upgrade_proto.cpp does the same in Caffe)."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from google.protobuf.message import Message
+
+from prototxt_import.dialect import RawNet
+from prototxt_import.errors import CaffeImportError
+from prototxt_import.schema import carry_over, unified
+
+__all__ = ["current_type_name", "upgrade_layers", "v1_type_number"]
+
+#: V1 enum names whose current name is not their words in capitals.
+_TYPE_NAMES: Final = {
+    "ABSVAL": "AbsVal",
+    "ARGMAX": "ArgMax",
+    "BNLL": "BNLL",
+    "DENSE_CRF": "DenseCRF",
+    "HDF5_DATA": "HDF5Data",
+    "HDF5_OUTPUT": "HDF5Output",
+    "LRN": "LRN",
+    "MVN": "MVN",
+    "ONEHOT": "OneHot",
+    "RELU": "ReLU",
+    "SOFTMAX_LOSS": "SoftmaxWithLoss",
+    "TANH": "TanH",
+}
+#: Layers whose own parameters once held what now is in transform_param.
+_DATA_PARAMS: Final = {"Data": "data_param", "ImageData": "image_data_param"}
+
+
+def upgrade_layers(net: RawNet, file: object = None) -> list[Any]:
+    """The layers of ``net`` as unified LayerParameter messages, in file order.
+
+    Raises:
+        CaffeImportError: a V0 layer, or a layer without a type.
+    """
+    upgraded = []
+    for raw in net.layers:
+        is_v1 = raw.DESCRIPTOR.name == "V1LayerParameter"
+        layer = _from_v1(raw, file) if is_v1 else _copied(raw)
+        _upgrade_data_transformation(layer)
+        _upgrade_batch_norm(layer)
+        upgraded.append(layer)
+    return upgraded
+
+
+def current_type_name(v1_name: str) -> str:
+    """``SIGMOID_CROSS_ENTROPY_LOSS`` -> ``SigmoidCrossEntropyLoss``."""
+    if v1_name in _TYPE_NAMES:
+        return _TYPE_NAMES[v1_name]
+    return "".join(word.capitalize() for word in v1_name.split("_"))
+
+
+def v1_type_number(layer_class: type[Message], current_name: str) -> int | None:
+    """The V1 enum value whose layers are now of type ``current_name``; None if there is none."""
+    enum = layer_class.DESCRIPTOR.enum_types_by_name["LayerType"]
+    for value in enum.values:
+        if current_type_name(value.name) == current_name:
+            return int(value.number)
+    return None
+
+
+def _copied(raw: Any) -> Any:
+    layer = unified("LayerParameter")()
+    carry_over(raw, layer)
+    layer.ClearField("blobs")
+    return layer
+
+
+def _from_v1(raw: Any, file: object) -> Any:
+    if raw.HasField("layer"):
+        raise CaffeImportError(
+            "V0 layers ('layers { layer {') are not read; Caffe's upgrade_net_proto_text can"
+            " upgrade the file",
+            file=file,
+            layer=raw.layer.name or raw.name,
+            expected="V1 or current format",
+            got="V0",
+        )
+    layer = unified("LayerParameter")()
+    layer.name = raw.name
+    if raw.HasField("type"):
+        enum = raw.DESCRIPTOR.enum_types_by_name["LayerType"]
+        layer.type = current_type_name(enum.values_by_number[raw.type].name)
+    layer.bottom.extend(raw.bottom)
+    layer.top.extend(raw.top)
+    layer.loss_weight.extend(raw.loss_weight)
+    for rule in ("include", "exclude"):
+        for item in getattr(raw, rule):
+            carry_over(item, getattr(layer, rule).add())
+    if not getattr(raw, "strict_dim", True):
+        layer.strict_dim = False
+    _upgrade_param_specs(raw, layer)
+    for field, value in raw.ListFields():
+        if field.name.endswith("_param"):
+            target = getattr(layer, field.name)
+            target.SetInParent()
+            if field.name == "convolution_param":
+                _upgrade_convolution(value, target)
+            else:
+                carry_over(value, target)
+    return layer
+
+
+def _upgrade_param_specs(raw: Any, layer: Any) -> None:
+    """blobs_lr, weight_decay, param (names) and blob_share_mode become one ParamSpec a blob."""
+    columns = {
+        "lr_mult": list(raw.blobs_lr),
+        "decay_mult": list(raw.weight_decay),
+        "name": list(raw.param),
+        "share_mode": list(raw.blob_share_mode),
+    }
+    for _ in range(max(map(len, columns.values()))):
+        layer.param.add()
+    for field, values in columns.items():
+        for spec, value in zip(layer.param, values, strict=False):
+            setattr(spec, field, value)
+
+
+def _upgrade_convolution(raw: Any, convolution: Any) -> None:
+    """dl1's hole, or hole_h and hole_w, is what now is called dilation."""
+    fields = raw.DESCRIPTOR.fields_by_name
+    if "hole" not in fields:
+        carry_over(raw, convolution)
+        return
+    plain = raw.__class__()
+    plain.CopyFrom(raw)
+    for name in ("hole", "hole_h", "hole_w"):
+        plain.ClearField(name)
+    carry_over(plain, convolution)
+    # conv_layer.cpp of the v1 fork: hole_h and hole_w count unless hole is given.
+    if raw.HasField("hole"):
+        convolution.dilation.append(raw.hole)
+    elif raw.HasField("hole_h") or raw.HasField("hole_w"):
+        convolution.dilation.extend([raw.hole_h, raw.hole_w])
+
+
+def _upgrade_data_transformation(layer: Any) -> None:
+    """upgrade_proto.cpp, UpgradeNetDataTransformation."""
+    name = _DATA_PARAMS.get(layer.type)
+    if not name or not layer.HasField(name):
+        return
+    old = getattr(layer, name)
+    for field in ("scale", "mean_file", "crop_size", "mirror"):
+        if old.HasField(field):
+            setattr(layer.transform_param, field, getattr(old, field))
+            old.ClearField(field)
+
+
+def _upgrade_batch_norm(layer: Any) -> None:
+    """upgrade_proto.cpp, UpgradeNetBatchNorm: three specs that try to train the statistics."""
+    if layer.type != "BatchNorm" or len(layer.param) != 3:
+        return
+    for spec in layer.param:
+        spec.lr_mult = 0
+        spec.decay_mult = 0
+
