@@ -1,0 +1,38 @@
+# Two commands do everything: `make demo` shows the main job, `make test` proves it.
+# Both make .venv/ from requirements.lock first, with the native libraries and the console script.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+SOURCES := $(shell find csrc -type f) setup.py deeplab_repro/_build.py
+
+.PHONY: demo test lint cuda bench clean
+
+$(READY): requirements.lock pyproject.toml $(SOURCES)
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	touch $@
+
+demo: $(READY)
+	@BIN=$(BIN) sh weights/demo.sh
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	find csrc tests \( -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' \) -print0 \
+		| xargs -0 $(BIN)/clang-format --dry-run -Werror
+
+# Compile the CUDA library; needs nvcc, but neither a GPU nor a CUDA build of torch.
+cuda: $(READY)
+	DEEPLAB_REPRO_BUILD=cuda $(BIN)/deeplab-repro build
+
+bench: $(READY)
+	$(BIN)/python benchmarks/forward.py
+	$(BIN)/python benchmarks/convert.py
+
+clean:
+	rm -rf .venv build demo_output deeplab_repro/lib *.egg-info

@@ -1,0 +1,39 @@
+"""DeepLab v1 and v2 exactly as their Caffe code computed them, in PyTorch.
+
+    >>> from deeplab_repro import load_caffe
+    >>> net = load_caffe("deploy.prototxt", "train_iter_20000.caffemodel")
+    >>> scores = net(data=picture)["fc8_interp"]
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from deeplab_repro._native import backends
+    from deeplab_repro.caffe_net import CaffeNet, load_caffe
+    from prototxt_import import CaffeImportError
+
+__all__ = ["CaffeImportError", "CaffeNet", "backends", "load_caffe"]
+__version__ = "0.1.0"
+
+# Looked up at first use: the command line starts without waiting for torch.
+_HOMES = {
+    "CaffeImportError": "prototxt_import",
+    "CaffeNet": "deeplab_repro.caffe_net",
+    "backends": "deeplab_repro._native",
+    "load_caffe": "deeplab_repro.caffe_net",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -1,0 +1,86 @@
+"""The command line: ``deeplab-repro COMMAND``.
+
+Exit code 0: done, and for ``compare``: equal.  1: not equal.  2: bad input, said in one line.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any, Final
+
+import click
+
+import deeplab_repro
+
+__all__ = ["main"]
+
+#: Command -> one line for the overview.  Each lives in the module of its name, and is imported
+#: only when it is called, so that ``--help`` need not wait for torch.
+_COMMANDS: Final = {
+    "convert": "Convert a Caffe model to another kind of file.",
+    "inspect": "Show the layers, shapes and costs of a network.",
+    "activations": "Run a network and save every blob.",
+    "compare": "Compare every blob with what Caffe computed.",
+    "doctor": "Show what this installation can do, and why not more.",
+    "build": "Compile the native libraries into the user's cache.",
+}
+
+
+class _LazyGroup(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module = import_module(f"deeplab_repro.cli.{cmd_name}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(deeplab_repro.__version__, prog_name="deeplab-repro")
+def _app() -> None:
+    """DeepLab v1 and v2 as their Caffe code computed them, without Caffe.
+
+    MODEL is a .caffemodel, .caffemodel.h5, .safetensors, or a prototxt alone.
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit."""
+    warnings.showwarning = _show_warning
+    try:
+        code = _app.main(args=arguments, prog_name="deeplab-repro", standalone_mode=False)
+    except click.exceptions.Exit as exit_:
+        code = exit_.exit_code
+    except click.ClickException as error:
+        _fail(error.format_message())
+    except click.exceptions.Abort:
+        _fail("stopped")
+    except (ValueError, OSError, MemoryError) as error:
+        # CaffeImportError is a ValueError; what else bad input raises is said in one line too.
+        _fail(_describe(error))
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _describe(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error) or type(error).__name__
+
+
+def _fail(message: str) -> None:
+    click.echo(f"deeplab-repro: {' '.join(message.split())}", err=True)
+    sys.exit(2)
+
+
+def _show_warning(message: Any, *_: Any, **__: Any) -> None:
+    click.echo(f"deeplab-repro: warning: {message}", err=True)

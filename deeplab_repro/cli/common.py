@@ -1,0 +1,179 @@
+"""What the commands share: options, reading a model, tables, JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from prototxt_import import DIALECTS, CaffeImportError, Dialect, Model, read_model
+from prototxt_import.files import replacing
+
+if TYPE_CHECKING:
+    from deeplab_repro.caffe_net import CaffeNet
+    from deeplab_repro.pictures import Preparation
+
+__all__ = [
+    "console",
+    "json_option",
+    "load_net",
+    "make_table",
+    "model_options",
+    "picture_options",
+    "preparation_of",
+    "progress",
+    "read",
+    "write_json",
+]
+
+console = Console()
+if not console.is_terminal:
+    console = Console(width=160)  # a file or a pipe has no width: do not fold tables to 80
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def model_options(command: _Command) -> _Command:
+    """MODEL, ``--prototxt``, ``--dialect`` and ``--set``: the arguments of :func:`read`."""
+    for decorate in reversed(
+        [
+            click.argument("model", type=click.Path()),
+            click.option("--prototxt", type=click.Path(), help="The network, if not in MODEL."),
+            click.option(
+                "--dialect", type=click.Choice(DIALECTS), help="Overrule the file's evidence."
+            ),
+            click.option(
+                "--set",
+                "settings",
+                multiple=True,
+                metavar="NAME=VALUE",
+                help="Fill the placeholder ${NAME} in the prototxt; may be repeated.",
+            ),
+        ]
+    ):
+        command = decorate(command)
+    return command
+
+
+def read(
+    model: str, prototxt: str | None, dialect: Dialect | None, settings: Sequence[str]
+) -> Model:
+    """Read what :func:`model_options` named."""
+    placeholders = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals or not name:
+            raise CaffeImportError("--set", expected="NAME=VALUE", got=setting)
+        placeholders[name] = value
+    return read_model(model, prototxt, dialect=dialect, placeholders=placeholders)
+
+
+def load_net(
+    model: str, prototxt: str | None, dialect: Dialect | None, settings: Sequence[str]
+) -> CaffeNet:
+    """The network of :func:`read` as a module, in the TEST phase."""
+    from deeplab_repro.caffe_net import load_caffe
+
+    return load_caffe(read(model, prototxt, dialect, settings))
+
+
+def picture_options(command: _Command) -> _Command:
+    """``--mean``, ``--scale``, ``--pad-to`` and ``--resize``."""
+    for decorate in reversed(
+        [
+            click.option(
+                "--mean",
+                default="104.008,116.669,122.675",
+                show_default=True,
+                metavar="B,G,R|FILE|none",
+                help="Subtracted from a picture.",
+            ),
+            click.option("--scale", default=1.0, help="Multiplied after the mean is subtracted."),
+            click.option(
+                "--pad-to", type=click.IntRange(min=1), help="Pad right and bottom to N x N."
+            ),
+            click.option("--resize", metavar="HxW", help="Resize before padding."),
+        ]
+    ):
+        command = decorate(command)
+    return command
+
+
+def preparation_of(
+    mean: str, scale: float, pad_to: int | None, resize: str | None
+) -> Preparation:
+    """What :func:`picture_options` asked for."""
+    from deeplab_repro.pictures import Preparation, read_mean
+
+    means: Any
+    if mean == "none":
+        means = None
+    elif mean.count(",") == 2:
+        try:
+            means = tuple(float(part) for part in mean.split(","))
+        except ValueError:
+            raise CaffeImportError("--mean", expected="B,G,R, FILE or none", got=mean) from None
+    else:
+        means = read_mean(mean)
+    size = None
+    if resize is not None:
+        try:
+            height, width = (int(part) for part in resize.lower().split("x"))
+        except ValueError:
+            raise CaffeImportError("--resize", expected="HxW", got=resize) from None
+        if min(height, width) < 1:
+            raise CaffeImportError("--resize", expected="HxW of at least 1x1", got=resize)
+        size = height, width
+    return Preparation(means, scale, pad_to, size)
+
+
+def json_option(command: _Command) -> _Command:
+    """``--json FILE``."""
+    decorate = click.option("--json", "json_file", type=click.Path(), help="Write the report here.")
+    return decorate(command)
+
+
+def write_json(path: str | None, report: Any) -> None:
+    """Write a report, if a file was asked for."""
+    if path is not None:
+        with replacing(path) as temporary:
+            Path(temporary).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+def make_table(title: str, **columns: str) -> Table:
+    """A table; each column is a heading and its alignment, ``"left"`` or ``"right"``."""
+    table = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    for heading, alignment in columns.items():
+        table.add_column(
+            heading.replace("_", " "),
+            justify=alignment,  # type: ignore[arg-type]
+            overflow="fold",
+            no_wrap=alignment == "right",
+        )
+    return table
+
+
+@contextmanager
+def progress(*stages: str) -> Iterator[Callable[[], None]]:
+    """A bar over named stages of work; call what it gives at the end of each."""
+    with Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    ) as bar:
+        task = bar.add_task(stages[0], total=len(stages))
+        names = iter([*stages[1:], "done"])
+
+        def advance() -> None:
+            bar.update(task, advance=1, description=next(names, "done"))
+
+        yield advance

@@ -1,0 +1,119 @@
+"""``deeplab-repro compare``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from deeplab_repro.cli.common import (
+    console,
+    json_option,
+    load_net,
+    make_table,
+    model_options,
+    progress,
+    write_json,
+)
+from prototxt_import import Dialect
+
+if TYPE_CHECKING:
+    from deeplab_repro.parity import BlobReport
+    from deeplab_repro.testing.tolerances import Tolerance
+
+
+@click.command("compare")
+@model_options
+@click.option(
+    "--activations",
+    "recorded",
+    type=click.Path(),
+    required=True,
+    help="What Caffe computed: /blobs/NAME for every blob, inputs included.",
+)
+@json_option
+def command(
+    model: str,
+    prototxt: str | None,
+    dialect: Dialect | None,
+    settings: tuple[str, ...],
+    recorded: str,
+    json_file: str | None,
+) -> None:
+    """Run MODEL on the recorded input and compare every blob with the recorded one.
+
+    Equal means ||ours - Caffe's|| <= 1e-5 ||Caffe's|| and max|ours - Caffe's| <= 1e-4 max|Caffe's|
+    on every blob.  Exit code 0: equal, 1: not equal.
+    """
+    with progress("loading", "running and comparing") as advance:
+        from deeplab_repro.parity import compare_recording
+        from deeplab_repro.testing.recordings import Recording
+        from deeplab_repro.testing.tolerances import AGREEMENT
+
+        tolerance = AGREEMENT["caffe"]
+        net = load_net(model, prototxt, dialect, settings)
+        advance()
+        recording = Recording(net.net.name, Path(recorded), Path(model), None)
+        reports = compare_recording(net, recording, tolerance)
+        advance()
+    first = next((report for report in reports if report.equal is False), None)
+    _show(reports, tolerance, first)
+    write_json(json_file, _as_json(reports, tolerance, first))
+    raise click.exceptions.Exit(1 if first else 0)
+
+
+def _show(reports: list[BlobReport], tolerance: Tolerance, first: BlobReport | None) -> None:
+    table = make_table(
+        "", blob="left", layer="left", type="left", shape="right", rel="right", max="right", verdict="left"
+    )
+    for report in reports:
+        rel = maximum = "-"
+        verdict = "[dim]not recorded[/]"
+        if report.agreement is not None:
+            rel, maximum = f"{report.agreement.rel:.1e}", f"{report.agreement.max:.1e}"
+            reason = f" ({report.agreement.note})" if report.agreement.note else ""
+            verdict = "[green]equal[/]" if report.equal else f"[red]DIFFERS{reason}[/]"
+        shape = "x".join(map(str, report.shape))
+        table.add_row(report.blob, report.layer, report.type, shape, rel, maximum, verdict)
+    console.print(table)
+    compared = [report for report in reports if report.agreement is not None]
+    bounds = f"rel <= {tolerance.rel:.0e}, max <= {tolerance.max:.0e}"
+    if first is None:
+        worst = max((r.agreement.rel for r in compared if r.agreement), default=0.0)
+        console.print(f"[green]equal[/]: {len(compared)} blobs ({bounds}; worst rel {worst:.1e})")
+    else:
+        differing = sum(report.equal is False for report in reports)
+        where = f"layer '{first.layer}', blob '{first.blob}'" if first.layer else f"blob '{first.blob}'"
+        console.print(
+            f"[red]not equal[/]: {differing} of {len(compared)} blobs differ ({bounds});"
+            f" the first is {where}: {first.agreement}"
+        )
+
+
+def _as_json(
+    reports: list[BlobReport], tolerance: Tolerance, first: BlobReport | None
+) -> dict[str, Any]:
+    return {
+        "equal": first is None,
+        "first_difference": first and {"layer": first.layer, "blob": first.blob},
+        "tolerance": {"rel": tolerance.rel, "max": tolerance.max},
+        "blobs": [
+            {
+                "blob": r.blob,
+                "layer": r.layer,
+                "type": r.type,
+                "shape": r.shape,
+                # JSON has no NaN or infinity: those are told by the note.
+                "rel": _finite(r.agreement.rel) if r.agreement else None,
+                "max": _finite(r.agreement.max) if r.agreement else None,
+                "note": r.agreement.note if r.agreement else "not recorded",
+                "equal": r.equal,
+            }
+            for r in reports
+        ],
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if abs(value) < float("inf") else None

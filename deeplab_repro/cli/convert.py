@@ -1,0 +1,152 @@
+"""``deeplab-repro convert``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from deeplab_repro.cli.common import (
+    console,
+    json_option,
+    make_table,
+    model_options,
+    progress,
+    read,
+    write_json,
+)
+from prototxt_import import CaffeImportError, Dialect, Model, infer_net, write_weights
+from prototxt_import.files import replacing
+from prototxt_import.matching import WeightMatch, match_weights, shared_parameters
+
+_ENDINGS = (".safetensors", ".pt", ".caffemodel", ".h5")
+
+
+@click.command("convert")
+@model_options
+@click.option("-o", "--output", type=click.Path(), help="OUT.safetensors|.pt|.caffemodel|.caffemodel.h5")
+@json_option
+def command(
+    model: str,
+    prototxt: str | None,
+    dialect: Dialect | None,
+    settings: tuple[str, ...],
+    output: str | None,
+    json_file: str | None,
+) -> None:
+    """Convert MODEL, weights bit for bit.
+
+    Without -o it writes MODEL.safetensors, which carries the network in its metadata and stands
+    for MODEL everywhere.
+    """
+    target = Path(output) if output else _with_ending(model, ".safetensors")
+    if target.suffix not in _ENDINGS:
+        raise CaffeImportError(
+            "unknown kind of output", file=target, expected=" or ".join(_ENDINGS), got=target.suffix
+        )
+    if target.exists() and target.samefile(model):
+        raise CaffeImportError("would replace the model itself", file=target, expected="another -o")
+    with progress("reading", "checking", "writing") as advance:
+        source = read(model, prototxt, dialect, settings)
+        if not source.weights:
+            raise CaffeImportError("holds no weights", file=model, expected="a caffemodel")
+        advance()
+        match = _check(source)
+        advance()
+        _write(target, source)
+        advance()
+    report = _report(source, match, model, target)
+    _show(report)
+    write_json(json_file, report)
+
+
+def _with_ending(model: str, ending: str) -> Path:
+    name = model.removesuffix(".h5").removesuffix(".caffemodel")
+    return Path(name + ending)
+
+
+def _check(source: Model) -> WeightMatch | None:
+    """Hold weights and network against each other, where there is a network."""
+    if source.raw is None:
+        return None
+    phase = "TEST"
+    shapes = infer_net(source.net(phase))
+    try:
+        return match_weights(shapes, source.weights)
+    except CaffeImportError as error:
+        error.file = source.weights_file
+        raise
+
+
+def _write(target: Path, source: Model) -> None:
+    if target.suffix == ".pt":
+        _write_pt(target, source)
+    else:
+        write_weights(target, source.weights, source.raw, filtered=source.filtered)
+
+
+def _write_pt(target: Path, source: Model) -> None:
+    """``{"state_dict": {LAYER.i: tensor}, "prototxt": text, "dialect": name}``, by torch.save."""
+    import torch
+
+    state: dict[str, Any] = {
+        f"{layer}.{i}": torch.from_numpy(blob)
+        for layer, blobs in source.weights.items()
+        for i, blob in enumerate(blobs)
+    }
+    if source.raw is not None:
+        # One storage for shared copies: torch.save writes it once.
+        for (layer, i), (owner, j) in shared_parameters(infer_net(source.net("TEST"))).items():
+            copy, original = state.get(f"{layer}.{i}"), state.get(f"{owner}.{j}")
+            if copy is not None and original is not None and torch.equal(copy, original):
+                state[f"{layer}.{i}"] = original
+    content = {
+        "state_dict": state,
+        "prototxt": source.raw.text() if source.raw else None,
+        "dialect": source.raw.dialect if source.raw else None,
+    }
+    with replacing(target) as temporary:
+        torch.save(content, temporary)
+
+
+def _report(
+    source: Model, match: WeightMatch | None, model: str, target: Path
+) -> dict[str, Any]:
+    blobs = [blob for blobs in source.weights.values() for blob in blobs]
+    return {
+        "model": model,
+        "output": str(target),
+        "dialect": source.raw.dialect if source.raw else None,
+        "evidence": list(source.raw.report.evidence) if source.raw else [],
+        "same_in": list(source.raw.report.alternatives) if source.raw else [],
+        "layers_with_weights": len(source.weights),
+        "blobs": len(blobs),
+        "values": int(sum(blob.size for blob in blobs)),
+        "bytes": target.stat().st_size,
+        "unused": match.unused if match else [],
+        "missing": match.missing if match else [],
+        "conflicts": match.conflicts if match else [],
+    }
+
+
+def _show(report: dict[str, Any]) -> None:
+    table = make_table("", what="left", value="left")
+    table.show_header = False
+    dialect = report["dialect"] or "not needed: the file holds names and blobs only"
+    if report["same_in"]:
+        dialect += f" (reads the same in {', '.join(report['same_in'])})"
+    table.add_row("dialect", dialect)
+    for line in report["evidence"]:
+        table.add_row("", line)
+    table.add_row("layers with weights", f"{report['layers_with_weights']:,}")
+    table.add_row("values", f"{report['values']:,} in {report['blobs']:,} blobs")
+    for key, meaning in (
+        ("unused", "not in the network"),
+        ("missing", "without weights in the file"),
+        ("conflicts", "shared copies that differ"),
+    ):
+        if report[key]:
+            table.add_row(meaning, ", ".join(report[key]))
+    table.add_row("written", f"{report['output']} ({report['bytes'] / 1e6:,.1f} MB)")
+    console.print(table)
