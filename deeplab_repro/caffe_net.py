@@ -174,10 +174,24 @@ class CaffeNet(nn.Module):
         if not torch.compiler.is_compiling():
             shapes = tuple((name, tuple(value.shape)) for name, value in values.items())
             if shapes != self._checked_shapes:
-                # Tells which layer the sizes do not fit before anything is computed.
-                infer_net(self.net, dict(shapes))
+                self._check_sizes(dict(shapes))
                 self._checked_shapes = shapes
         return values
+
+    def _check_sizes(self, inputs: dict[str, Shape]) -> None:
+        """Tell which layer the inputs do not fit before anything is computed."""
+        shapes = infer_net(self.net, inputs)
+        for item, step in zip(shapes.layers, self._steps, strict=True):
+            pairs = zip(item.shapes.params, step.module.blob_shapes, strict=True)
+            for i, (needed, there) in enumerate(pairs):
+                if None not in needed and tuple(needed) != tuple(there):
+                    raise CaffeImportError(
+                        f"its bottom has shape {item.bottoms[0]}, and blob {i} does not fit that",
+                        file=self.net.file,
+                        layer=item.layer.name,
+                        expected=f"a blob of shape {tuple(needed)}",
+                        got=tuple(there),
+                    )
 
     # ---------------------------------------------------------------- parameters
 

@@ -74,6 +74,12 @@ def compare_recording(
             raise CaffeImportError(
                 "lacks an input of the network", file=recording.file, expected=f"/blobs/{name}"
             )
+    if recorded <= net.net.inputs.keys():
+        raise CaffeImportError(
+            "holds no blob to compare with, inputs aside",
+            file=recording.file,
+            expected="/blobs/NAME for every blob of the network",
+        )
     with torch.inference_mode():
         ours = net.blobs(**inputs)
     writers = blob_writers(net.net)

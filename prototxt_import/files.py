@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import tempfile
 from collections.abc import Iterator
@@ -40,9 +41,15 @@ def kind_of(path: str | os.PathLike[str]) -> FileKind:
         return "safetensors"
     # A serialized NetParameter starts with its name (field 1) or a layer, never with a printable
     # identifier and a colon or brace: '\n' is the tag of field 1.
-    if head[0] not in b"\n\x12\x1a" and all(byte >= 0x20 or byte in b"\t\r\n" for byte in head):
-        return "prototxt"
-    return "protobuf"
+    return "prototxt" if head[0] not in b"\n\x12\x1a" and _is_text(head) else "protobuf"
+
+
+def _is_text(head: bytes) -> bool:
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError:
+        return False
+    return all(character.isprintable() or character in "\t\r\n" for character in text)
 
 
 @contextmanager

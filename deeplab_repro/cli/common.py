@@ -162,13 +162,15 @@ def make_table(title: str, **columns: str) -> Table:
 @contextmanager
 def progress(*stages: str) -> Iterator[Callable[[], None]]:
     """A bar over named stages of work; call what it gives at the end of each."""
+    errors = Console(stderr=True)
     with Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),
         BarColumn(),
         TimeElapsedColumn(),
-        console=Console(stderr=True),
+        console=errors,
         transient=True,
+        disable=not errors.is_terminal,
     ) as bar:
         task = bar.add_task(stages[0], total=len(stages))
         names = iter([*stages[1:], "done"])

@@ -99,7 +99,8 @@ def _show(net: Net, rows: list[LayerCost]) -> None:
 
 
 def _show_weights(weights: dict[str, Any], model: str) -> None:
-    table = make_table(f"{model}: weights without a network", layer="left", blobs="left", values="right")
+    console.print(f"{model}: weights without a network", highlight=False, soft_wrap=True)
+    table = make_table("", layer="left", blobs="left", values="right")
     for name, blobs in weights.items():
         shapes = ", ".join(_shape(blob.shape) for blob in blobs)
         table.add_row(name, shapes, f"{sum(blob.size for blob in blobs):,}")

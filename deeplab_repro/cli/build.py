@@ -1,0 +1,28 @@
+"""``deeplab-repro build``"""
+
+from __future__ import annotations
+
+import click
+
+from deeplab_repro import _build
+from deeplab_repro.cli.common import console, progress
+
+
+@click.command("build")
+def command() -> None:
+    """Compile the native libraries into the user's cache.
+
+    For an installation that was made without torch or a compiler at hand.
+    DEEPLAB_REPRO_BUILD=auto|cpu|cuda|none says which, TORCH_CUDA_ARCH_LIST for which GPUs.
+    """
+    try:
+        plan = _build.plan()
+        for reason in plan.reasons:
+            console.print(reason, highlight=False, soft_wrap=True)
+        with progress("compiling") as advance:
+            libraries = _build.build(what=plan)
+            advance()
+    except _build.BuildError as error:
+        raise click.ClickException(str(error)) from None
+    for library in libraries:
+        console.print(f"written: {library}", highlight=False, soft_wrap=True)
