@@ -25,7 +25,7 @@ REQUIRED = (
     "opencv-python-headless",
     "protobuf",
     "safetensors",
-    "typer",
+    "click",
     "rich",
 )
 # Distributions that bring the same module under another name.

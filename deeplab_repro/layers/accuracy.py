@@ -50,7 +50,9 @@ class Accuracy(CaffeLayer):
         better |= (scores == of_label) & (rank != numbers if self.ties_lose else rank > numbers)
         right = (better.sum(1, keepdim=True) < self.top_k) & counts
         dtype = scores.dtype
-        accuracy = right.sum().to(dtype) / counts.sum().clamp(min=1).to(dtype)
+        # With nothing to count BVLC's says 0, the forks 0 / 0.
+        total = counts.sum().clamp(min=1 if self.ties_lose else 0)
+        accuracy = right.sum().to(dtype) / total.to(dtype)
         if self.num_tops == 1:
             return accuracy.reshape((1, 1, 1, 1) if self.is_legacy else ())
         number, hits = (

@@ -151,8 +151,8 @@ class InfogainLoss(_Loss):
     def __init__(self, layer: Layer, bottoms: Sequence[Shape], shapes: LayerShapes) -> None:
         super().__init__(layer, bottoms, shapes)
         spec = layer.spec.infogain_loss_param
-        self.axis = canonical_axis(layer, spec.axis, len(bottoms[0]))
         self.takes_scores = layer.dialect == "bvlc"
+        self.axis = canonical_axis(layer, spec.axis, len(bottoms[0])) if self.takes_scores else 1
         self.matrix: Tensor | None
         matrix = self._read_matrix(spec.source) if len(bottoms) == 2 else None
         self.register_buffer("matrix", matrix, persistent=False)

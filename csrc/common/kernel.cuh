@@ -1,0 +1,25 @@
+// The one header a kernel file includes in place of CUDA's own. nvcc and NVRTC know the CUDA words
+// by themselves; for any other compiler cuda_on_host.h defines them, and the kernel runs on the
+// CPU.
+#pragma once
+
+#include "host_device.h"
+
+#if defined(__CUDACC__)
+
+// Shared memory of a block: SHARED_ARRAY(float, partial, 256); makes `partial` a float*.
+// A macro because the host harness has to find the array, to fill it with garbage for every block.
+#define SHARED_ARRAY(type, name, count)    \
+  __shared__ type name##_storage[(count)]; \
+  type* const name = name##_storage
+
+#else
+
+#include "cuda_on_host.h"
+
+#endif
+
+// for (i = this thread's first item; i < count; i += all threads of the grid)
+#define GRID_STRIDE_LOOP(i, count)                                                                \
+  for (::deeplab::Index i = static_cast<::deeplab::Index>(blockIdx.x) * blockDim.x + threadIdx.x; \
+       i < (count); i += static_cast<::deeplab::Index>(gridDim.x) * blockDim.x)
