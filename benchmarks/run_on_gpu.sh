@@ -45,7 +45,7 @@ has_module() { "$python" -c "import importlib.util as u, sys; sys.exit(u.find_sp
   { note "cannot run: $python has no torch that sees a GPU (see torch.log)"; exit 2; }
 has_module pytest || { note "cannot run: pytest is not installed"; exit 2; }
 missing=
-for module in numpy scipy h5py cv2 google.protobuf safetensors typer rich cupy; do
+for module in numpy scipy h5py cv2 google.protobuf safetensors click rich cupy; do
   has_module "$module" 2>/dev/null || missing="$missing $module"
 done
 [ -z "$missing" ] || note "not installed, what needs them fails or is skipped:$missing"

@@ -1,8 +1,8 @@
 """DeepLab v1 and v2 exactly as their Caffe code computed them, in PyTorch.
 
-    >>> from deeplab_repro import load_caffe
-    >>> net = load_caffe("deploy.prototxt", "train_iter_20000.caffemodel")
-    >>> scores = net(data=picture)["fc8_interp"]
+>>> from deeplab_repro import load_caffe
+>>> net = load_caffe("deploy.prototxt", "train_iter_20000.caffemodel")
+>>> scores = net(data=picture)["fc8_interp"]
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a network costs and sees: parameters, multiply-adds, receptive fields, without running it."""
+"""What a network costs and sees without running it: parameters, multiply-adds, receptive fields."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class LayerCost:
         tops: blob -> shape; None for a size that is not known.
         parameters: values it learns or keeps, those that it shares with an earlier layer left out.
         shared: values it shares with an earlier layer.
-        multiply_adds: of a convolution or inner product, padding counted; None if sizes are unknown.
+        multiply_adds: of a convolution or inner product, padding counted; None if not known.
         kernel: of a window, (h, w).
         stride: of a window.
         rate: dilation of a convolution.

@@ -53,6 +53,10 @@ class CaffeNet(nn.Module):
     Blobs are called by their Caffe names.  Shapes other than the declared ones are fine: all sizes
     follow from the inputs, as in Caffe's ``Net::Reshape``.
 
+    Args:
+        net: the typed graph.
+        weights: what to load, see :meth:`load_weights`; None leaves the fillers' values.
+
     Attributes:
         net: the typed graph.
         inputs: names of the blobs to give; those of a data layer beyond the first (labels, sizes)
@@ -61,7 +65,9 @@ class CaffeNet(nn.Module):
         load_report: what :meth:`load_weights` did last; None before.
     """
 
-    def __init__(self, net: Net) -> None:
+    def __init__(
+        self, net: Net, weights: Mapping[str, Sequence[np.ndarray[Any, Any]]] | None = None
+    ) -> None:
         super().__init__()
         self.net = net
         self.inputs = list(net.inputs)
@@ -74,7 +80,12 @@ class CaffeNet(nn.Module):
         try:
             self._shared = shared_parameters(self._shapes)
             for item in self._shapes.layers:
-                module = build(item.layer, item.bottoms)
+                blobs = [(item.layer.name, i) for i in range(len(item.shapes.params))]
+                # Random values that something else is about to replace are not worth their time.
+                is_filled_later = item.layer.name in (weights or {}) or self._shared.keys() >= {
+                    *blobs
+                }
+                module = build(item.layer, item.bottoms, initialise=not is_filled_later)
                 modules.append(module)
                 self.layers.append(item.layer.name, module)
                 self._modules_by_name.setdefault(item.layer.name, module)
@@ -84,6 +95,8 @@ class CaffeNet(nn.Module):
         self._steps = _plan(net, modules)
         self._checked_shapes: tuple[tuple[str, Shape], ...] | None = None
         self.train(net.phase == "TRAIN")
+        if weights:
+            self.load_weights(weights)
 
     # ---------------------------------------------------------------- running
 
@@ -145,7 +158,9 @@ class CaffeNet(nn.Module):
                 tops = step.module(*bottoms, inplace=True)
             else:
                 tops = step.module(*bottoms)
-            values.update(zip(step.tops, (tops,) if isinstance(tops, Tensor) else tops, strict=True))
+            values.update(
+                zip(step.tops, (tops,) if isinstance(tops, Tensor) else tops, strict=True)
+            )
             del bottoms, tops
             if not keep:
                 for name in step.last_reads:
@@ -156,12 +171,12 @@ class CaffeNet(nn.Module):
 
     def _checked_inputs(self, given: Mapping[str, Any]) -> dict[str, Tensor]:
         unknown = given.keys() - self.net.inputs.keys()
-        missing = [
-            name for name, i in self.net.inputs.items() if i.required and name not in given
-        ]
+        missing = [name for name, i in self.net.inputs.items() if i.required and name not in given]
         if unknown or missing:
             raise CaffeImportError(
-                f"unknown input '{min(unknown)}'" if unknown else f"input '{missing[0]}' is missing",
+                f"unknown input '{min(unknown)}'"
+                if unknown
+                else f"input '{missing[0]}' is missing",
                 file=self.net.file,
                 expected=f"inputs {self.inputs}",
                 got=sorted(given),
@@ -212,7 +227,7 @@ class CaffeNet(nn.Module):
         """Make parameters of one name one tensor; those whose shape is unknown yet come later."""
         for (name, i), (owner, j) in self._shared.items():
             if self._modules_by_name[owner].has_blob(j):
-                shared = self._modules_by_name[owner].blobs[j]
+                shared = self._modules_by_name[owner].blob(j)
                 self._modules_by_name[name].share_blob(i, shared)
 
     def load_weights(self, weights: Mapping[str, Sequence[np.ndarray[Any, Any]]]) -> WeightMatch:
@@ -235,7 +250,9 @@ class CaffeNet(nn.Module):
                 module = self._modules_by_name[owner]
                 value = torch.from_numpy(blob)
                 # match_weights has seen that the blob fits, if need be by its count alone.
-                module.set_blob(j, value.reshape(module.blobs[j].shape) if module.has_blob(j) else value)
+                module.set_blob(
+                    j, value.reshape(module.blob(j).shape) if module.has_blob(j) else value
+                )
         self._tie_shared_parameters()
         for conflict in match.conflicts:
             warnings.warn(conflict, stacklevel=3)
@@ -301,14 +318,10 @@ def load_caffe(
         else:
             model = read_model(weights, prototxt, dialect=dialect, placeholders=placeholders)
         net = model.net(phase, level=level, stages=stages)
-    module = CaffeNet(net)
-    if model is not None and model.weights:
-        try:
-            module.load_weights(model.weights)
-        except CaffeImportError as error:
-            error.file = model.weights_file or error.file
-            raise
-    return module
+    try:
+        return CaffeNet(net, model.weights if model else None)
+    except CaffeImportError as error:  # those of the network name its file already
+        raise error.with_file(model.weights_file if model else net.file) from None
 
 
 class _Layers(nn.Module):

@@ -42,7 +42,7 @@ class BlobReport:
 
 def blob_writers(net: Net) -> dict[str, tuple[str, str]]:
     """Blob -> (layer that made it, types of all layers that wrote it: ``Convolution+ReLU``)."""
-    writers = {name: ("", "input") for name in net.inputs}
+    writers = dict.fromkeys(net.inputs, ("", "input"))
     for layer in net.layers:
         for i, top in enumerate(layer.tops):
             if layer.is_in_place(i) and top in writers:

@@ -129,12 +129,12 @@ def load_inputs(
     if picture is None:
         what = "is no picture that OpenCV reads" if Path(path).is_file() else "no such file"
         raise CaffeImportError(what, file=path, expected="a picture, .npy or .h5")
-    picture = np.asarray(picture, np.uint8)
-    inputs = {first: (preparation or Preparation()).apply(picture, path)}
+    pixels: NDArray[np.uint8] = np.asarray(picture, np.uint8)
+    inputs = {first: (preparation or Preparation()).apply(pixels, path)}
     if "data_dim" in net.inputs:
         height, width = inputs[first].shape[2:]
         if preparation and preparation.pad_to:
-            height, width = preparation.resize or picture.shape[:2]
+            height, width = preparation.resize or pixels.shape[:2]
         inputs["data_dim"] = np.array([height, width], np.float32).reshape(1, 1, 1, 2)
     return inputs
 

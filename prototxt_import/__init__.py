@@ -1,4 +1,4 @@
-"""Read and write Caffe's files without Caffe: prototxt, caffemodel, ``.caffemodel.h5``, solverstate.
+"""Caffe's files without Caffe: prototxt, caffemodel, ``.caffemodel.h5``, solverstate, in and out.
 
 Knows nothing of torch: a network comes as a typed graph (:class:`Net`), weights as numpy arrays.
 

@@ -1,4 +1,4 @@
-"""``.caffemodel``: a serialized NetParameter, read without parsing its weights, written in a stream."""
+"""``.caffemodel``: a serialized NetParameter, its weights neither parsed nor held twice."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +19,18 @@ from prototxt_import.errors import CaffeImportError
 from prototxt_import.files import replacing
 from prototxt_import.schema import Dialect
 
-__all__ = ["Array", "Weights", "blob_head", "mapped", "read_blob", "read_caffemodel", "write_blob", "write_caffemodel"]
+__all__ = [
+    "Array",
+    "Weights",
+    "blob_head",
+    "mapped",
+    "read_blob",
+    "read_caffemodel",
+    "write_blob",
+    "write_caffemodel",
+]
 
-Array = NDArray[np.float32] | NDArray[np.float64]
+Array = NDArray[np.floating[Any]]
 #: Layer name -> its blobs in Caffe's order and shapes.
 Weights = dict[str, list[Array]]
 
@@ -80,7 +89,7 @@ def read_caffemodel(
         raw = decide_binary(net, dialect)
     except CaffeImportError as error:
         raise error.with_file(path) from None
-    has_graph = any(layer.bottom or layer.top for layer in raw.layers)  # type: ignore[attr-defined]
+    has_graph = any(layer.bottom or layer.top for layer in raw.layers)
     return (raw if has_graph else None), weights
 
 
@@ -104,7 +113,7 @@ def read_blob(
             got=blob.count,
         )
     array = np.empty(blob.shape, dtype="<f8" if blob.is_double else "<f4")
-    flat = memoryview(array).cast("B") if array.size else memoryview(b"")
+    flat = array.reshape(-1).view(np.uint8).data if array.size else memoryview(b"")
     filled = 0
     for start, end in blob.chunks:
         # Read rather than copied from the mapping, whose pages would count as memory in use.
@@ -128,7 +137,7 @@ def write_caffemodel(
     name_tag = _tag(4 if is_v1 else 1)
     messages: list[tuple[str, bytes]] = []
     if net is not None:
-        messages = [(m.name, m.SerializeToString()) for m in net.layers]  # type: ignore[attr-defined]
+        messages = [(m.name, m.SerializeToString()) for m in net.layers]
     known = {name for name, _ in messages}
     for name in weights:
         if name not in known:
@@ -143,9 +152,7 @@ def write_caffemodel(
             blobs = weights.get(name, ()) if owner[name] == i else ()
             heads = [blob_head(np.asarray(blob), legacy=is_v1) for blob in blobs]
             sizes = [len(h) + np.asarray(b).nbytes for h, b in zip(heads, blobs, strict=True)]
-            size = len(message) + sum(
-                len(blob_tag) + len(wire.encode_varint(n)) + n for n in sizes
-            )
+            size = len(message) + sum(len(blob_tag) + len(wire.encode_varint(n)) + n for n in sizes)
             out.write(layer_tag + wire.encode_varint(size) + message)
             for head, blob, length in zip(heads, blobs, sizes, strict=True):
                 out.write(blob_tag + wire.encode_varint(length))
@@ -157,7 +164,7 @@ def write_blob(out: BinaryIO, head: bytes, blob: Array) -> None:
     out.write(head)
     if blob.size:
         little = np.ascontiguousarray(blob, dtype=blob.dtype.newbyteorder("<"))
-        out.write(memoryview(little).cast("B"))
+        out.write(little.reshape(-1).view(np.uint8).data)
 
 
 def _tag(number: int) -> bytes:

@@ -25,32 +25,47 @@ __all__ = ["DialectReport", "RawNet", "decide_binary", "types_against"]
 
 #: Layer types of the current format that only one of the two programs that write it has.
 _TYPES_ONLY_IN: Final[dict[Dialect, frozenset[str]]] = {
-    "bvlc": frozenset(
-        ["Clip", "Crop", "Input", "LSTM", "LSTMUnit", "Parameter", "RNN", "Swish"]
-    ),
+    "bvlc": frozenset({"Clip", "Crop", "Input", "LSTM", "LSTMUnit", "Parameter", "RNN", "Swish"}),
     "dl2": frozenset(
-        ["AdaptiveBiasChannel", "BiasChannel", "DenseCRF", "DomainTransform", "ImageSegData"]
-        + ["Interp", "MatRead", "MatWrite", "SegAccuracy", "UniqueLabel"]
+        {
+            "AdaptiveBiasChannel",
+            "BiasChannel",
+            "DenseCRF",
+            "DomainTransform",
+            "ImageSegData",
+            "Interp",
+            "MatRead",
+            "MatWrite",
+            "SegAccuracy",
+            "UniqueLabel",
+        }
     ),
     "dl1": frozenset(),
 }
 #: Parameters at disputed field numbers -> the layer types (both spellings) that read them.
 _READ_BY: Final[dict[str, frozenset[str]]] = {
-    "input_param": frozenset(["Input"]),
-    "interp_param": frozenset(["Interp", "INTERP"]),
-    "crop_param": frozenset(["Crop"]),
-    "seg_accuracy_param": frozenset(["SegAccuracy", "SEG_ACCURACY"]),
-    "parameter_param": frozenset(["Parameter"]),
-    "mat_write_param": frozenset(["MatWrite", "MAT_WRITE"]),
-    "recurrent_param": frozenset(["RNN", "LSTM"]),
-    "dense_crf_param": frozenset(["DenseCRF", "DENSE_CRF"]),
-    "swish_param": frozenset(["Swish"]),
-    "domain_transform_param": frozenset(["DomainTransform"]),
-    "clip_param": frozenset(["Clip"]),
-    "adaptive_bias_channel_param": frozenset(["AdaptiveBiasChannel", "ADAPTIVE_BIAS_CHANNEL"]),
+    "input_param": frozenset({"Input"}),
+    "interp_param": frozenset({"Interp", "INTERP"}),
+    "crop_param": frozenset({"Crop"}),
+    "seg_accuracy_param": frozenset({"SegAccuracy", "SEG_ACCURACY"}),
+    "parameter_param": frozenset({"Parameter"}),
+    "mat_write_param": frozenset({"MatWrite", "MAT_WRITE"}),
+    "recurrent_param": frozenset({"RNN", "LSTM"}),
+    "dense_crf_param": frozenset({"DenseCRF", "DENSE_CRF"}),
+    "swish_param": frozenset({"Swish"}),
+    "domain_transform_param": frozenset({"DomainTransform"}),
+    "clip_param": frozenset({"Clip"}),
+    "adaptive_bias_channel_param": frozenset({"AdaptiveBiasChannel", "ADAPTIVE_BIAS_CHANNEL"}),
     "loss_param": frozenset(
-        ["SOFTMAX_LOSS", "SIGMOID_CROSS_ENTROPY_LOSS", "MULTINOMIAL_LOGISTIC_LOSS"]
-        + ["EUCLIDEAN_LOSS", "HINGE_LOSS", "INFOGAIN_LOSS", "CONTRASTIVE_LOSS"]
+        {
+            "CONTRASTIVE_LOSS",
+            "EUCLIDEAN_LOSS",
+            "HINGE_LOSS",
+            "INFOGAIN_LOSS",
+            "MULTINOMIAL_LOGISTIC_LOSS",
+            "SIGMOID_CROSS_ENTROPY_LOSS",
+            "SOFTMAX_LOSS",
+        }
     ),
 }
 _V1_CONVOLUTION, _V1_TRANSFORM, _V1_IMAGE_DATA = 10, 36, 15
@@ -278,9 +293,11 @@ def _holding_findings(
         fits: dict[Dialect, str] = {}
         strange: dict[Dialect, str] = {}
         for dialect in DIALECTS:
-            fields = _layer_class(dialect, layer).DESCRIPTOR.fields_by_number if (
-                layer.is_v1 or dialect != "dl1"
-            ) else {}
+            fields = (
+                _layer_class(dialect, layer).DESCRIPTOR.fields_by_number
+                if (layer.is_v1 or dialect != "dl1")
+                else {}
+            )
             name = fields[item.number].name if item.number in fields else ""
             if name in _READ_BY:
                 at_home = type_names[dialect] in _READ_BY[name]

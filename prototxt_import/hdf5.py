@@ -71,9 +71,7 @@ def read_hdf5(path: str | os.PathLike[str]) -> Weights:
     return weights
 
 
-def write_hdf5(
-    path: str | os.PathLike[str], weights: Mapping[str, Sequence[Array]]
-) -> None:
+def write_hdf5(path: str | os.PathLike[str], weights: Mapping[str, Sequence[Array]]) -> None:
     """Write a ``.caffemodel.h5``."""
     with replacing(path) as temporary, h5py.File(temporary, "w", track_order=True) as file:
         data = file.create_group("data", track_order=True)

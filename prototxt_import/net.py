@@ -149,7 +149,7 @@ def build_net(
     for layer in layers:
         builder.add(layer)
     return Net(
-        name=raw.header.name,  # type: ignore[attr-defined]
+        name=raw.header.name,
         phase=state.phase,
         inputs=builder.inputs,
         layers=builder.layers,
@@ -166,10 +166,10 @@ class _State:
     def __init__(self, raw: RawNet, phase: Phase, level: int, stages: frozenset[str]) -> None:
         if phase not in _PHASES:
             raise CaffeImportError("unknown phase", expected="TRAIN or TEST", got=phase)
-        stated = raw.header.state  # type: ignore[attr-defined]
+        stated = raw.header.state
         self.phase: Phase = phase
         if stated.HasField("phase"):
-            self.phase = cast(Phase, _PHASES[stated.phase])
+            self.phase = _PHASES[stated.phase]
         self.level = max(level, stated.level)
         self.stages = stages | set(stated.stage)
 
@@ -230,7 +230,8 @@ def _declared_inputs(raw: RawNet, file: object) -> dict[str, Input]:
             raise CaffeImportError(
                 "input shapes do not match the inputs",
                 file=file,
-                expected=f"{len(names)} shapes" + (f" ({4 * len(names)} input_dim)" if dims else ""),
+                expected=f"{len(names)} shapes"
+                + (f" ({4 * len(names)} input_dim)" if dims else ""),
                 got=len(dims) if dims else len(shaped),
             )
         shapes = list(found)

@@ -146,5 +146,7 @@ def _layers(index: str | None, names: Sequence[str], path: object) -> list[tuple
         raise CaffeImportError("its layer index is damaged", file=path) from None
     missing = {key for _, keys in layers for key in keys} - set(names)
     if missing:
-        raise CaffeImportError("its layer index names a missing tensor", file=path, got=min(missing))
+        raise CaffeImportError(
+            "its layer index names a missing tensor", file=path, got=min(missing)
+        )
     return layers

@@ -1,4 +1,4 @@
-"""``.solverstate``: where a solver stood (sgd_solver.cpp, SnapshotSolverState), in both its forms."""
+"""``.solverstate`` in both forms: where a solver stood (sgd_solver.cpp, SnapshotSolverState)."""
 
 from __future__ import annotations
 

@@ -47,10 +47,12 @@ def fill_placeholders(
             return found["comment"]
         if found["string"] is not None:
             return _PLACEHOLDER.sub(
-                lambda inner: value_of(inner[1], found.start() + inner.start())
-                .replace("\\", "\\\\")
-                .replace('"', '\\"')
-                .replace("'", "\\'"),
+                lambda inner: (
+                    value_of(inner[1], found.start() + inner.start())
+                    .replace("\\", "\\\\")
+                    .replace('"', '\\"')
+                    .replace("'", "\\'")
+                ),
                 found["string"],
             )
         return value_of(found["name"], found.start())

@@ -1,4 +1,4 @@
-"""Any layer of any dialect, brought to the current form (upgrade_proto.cpp does the same in Caffe)."""
+"""Any layer of any dialect, brought to the current form; in Caffe, upgrade_proto.cpp does it."""
 
 from __future__ import annotations
 
@@ -157,4 +157,3 @@ def _upgrade_batch_norm(layer: Any) -> None:
     for spec in layer.param:
         spec.lr_mult = 0
         spec.decay_mult = 0
-

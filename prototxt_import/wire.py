@@ -12,8 +12,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-__all__ = ["BlobAt", "LayerAt", "NetAt", "WireError", "WireField", "encode_varint",
-    "scan_blob", "scan_net", "walk"]
+__all__ = [
+    "BlobAt",
+    "LayerAt",
+    "NetAt",
+    "WireError",
+    "WireField",
+    "encode_varint",
+    "scan_blob",
+    "scan_net",
+    "walk",
+]
 
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
 #: BlobProto: field numbers that all dialects agree on (dl1 knows the first six only).
@@ -180,10 +189,7 @@ def scan_blob(data: Buffer, blob: WireField) -> BlobAt:
             chunks[item.number].append((item.start, item.end))
     is_double = bool(chunks[_DOUBLE_DATA])
     # blob.cpp, Blob::FromProto: any of the old four fields means four axes.
-    if legacy:
-        shape = tuple(legacy.get(number, 0) for number in _LEGACY_DIMS)
-    else:
-        shape = tuple(dims or ())
+    shape = tuple(legacy.get(number, 0) for number in _LEGACY_DIMS) if legacy else tuple(dims or ())
     if len(shape) > MAX_BLOB_AXES:
         raise WireError(f"blob of {len(shape)} axes at byte {blob.begin}")
     if any(dim >= 1 << 31 for dim in shape):

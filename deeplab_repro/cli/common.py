@@ -105,9 +105,7 @@ def picture_options(command: _Command) -> _Command:
     return command
 
 
-def preparation_of(
-    mean: str, scale: float, pad_to: int | None, resize: str | None
-) -> Preparation:
+def preparation_of(mean: str, scale: float, pad_to: int | None, resize: str | None) -> Preparation:
     """What :func:`picture_options` asked for."""
     from deeplab_repro.pictures import Preparation, read_mean
 

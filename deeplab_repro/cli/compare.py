@@ -65,7 +65,14 @@ def command(
 
 def _show(reports: list[BlobReport], tolerance: Tolerance, first: BlobReport | None) -> None:
     table = make_table(
-        "", blob="left", layer="left", type="left", shape="right", rel="right", max="right", verdict="left"
+        "",
+        blob="left",
+        layer="left",
+        type="left",
+        shape="right",
+        rel="right",
+        max="right",
+        verdict="left",
     )
     for report in reports:
         rel = maximum = "-"
@@ -84,10 +91,12 @@ def _show(reports: list[BlobReport], tolerance: Tolerance, first: BlobReport | N
         console.print(f"[green]equal[/]: {len(compared)} blobs ({bounds}; worst rel {worst:.1e})")
     else:
         differing = sum(report.equal is False for report in reports)
-        where = f"layer '{first.layer}', blob '{first.blob}'" if first.layer else f"blob '{first.blob}'"
+        where = (
+            f"layer '{first.layer}', blob '{first.blob}'" if first.layer else f"blob '{first.blob}'"
+        )
         console.print(
             f"[red]not equal[/]: {differing} of {len(compared)} blobs differ ({bounds});"
-            f" the first is {where}: {first.agreement}"
+            f" the first is {where}blob '{first.blob}': {first.agreement}"
         )
 
 

@@ -25,7 +25,9 @@ _ENDINGS = (".safetensors", ".pt", ".caffemodel", ".h5")
 
 @click.command("convert")
 @model_options
-@click.option("-o", "--output", type=click.Path(), help="OUT.safetensors|.pt|.caffemodel|.caffemodel.h5")
+@click.option(
+    "-o", "--output", type=click.Path(), help="OUT.safetensors|.pt|.caffemodel|.caffemodel.h5"
+)
 @json_option
 def command(
     model: str,
@@ -70,8 +72,7 @@ def _check(source: Model) -> WeightMatch | None:
     """Hold weights and network against each other, where there is a network."""
     if source.raw is None:
         return None
-    phase = "TEST"
-    shapes = infer_net(source.net(phase))
+    shapes = infer_net(source.net("TEST"))
     try:
         return match_weights(shapes, source.weights)
     except CaffeImportError as error:
@@ -110,9 +111,7 @@ def _write_pt(target: Path, source: Model) -> None:
         torch.save(content, temporary)
 
 
-def _report(
-    source: Model, match: WeightMatch | None, model: str, target: Path
-) -> dict[str, Any]:
+def _report(source: Model, match: WeightMatch | None, model: str, target: Path) -> dict[str, Any]:
     blobs = [blob for blobs in source.weights.values() for blob in blobs]
     return {
         "model": model,

@@ -7,7 +7,12 @@ from rich.markup import escape
 
 from deeplab_repro.cli.common import console, json_option, make_table, write_json
 
-_MARKS = {"ok": "[green]ok[/]", "missing": "[yellow]missing[/]", "problem": "[red]problem[/]", "info": ""}
+_MARKS = {
+    "ok": "[green]ok[/]",
+    "missing": "[yellow]missing[/]",
+    "problem": "[red]problem[/]",
+    "info": "",
+}
 
 
 @click.command("doctor")

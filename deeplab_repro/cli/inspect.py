@@ -8,7 +8,14 @@ from typing import Any
 import click
 
 from deeplab_repro.analysis import LayerCost, analyse
-from deeplab_repro.cli.common import console, json_option, make_table, model_options, read, write_json
+from deeplab_repro.cli.common import (
+    console,
+    json_option,
+    make_table,
+    model_options,
+    read,
+    write_json,
+)
 from prototxt_import import CaffeImportError, Dialect, Net, Phase, Shape
 
 

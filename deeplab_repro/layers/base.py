@@ -21,9 +21,9 @@ __all__ = ["LAYERS", "CaffeLayer", "build", "label_numbers", "register"]
 class CaffeLayer(nn.Module):
     """One layer of a Caffe network.
 
-    Its blobs are registered under the names "0", "1", ... in Caffe's order and shapes, filled as
-    its fillers say.  A blob whose shape depends on sizes that are not known yet is missing until
-    :meth:`set_blob` brings it.
+    Its blobs are registered under the names "0", "1", ... in Caffe's order and shapes, zero until
+    :meth:`initialise` fills them.  A blob whose shape depends on sizes that are not known yet is
+    missing until :meth:`set_blob` brings it.
 
     Args:
         layer: the layer as the file describes it.
@@ -49,18 +49,21 @@ class CaffeLayer(nn.Module):
         #: Blobs have four axes each, and so do losses: the DeepLab v1 fork of 2014.
         self.is_legacy = layer.dialect == "dl1"
         self.num_tops = len(shapes.tops)
-        fillers = self.fillers()
         for i, shape in enumerate(self.blob_shapes):
             known = [size for size in shape if size is not None]
             if len(known) == len(shape):
-                value = torch.zeros(known)
-                if i < len(fillers):
-                    fill(value, fillers[i], is_legacy=self.is_legacy)
-                self._register(i, value)
+                self._register(i, torch.zeros(known))
 
     def fillers(self) -> Sequence[Any]:
         """FillerParameter messages for the blobs, in order; blobs beyond them start as zeros."""
         return ()
+
+    def initialise(self) -> None:
+        """Fill the blobs as the layer's fillers say."""
+        with torch.no_grad():
+            for i, filler in enumerate(self.fillers()):
+                if i < len(self.blob_shapes) and self.has_blob(i):
+                    fill(self._registered(i), filler, is_legacy=self.is_legacy)
 
     @property
     def blobs(self) -> list[Tensor]:
@@ -164,14 +167,22 @@ def register(*types: str) -> Callable[[type[CaffeLayer]], type[CaffeLayer]]:
     return enter
 
 
-def build(layer: Layer, bottoms: Sequence[Shape]) -> CaffeLayer:
+def build(layer: Layer, bottoms: Sequence[Shape], *, initialise: bool = True) -> CaffeLayer:
     """The module of ``layer``, given the shapes of its bottoms.
+
+    Args:
+        layer: the layer.
+        bottoms: shapes of its bottoms, None where a size is not known.
+        initialise: False leaves the blobs at zero, for values that are about to come from a file.
 
     Raises:
         CaffeImportError: a type that is left out, or shapes that do not fit.
     """
     shapes = infer(layer, bottoms)
-    return LAYERS[layer.type](layer, bottoms, shapes)
+    module = LAYERS[layer.type](layer, bottoms, shapes)
+    if initialise:
+        module.initialise()
+    return module
 
 
 def label_numbers(

@@ -15,6 +15,4 @@ class DenseCRF(CaffeLayer):
 
     def forward(self, scores: Tensor, data_dim: Tensor, image: Tensor | None = None) -> Tensor:
         """Scores (N, C, H, W), sizes (N, 1, 1, 2), picture (N, 3, H, W)."""
-        raise NotImplementedError(
-            f"layer '{self.layer.name}': the DenseCRF layer is not available in this version"
-        )
+        self.refuse("inference is not available in this version")

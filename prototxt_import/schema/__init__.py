@@ -16,6 +16,7 @@ messages, the only ones that the rest of the package looks at.
 
 from __future__ import annotations
 
+import copyreg
 from functools import cache
 from importlib.resources import files
 from typing import Any, Final, Literal
@@ -66,7 +67,14 @@ def unified(name: str) -> type[Message]:
 
 
 def _message_class(full_name: str) -> type[Message]:
-    return message_factory.GetMessageClass(_pool().FindMessageTypeByName(full_name))
+    cls = message_factory.GetMessageClass(_pool().FindMessageTypeByName(full_name))
+    # The class is no attribute of any module, which is where pickle would look for it.
+    copyreg.pickle(cls, lambda message: (_restore, (full_name, message.SerializeToString())))
+    return cls
+
+
+def _restore(full_name: str, content: bytes) -> Message:
+    return _message_class(full_name).FromString(content)
 
 
 def _unified_file() -> descriptor_pb2.FileDescriptorProto:

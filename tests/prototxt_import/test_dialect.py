@@ -66,7 +66,8 @@ def test_interp_param_is_never_input_param():
 
 BVLC = [
     'name: "data" type: "Input" top: "data" input_param { shape { dim: 1 dim: 3 dim: 8 dim: 8 } }',
-    'name: "crop" type: "Crop" bottom: "data" bottom: "data" top: "c" crop_param { axis: 2 offset: 1 }',
+    'name: "crop" type: "Crop" bottom: "data" bottom: "data" top: "c"'
+    " crop_param { axis: 2 offset: 1 }",
     'name: "swish" type: "Swish" bottom: "data" top: "s" swish_param { beta: 2 }',
     'name: "clip" type: "Clip" bottom: "data" top: "p" clip_param { min: 0 max: 1 }',
 ]
@@ -160,7 +161,9 @@ def test_fields_that_read_the_same_do_not_matter(tmp_path):
 
 
 def test_type_39_is_told_by_what_it_holds(tmp_path):
-    seg = 'name: "d" type: IMAGE_SEG_DATA top: "data" image_data_param { source: "l" batch_size: 1 }'
+    seg = (
+        'name: "d" type: IMAGE_SEG_DATA top: "data" image_data_param { source: "l" batch_size: 1 }'
+    )
     assert read_net(write(tmp_path, "dl1", layers=[seg], blobs=None)).dialect == "dl1"
     deconvolution = V1_CONVOLUTION.replace("CONVOLUTION", "DECONVOLUTION").format("num_output: 1")
     from prototxt_import.model import read_model
@@ -194,12 +197,14 @@ def test_names_and_blobs_only(tmp_path):
     [
         ('layers { name: "c" type: CONVOLUTION bottom: "x" top: "c" '
          "convolution_param { num_output: 1 kernel_size: 3 hole: 2 } }", "dl1"),
-        ('layer { name: "i" type: "Interp" bottom: "x" top: "i" interp_param { zoom_factor: 2 } }', "dl2"),
+        ('layer { name: "i" type: "Interp" bottom: "x" top: "i" interp_param { zoom_factor: 2 } }',
+         "dl2"),
         ('layer { name: "i" type: "Swish" bottom: "x" top: "i" swish_param { beta: 2 } }', "bvlc"),
         ('layer { name: "i" type: "ReLU" bottom: "x" top: "i" }', "bvlc"),
         # Later forks have both; read by the union.
         ('layer { name: "s" type: "Swish" bottom: "x" top: "s" swish_param { beta: 2 } } '
-         'layer { name: "i" type: "Interp" bottom: "s" top: "i" interp_param { zoom_factor: 2 } }', "dl2"),
+         'layer { name: "i" type: "Interp" bottom: "s" top: "i" interp_param { zoom_factor: 2 } }',
+         "dl2"),
     ],
 )  # fmt: skip
 def test_text_goes_by_names(text, dialect):

@@ -167,7 +167,11 @@ def test_v1_layers_come_in_the_current_form():
     ]
     assert list(convolution.convolution_param.pad) == [2]
     assert convolution.strict_dim is False
-    assert [layer.type for layer in net.layers] == ["Convolution", "ReLU", "SigmoidCrossEntropyLoss"]
+    assert [layer.type for layer in net.layers] == [
+        "Convolution",
+        "ReLU",
+        "SigmoidCrossEntropyLoss",
+    ]
     assert list(net["x"].spec.loss_weight) == [0.5]
 
 

@@ -17,7 +17,8 @@ def test_comments_escapes_and_both_bracket_forms():
         layer < name: 'a\"b\x41\101' type: "ReLU" bottom: "data" top: "data" >  # end
         layer: { name: "c", type: "Pooling"; bottom: "data" top: "c"
                  pooling_param: < pool: AVE kernel_size: 0x3 > }
-        layer { name: "d" type: "Eltwise" bottom: ["c", "c"] top: "d" eltwise_param { coeff: [1, -2.5e-1] } }
+        layer { name: "d" type: "Eltwise" bottom: ["c", "c"] top: "d"
+                eltwise_param { coeff: [1, -2.5e-1] } }
         """
     )
     assert [layer.name for layer in net.layers] == ['a"bAA', "c", "d"]
