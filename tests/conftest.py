@@ -1,0 +1,46 @@
+"""Options and fixtures that all tests share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+DATA = Path(__file__).parent / "data"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("parity", "compare a model with activations saved from Caffe")
+    group.addoption(
+        "--activations",
+        type=Path,
+        metavar="PATH",
+        help="an .h5 file with /blobs/NAME, or a folder of such files (tests/parity/dump_activations.py "
+        "makes them); tests/parity then runs on these instead of the bundled ones",
+    )
+    group.addoption(
+        "--model",
+        type=Path,
+        metavar="FILE",
+        help="the .caffemodel (or .caffemodel.h5, .safetensors) that made the activations",
+    )
+    group.addoption(
+        "--prototxt", type=Path, metavar="FILE", help="its network, where MODEL does not hold it"
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """`device`: the CPU always, and the GPU where there is one (then also `pytest -m cuda`)."""
+    if "device" in metafunc.fixturenames:
+        import torch
+
+        devices = [pytest.param("cpu")]
+        if torch.cuda.is_available():
+            devices.append(pytest.param("cuda", marks=pytest.mark.cuda))
+        metafunc.parametrize("device", devices)
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The folder of bundled test data."""
+    return DATA

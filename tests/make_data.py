@@ -1,0 +1,128 @@
+"""Makes `tests/data/caffe/` from a folder of networks that Caffe itself ran.
+
+    python tests/make_data.py REFERENCE [tests/data/caffe]
+
+REFERENCE holds a folder per network with `deploy.prototxt`, `weights.caffemodel` and
+`activations.h5` (`/blobs/NAME`, every blob as it stood after Caffe's forward pass), and folders of
+solver runs. Whole activations are too large for a repository, so of every blob we keep what tells
+two implementations apart: `activations_sampled.h5` holds
+
+    /blobs/NAME          a group per blob; attributes shape, l2 (2-norm), largest (max |value|)
+    /blobs/NAME/index    512 flat indexes, sorted, drawn with a seed made of the name
+    /blobs/NAME/value    the values there
+    /blobs/NAME/full     the whole blob instead, for inputs, the output, and small blobs
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import zlib
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+SAMPLES = 512
+
+NETWORKS = (
+    "deeplab_plain_v1_w16",
+    "dense_crf_layer",
+    "largefov_v1_w8",
+    "largefov_v2_w8",
+    "msc_largefov_v1_w8",
+    "resnet101_msc_w16",
+    "vgg16_aspp_l_w8",
+)
+# Kept whole in every network that has them: its inputs and its full-size scores.
+WHOLE = {"data", "data_dim", "score", "crf", "fc8_crop", "fc1_interp", "fc8_interp", "fc_fusion"}
+SOLVER_FILES = {
+    "train_sgd_poly": (
+        "solver.prototxt",
+        "train.prototxt",
+        "snap_iter_10.caffemodel",
+        "snap_iter_10.solverstate",
+    ),
+    "solvers/adagrad": (
+        "solver.prototxt",
+        "train.prototxt",
+        "snap_iter_6.caffemodel",
+        "snap_iter_6.solverstate",
+        "snap_iter_12.solverstate",
+    ),
+    "solvers/sgd_poly_hdf5_snapshots": (
+        "solver.prototxt",
+        "train.prototxt",
+        "init.caffemodel",
+        "snap_iter_6.caffemodel.h5",
+        "snap_iter_6.solverstate.h5",
+    ),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("reference", type=Path)
+    default = Path(__file__).parent / "data" / "caffe"
+    parser.add_argument("out", type=Path, nargs="?", default=default)
+    args = parser.parse_args()
+    for name in NETWORKS:
+        make_network(args.reference / name, args.out / name)
+    for name, files in SOLVER_FILES.items():
+        for file in files:
+            copy(args.reference / name / file, args.out / name / file)
+    total = sum(path.stat().st_size for path in args.out.rglob("*") if path.is_file())
+    print(f"{args.out}: {total / 1e6:.1f} MB", file=sys.stderr)
+
+
+def make_network(source: Path, target: Path) -> None:
+    copy(source / "deploy.prototxt", target / "deploy.prototxt")
+    if (source / "weights.caffemodel").exists():
+        copy(source / "weights.caffemodel", target / "weights.caffemodel")
+    with (
+        h5py.File(source / "activations.h5") as full,
+        h5py.File(target / "activations_sampled.h5", "w", libver="latest") as small,
+    ):
+        small.attrs["caffe"] = full.attrs["caffe"]
+        blobs = full["blobs"]
+        whole = last_scores(set(blobs))
+        for name in sorted(blobs):
+            write_blob(small.create_group(f"blobs/{name}"), name, blobs[name][()], name in whole)
+
+
+def last_scores(names: set[str]) -> set[str]:
+    """The blobs of `WHOLE` in this net; of several score blobs the one that ends the net."""
+    whole = names & WHOLE
+    for ending, before in (("fc8_crop", "fc8_interp"), ("fc_fusion", "fc8_interp")):
+        if ending in names:
+            whole.discard(before)
+    if "fc1_interp" in names:
+        whole.discard("fc_fusion")
+    return whole
+
+
+def write_blob(group: h5py.Group, name: str, values: np.ndarray, whole: bool) -> None:
+    values = np.ascontiguousarray(values, dtype=np.float32)
+    wide = values.astype(np.float64).ravel()
+    group.attrs["shape"] = values.shape
+    group.attrs["l2"] = np.sqrt(np.dot(wide, wide))
+    group.attrs["largest"] = np.abs(wide).max()
+    packed = {"compression": "gzip", "compression_opts": 9, "shuffle": True}
+    if whole or values.size <= SAMPLES:
+        group.create_dataset("full", data=values, **packed)
+        return
+    # Drawn with the name as seed, so that a second run writes the same file.
+    random = np.random.RandomState(zlib.crc32(name.encode()))
+    index = np.sort(random.choice(values.size, SAMPLES, replace=False)).astype(np.uint32)
+    group.create_dataset("index", data=index, **packed)
+    group.create_dataset("value", data=values.ravel()[index], **packed)
+
+
+def copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)  # contents only: the source may be read-only
+
+
+if __name__ == "__main__":
+    main()
