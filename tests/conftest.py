@@ -15,8 +15,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--activations",
         type=Path,
         metavar="PATH",
-        help="an .h5 file with /blobs/NAME, or a folder of such files (tests/parity/dump_activations.py "
-        "makes them); tests/parity then runs on these instead of the bundled ones",
+        help="an .h5 file with /blobs/NAME, or a folder of such files, as made by "
+        "tests/parity/dump_activations.py; tests/parity then runs on these, not the bundled ones",
     )
     group.addoption(
         "--model",
