@@ -24,6 +24,9 @@ _COMMANDS: Final = {
     "inspect": "Show the layers, shapes and costs of a network.",
     "activations": "Run a network and save every blob.",
     "compare": "Compare every blob with what Caffe computed.",
+    "segment": "Label the pixels of pictures.",
+    "networks": "List the DeepLab networks, or write one as prototxt.",
+    "export": "Export a network to ONNX.",
     "doctor": "Show what this installation can do, and why not more.",
     "build": "Compile the native libraries into the user's cache.",
 }
@@ -61,6 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = _app.main(args=arguments, prog_name="deeplab-repro", standalone_mode=False)
     except click.exceptions.Exit as exit_:
         code = exit_.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        sys.exit(2)
     except click.ClickException as error:
         _fail(error.format_message())
     except click.exceptions.Abort:
