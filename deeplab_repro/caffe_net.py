@@ -195,9 +195,10 @@ class CaffeNet(nn.Module):
 
     def _check_sizes(self, inputs: dict[str, Shape]) -> None:
         """Tell which layer the inputs do not fit before anything is computed."""
-        shapes = infer_net(self.net, inputs)
-        for item, step in zip(shapes.layers, self._steps, strict=True):
-            pairs = zip(item.shapes.params, step.module.blob_shapes, strict=True)
+        absent = self.net.inputs.keys() - inputs.keys()
+        modules = {id(step.layer): step.module for step in self._steps}
+        for item in infer_net(self.net, inputs, without=absent).layers:
+            pairs = zip(item.shapes.params, modules[id(item.layer)].blob_shapes, strict=True)
             for i, (needed, there) in enumerate(pairs):
                 if None not in needed and tuple(needed) != tuple(there):
                     raise CaffeImportError(

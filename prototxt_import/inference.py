@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from prototxt_import.errors import CaffeImportError
@@ -34,12 +34,15 @@ class NetShapes:
     layers: list[ShapedLayer]
 
 
-def infer_net(net: Net, inputs: Mapping[str, Shape] | None = None) -> NetShapes:
+def infer_net(
+    net: Net, inputs: Mapping[str, Shape] | None = None, *, without: Iterable[str] = ()
+) -> NetShapes:
     """Infer all shapes from those of the inputs.
 
     Args:
         net: the network.
         inputs: shapes in place of the declared ones.
+        without: inputs that are not given; what depends on them is left out.
 
     Raises:
         CaffeImportError: shapes that do not fit a layer, which is named.
@@ -51,8 +54,14 @@ def infer_net(net: Net, inputs: Mapping[str, Shape] | None = None) -> NetShapes:
                 f"has no input '{name}'", file=net.file, expected=f"one of {list(net.inputs)}"
             )
         blobs[name] = tuple(shape)
+    absent = set(without)
+    for name in absent:
+        del blobs[name]
     layers = []
     for layer in net.layers:
+        if absent and not absent.isdisjoint(layer.bottoms):
+            absent.update(layer.tops)
+            continue
         bottoms = [blobs[bottom] for bottom in layer.bottoms]
         try:
             shapes = infer(layer, bottoms)

@@ -163,6 +163,15 @@ def test_without_labels_the_rest_of_the_network_runs():
         net.loss(net(data=torch.randn(1, 3, 4, 5)))
 
 
+def test_a_picture_runs_through_a_net_that_was_trained_on_batches():
+    """The labels' declared batch must not matter where no labels are given."""
+    net = load_caffe(next((DATA / "train_sgd_poly").glob("*.caffemodel")))
+    assert net.net.inputs["label"].shape[0] == 2
+    blobs = net.blobs(data=torch.randn(1, 3, 33, 41))
+    assert "loss" not in blobs
+    assert blobs["conv1_1"].shape[0] == 1
+
+
 def test_the_objective_weighs_the_losses_and_forward_does_not():
     net = load_caffe(parse_net(TRAINING))
     x, label = torch.randn(1, 3, 4, 5), torch.randint(0, 3, (1, 1, 4, 5)).float()
