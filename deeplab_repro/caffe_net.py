@@ -105,6 +105,7 @@ class CaffeNet(nn.Module):
 
         Args:
             inputs: blob name -> values; float32, (N, C, H, W) for pictures, BGR minus the mean.
+                Numpy arrays of any number type are converted.
 
         Returns:
             output blob -> values.  A blob is freed after its last reader.  The top of a loss is
@@ -181,17 +182,20 @@ class CaffeNet(nn.Module):
                 expected=f"inputs {self.inputs}",
                 got=sorted(given),
             )
-        values = {}
-        for name in self.inputs:
-            if name in given:
-                value = given[name]
-                values[name] = value if isinstance(value, Tensor) else torch.as_tensor(value)
+        values = {name: self._as_blob(given[name]) for name in self.inputs if name in given}
         if not torch.compiler.is_compiling():
             shapes = tuple((name, tuple(value.shape)) for name, value in values.items())
             if shapes != self._checked_shapes:
                 self._check_sizes(dict(shapes))
                 self._checked_shapes = shapes
         return values
+
+    def _as_blob(self, value: Tensor | np.ndarray[Any, Any]) -> Tensor:
+        """A tensor as it is; an array in the network's type and on its device."""
+        if isinstance(value, Tensor):
+            return value
+        like = next(iter(self.state_dict().values()), torch.empty(0))
+        return torch.as_tensor(value, dtype=like.dtype, device=like.device)
 
     def _check_sizes(self, inputs: dict[str, Shape]) -> None:
         """Tell which layer the inputs do not fit before anything is computed."""

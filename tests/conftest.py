@@ -40,6 +40,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("device", devices)
 
 
+@pytest.fixture(autouse=True)
+def _same_random_numbers_every_run() -> None:
+    import torch
+
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def data() -> Path:
     """The folder of bundled test data."""

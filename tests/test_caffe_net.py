@@ -121,6 +121,7 @@ def test_inputs_by_any_name_and_from_numpy():
     net = load_caffe(parse_net(INPUT.replace("data", "in") + simple("r", "ReLU", "in")))
     ours = net(**{"in": X.numpy()})["r"]
     assert torch.equal(ours, X.clamp(min=0))
+    assert net_of(conv("c"))(data=np.ones((1, 2, 3, 3), np.uint8))["c"].dtype == torch.float32
 
 
 @pytest.mark.parametrize(
