@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from math import prod
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -16,14 +14,15 @@ from numpy.typing import NDArray
 from prototxt_import import wire
 from prototxt_import.dialect import RawNet, decide_binary
 from prototxt_import.errors import CaffeImportError
-from prototxt_import.files import replacing
+from prototxt_import.files import open_file, replacing
+from prototxt_import.limits import INT_MAX
 from prototxt_import.schema import Dialect
 
 __all__ = [
     "Array",
     "Weights",
     "blob_head",
-    "mapped",
+    "opened",
     "read_blob",
     "read_caffemodel",
     "write_blob",
@@ -36,21 +35,17 @@ Weights = dict[str, list[Array]]
 
 
 @contextmanager
-def mapped(path: str | os.PathLike[str]) -> Iterator[tuple[BinaryIO, memoryview]]:
-    """The open file and its bytes, none of them read yet."""
-    try:
-        file = Path(path).open("rb")  # noqa: SIM115 - closed below
-    except OSError as error:
-        raise CaffeImportError(error.strerror or "cannot be read", file=path) from None
-    with file:
-        if os.fstat(file.fileno()).st_size == 0:
+def opened(path: str | os.PathLike[str]) -> Iterator[tuple[BinaryIO, wire.FileBytes]]:
+    """The open file and its bytes, none of them read yet.
+
+    Raises:
+        CaffeImportError: not a file that can be read, or an empty one.
+    """
+    with open_file(path) as file:
+        data = wire.FileBytes(file)
+        if not len(data):
             raise CaffeImportError("is empty", file=path)
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapping:
-            view = memoryview(mapping)
-            try:
-                yield file, view
-            finally:
-                view.release()
+        yield file, data
 
 
 def read_caffemodel(
@@ -68,25 +63,24 @@ def read_caffemodel(
         CaffeImportError: no caffemodel, cut off, blobs that do not have the size they state, or a
             network whose dialect can't be told.
     """
-    with mapped(path) as (file, data):
-        try:
-            net = wire.scan_net(data)
-        except wire.WireError as error:
-            raise CaffeImportError(f"is no caffemodel ({error})", file=path) from None
-        if not net.layers:
-            raise CaffeImportError("is no caffemodel (it holds no layers)", file=path)
-        weights: Weights = {}
-        if want_weights:
-            for layer in net.layers:
-                if layer.blobs:
-                    weights[layer.name] = [
-                        read_blob(file, blob, where=f"blob {i}", layer=layer.name, path=path)
-                        for i, blob in enumerate(layer.blobs)
-                    ]
-    if not want_net:
-        return None, weights
     try:
+        with opened(path) as (file, data):
+            net = wire.scan_net(data)
+            if not net.layers:
+                raise wire.WireError("it holds no layers")
+            weights: Weights = {}
+            if want_weights:
+                for layer in net.layers:
+                    if layer.blobs:
+                        weights[layer.name] = [
+                            read_blob(file, blob, where=f"blob {i}", layer=layer.name, path=path)
+                            for i, blob in enumerate(layer.blobs)
+                        ]
+        if not want_net:
+            return None, weights
         raw = decide_binary(net, dialect)
+    except wire.WireError as error:
+        raise CaffeImportError(f"is no caffemodel ({error})", file=path) from None
     except CaffeImportError as error:
         raise error.with_file(path) from None
     has_graph = any(layer.bottom or layer.top for layer in raw.layers)
@@ -101,8 +95,17 @@ def read_blob(
     path: object,
     layer: str | None = None,
 ) -> Array:
-    """Read one located blob into an array of its own."""
+    """Read one located blob into an array of its own.
+
+    Raises:
+        CaffeImportError: the file holds another number of values than the shape asks for.
+    """
     expected = prod(blob.shape)
+    # With a size of 0 among them, the others may still be more than an array can be told.
+    if expected == 0 and prod(size for size in blob.shape if size) > INT_MAX:
+        raise CaffeImportError(
+            f"{where} has an impossible shape", file=path, layer=layer, got=blob.shape
+        )
     if expected != blob.count:
         shape = "x".join(map(str, blob.shape)) or "scalar"
         raise CaffeImportError(
@@ -113,7 +116,9 @@ def read_blob(
             got=blob.count,
         )
     array = np.empty(blob.shape, dtype="<f8" if blob.is_double else "<f4")
-    flat = array.reshape(-1).view(np.uint8).data if array.size else memoryview(b"")
+    if not array.size:  # its pieces, if there are any, are empty
+        return array
+    flat = array.reshape(-1).view(np.uint8).data
     filled = 0
     for start, end in blob.chunks:
         # Read rather than copied from the mapping, whose pages would count as memory in use.

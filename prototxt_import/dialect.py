@@ -10,16 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from google.protobuf import text_format
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 from prototxt_import import wire
 from prototxt_import.errors import CaffeImportError
-from prototxt_import.schema import DIALECTS, Dialect, message_class
-from prototxt_import.wire import LayerAt, NetAt, WireField
+from prototxt_import.schema import DIALECTS, Dialect, message_class, preferred
+from prototxt_import.wire import FieldBudget, LayerAt, NetAt, WireField
 
 __all__ = ["DialectReport", "RawNet", "decide_binary", "types_against"]
 
@@ -142,7 +143,8 @@ def decide_binary(net: NetAt, forced: Dialect | None = None) -> RawNet:
     evidence = tuple(f"not {d}: {against[d][0]}" for d in DIALECTS if against[d])
     if forced:
         return _parse(net, DialectReport(forced, evidence, forced=True))
-    candidates = [d for d in DIALECTS if not against[d]]
+    is_v1 = any(layer.is_v1 for layer in net.layers)
+    candidates = preferred((d for d in DIALECTS if not against[d]), is_v1=is_v1)
     if not candidates:
         raise CaffeImportError(
             "no known Caffe dialect explains this file (" + "; ".join(evidence) + ")",
@@ -170,13 +172,14 @@ def types_against(dialect: Dialect, types: Iterable[str]) -> str | None:
 
 def _against(net: NetAt, dialect: Dialect) -> list[str]:
     """At most one finding: the first thing in the file that the dialect's schema can't explain."""
-    misfit = _misfit(net.message, message_class(dialect, "NetParameter").DESCRIPTOR)
+    budget = FieldBudget()
+    misfit = _misfit(net.message, message_class(dialect, "NetParameter").DESCRIPTOR, budget)
     if misfit:
         return [misfit]
     for layer in net.layers:
         if dialect == "dl1" and not layer.is_v1:
             return [f"layer '{layer.name}' is in the current format, which dl1 does not know"]
-        misfit = _misfit(layer.message, _layer_class(dialect, layer).DESCRIPTOR)
+        misfit = _misfit(layer.message, _layer_class(dialect, layer).DESCRIPTOR, budget)
         if misfit:
             return [f"layer '{layer.name}': {misfit}"]
         for blob in layer.blobs:
@@ -189,16 +192,19 @@ def _layer_class(dialect: Dialect, layer: LayerAt) -> type[Message]:
     return message_class(dialect, "V1LayerParameter" if layer.is_v1 else "LayerParameter")
 
 
-def _misfit(message: bytes, descriptor: Descriptor) -> str | None:
-    """Why ``message`` can't be what ``descriptor`` describes; None if it can."""
+def _misfit(message: bytes, descriptor: Descriptor, budget: FieldBudget) -> str | None:
+    """Why ``message`` can't be what ``descriptor`` describes; None if it can.
+
+    It recurses no deeper than the schemas nest, which is four messages: none holds its own kind.
+    """
     data = memoryview(message)
     seen = set()
-    for item in wire.walk(data, 0, len(data)):
+    for item in wire.walk(data, 0, len(data), budget):
         field = descriptor.fields_by_number.get(item.number)
         if field is None:
             return f"{descriptor.name} has no field {item.number}"
         seen.add(field.name)
-        problem = _value_misfit(data, item, field)
+        problem = _value_misfit(data, item, field, budget)
         if problem:
             return problem
     for field in descriptor.fields:
@@ -207,14 +213,16 @@ def _misfit(message: bytes, descriptor: Descriptor) -> str | None:
     return None
 
 
-def _value_misfit(data: memoryview, item: WireField, field: FieldDescriptor) -> str | None:
+def _value_misfit(
+    data: memoryview, item: WireField, field: FieldDescriptor, budget: FieldBudget
+) -> str | None:
     name = f"{field.containing_type.name}.{field.name}"
     if field.cpp_type == FieldDescriptor.CPPTYPE_MESSAGE:
         if item.wire_type != wire.LENGTH:
             return f"{name} is no message"
         inside = bytes(data[item.start : item.end])
         try:
-            return _misfit(inside, field.message_type)
+            return _misfit(inside, field.message_type, budget)
         except wire.WireError:
             return f"{name} is no {field.message_type.name}"
     if field.cpp_type == FieldDescriptor.CPPTYPE_STRING:
@@ -259,11 +267,7 @@ def _type_findings(net: NetAt) -> list[tuple[str, Sequence[Dialect]]]:
             type_names = dict.fromkeys(DIALECTS, "")
             for item in items:
                 if item.number == 5 and item.wire_type == wire.VARINT:
-                    for dialect in DIALECTS:
-                        values = message_class(dialect, "V1LayerParameter").DESCRIPTOR
-                        enum = values.enum_types_by_name["LayerType"].values_by_number
-                        if item.value in enum:
-                            type_names[dialect] = enum[item.value].name
+                    type_names = {d: _v1_type_name(d, item.value) for d in DIALECTS}
         else:
             name = next(
                 (
@@ -282,6 +286,13 @@ def _type_findings(net: NetAt) -> list[tuple[str, Sequence[Dialect]]]:
                     )
         findings += _holding_findings(layer, items, type_names)
     return findings
+
+
+@lru_cache(maxsize=1024)
+def _v1_type_name(dialect: Dialect, number: int) -> str:
+    enum = message_class(dialect, "V1LayerParameter").DESCRIPTOR.enum_types_by_name["LayerType"]
+    value = enum.values_by_number.get(number)
+    return value.name if value else ""
 
 
 def _holding_findings(
@@ -329,18 +340,25 @@ def _v1_findings(
         elif _V1_CONVOLUTION in numbers or layer.blobs:
             findings.append((f"type 39 of layer '{layer.name}' is DECONVOLUTION", ("dl1",)))
     for item in items:
-        if item.number == _V1_CONVOLUTION and item.wire_type == wire.LENGTH and has_legacy_blob:
-            inside = {f.number for f in wire.walk(data, item.start, item.end)}
-            if inside & {17, 18}:
-                # Programs that know force_nd_im2col and dilation (2016) write blobs with a shape.
-                findings.append(
-                    (
-                        f"layer '{layer.name}' has convolution field 17 or 18 in a file whose blobs"
-                        " have the old four sizes: hole",
-                        ("bvlc", "dl2"),
-                    )
+        is_convolution = item.number == _V1_CONVOLUTION and item.wire_type == wire.LENGTH
+        if is_convolution and has_legacy_blob and _numbers_inside(data, item) & {17, 18}:
+            # Programs that know force_nd_im2col and dilation (2016) write blobs with a shape.
+            findings.append(
+                (
+                    f"layer '{layer.name}' has convolution field 17 or 18 in a file whose blobs"
+                    " have the old four sizes: hole",
+                    ("bvlc", "dl2"),
                 )
+            )
     return findings
+
+
+def _numbers_inside(data: memoryview, message: WireField) -> set[int]:
+    try:
+        inside = wire.walk(data, message.start, message.end, FieldBudget())
+        return {item.number for item in inside}
+    except wire.WireError:  # no message after all: whoever holds it against a schema says so
+        return set()
 
 
 # ------------------------------------------------------------------ readings
@@ -352,14 +370,22 @@ def _parse(net: NetAt, report: DialectReport) -> RawNet:
         raise CaffeImportError(
             "dialect dl1 has no current-format layers", expected="bvlc or dl2", got="dl1"
         )
-    header = message_class(dialect, "NetParameter")()
-    header.MergeFromString(net.message)
-    layers = []
-    for layer in net.layers:
-        message = _layer_class(dialect, layer)()
-        message.MergeFromString(layer.message)
-        layers.append(message)
-    return RawNet(report, header, tuple(layers))
+    header = _parsed(message_class(dialect, "NetParameter"), net.message, dialect, None)
+    layers = tuple(
+        _parsed(_layer_class(dialect, layer), layer.message, dialect, layer.name)
+        for layer in net.layers
+    )
+    return RawNet(report, header, layers)
+
+
+def _parsed(cls: type[Message], content: bytes, dialect: Dialect, layer: str | None) -> Message:
+    try:
+        return cls.FromString(content)
+    except DecodeError:
+        # Only where a dialect is forced, or a packed list or an enum is damaged.
+        raise CaffeImportError(
+            f"is no {cls.DESCRIPTOR.name} of dialect {dialect}", layer=layer
+        ) from None
 
 
 def _demand_same_reading(net: NetAt, one: RawNet, other: RawNet) -> None:

@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
-__all__ = ["CaffeImportError"]
+__all__ = ["CaffeImportError", "printable"]
+
+#: A message quotes names out of files, which can be of any length.
+_MAX_LINE = 2000
+
+
+def printable(text: str) -> str:
+    """One line that is safe to show: whitespace runs become a blank, control characters escapes.
+
+    Names in a file may hold newlines, terminal sequences, or halves of surrogate pairs.
+    """
+    words = " ".join(text.split())
+    if words.isprintable():
+        return words
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in words
+    )
 
 
 class CaffeImportError(ValueError):
@@ -35,7 +51,10 @@ class CaffeImportError(ValueError):
             line += f"; expected {self.expected}"
         if self.got is not None:
             line += f", got {self.got}" if self.expected is not None else f"; got {self.got}"
-        return " ".join(line.split())
+        line = printable(line)
+        if len(line) > _MAX_LINE:
+            line = f"{line[: _MAX_LINE * 3 // 4]} ... {line[-_MAX_LINE // 4 :]}"
+        return line
 
     def with_file(self, file: object) -> CaffeImportError:
         """The same error naming ``file``, unless it names one already; for ``raise ... from``."""

@@ -4,19 +4,56 @@ from __future__ import annotations
 
 import codecs
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, Literal
+from typing import BinaryIO, Final, Literal
 
 from prototxt_import.errors import CaffeImportError
+from prototxt_import.limits import MAX_TEXT_BYTES
 
-__all__ = ["FileKind", "kind_of", "replacing"]
+__all__ = ["FileKind", "kind_of", "open_file", "read_text", "replacing"]
 
 FileKind = Literal["prototxt", "protobuf", "hdf5", "safetensors"]
 _HDF5_SIGNATURE: Final = b"\x89HDF\r\n\x1a\n"
 _TEXT_ENDINGS: Final = (".prototxt", ".pbtxt", ".txt")
+
+
+def open_file(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a regular file for reading: no folder, and no pipe or device, which may never end.
+
+    Raises:
+        CaffeImportError: it is not there, may not be read, or is something else than a file.
+    """
+    try:
+        # Without O_NONBLOCK the opening of a pipe would wait for somebody to write into it.
+        file = open(path, "rb", opener=lambda p, flags: os.open(p, flags | os.O_NONBLOCK))  # noqa: SIM115
+    except OSError as error:
+        raise CaffeImportError(error.strerror or "cannot be read", file=path) from None
+    except ValueError as error:  # a NUL in the name
+        raise CaffeImportError(f"is no file name ({error})", file=path) from None
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise CaffeImportError("is a pipe or a device", file=path, expected="a file")
+    return file
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """The text of a prototxt, UTF-8.
+
+    Raises:
+        CaffeImportError: not readable, larger than ``MAX_TEXT_BYTES``, or not UTF-8.
+    """
+    with open_file(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        MAX_TEXT_BYTES.check(size, "too large for a prototxt, in bytes", file=path)
+        content = file.read(size)
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError:
+        raise CaffeImportError("is no text", file=path, expected="a prototxt in UTF-8") from None
 
 
 def kind_of(path: str | os.PathLike[str]) -> FileKind:
@@ -26,18 +63,15 @@ def kind_of(path: str | os.PathLike[str]) -> FileKind:
         CaffeImportError: no such file, a folder, or an empty file.
     """
     path = Path(path)
-    try:
-        with path.open("rb") as file:
-            head = file.read(512)
-    except OSError as error:
-        raise CaffeImportError(error.strerror or "cannot be read", file=path) from None
+    with open_file(path) as file:
+        head, size = file.read(512), os.fstat(file.fileno()).st_size
     if head.startswith(_HDF5_SIGNATURE):
         return "hdf5"
     if path.suffix in _TEXT_ENDINGS:
         return "prototxt"
     if not head:
         raise CaffeImportError("is empty", file=path)
-    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size:
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < size:
         return "safetensors"
     # A serialized NetParameter starts with its name (field 1) or a layer, never with a printable
     # identifier and a colon or brace: '\n' is the tag of field 1.
@@ -63,6 +97,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent or ".")
     except OSError as error:
         raise CaffeImportError(error.strerror or "cannot be written", file=path) from None
+    except ValueError as error:  # a NUL in the name
+        raise CaffeImportError(f"is no file name ({error})", file=path) from None
     os.close(handle)
     temporary = Path(name)
     try:

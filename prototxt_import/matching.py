@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -136,9 +137,9 @@ def _compatible(got: Shape, expected: Shape, *, count_only: bool) -> bool:
     """blob.cpp, ShapeEquals: old files give every blob four axes, biases as 1x1x1xN."""
     if count_only:
         known = None not in got and None not in expected
-        return not known or int(np.prod(got)) == int(np.prod(expected))  # type: ignore[arg-type]
-    if len(got) == 4 and len(expected) < 4:
-        expected = (1,) * (4 - len(expected)) + tuple(expected)
+        return not known or prod(got) == prod(expected)  # type: ignore[arg-type]
+    if 4 in (len(got), len(expected)):
+        got, expected = ((1,) * (4 - len(shape)) + tuple(shape) for shape in (got, expected))
     return len(got) == len(expected) and all(
         a is None or b is None or a == b for a, b in zip(got, expected, strict=True)
     )

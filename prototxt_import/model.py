@@ -11,7 +11,7 @@ from prototxt_import import caffemodel, hdf5, safetensors_file
 from prototxt_import.caffemodel import Array, Weights
 from prototxt_import.dialect import RawNet
 from prototxt_import.errors import CaffeImportError
-from prototxt_import.files import kind_of
+from prototxt_import.files import kind_of, read_text
 from prototxt_import.net import Net, Phase, build_net
 from prototxt_import.schema import DIALECTS, Dialect
 from prototxt_import.text import fill_placeholders, parse_text
@@ -159,13 +159,7 @@ def read_model(
         if prototxt is None:
             return model
         text_file = prototxt
-    try:
-        text = Path(text_file).read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise CaffeImportError("is no text", file=text_file, expected="a prototxt") from None
-    except OSError as error:
-        raise CaffeImportError(error.strerror or "cannot be read", file=text_file) from None
-    filled = fill_placeholders(text, placeholders, file=text_file)
+    filled = fill_placeholders(read_text(text_file), placeholders, file=text_file)
     model.raw = parse_text(filled, forced=dialect, file=text_file)
     model.net_file, model.filtered = str(text_file), False
     return model

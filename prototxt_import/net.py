@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, cast
 
 from prototxt_import.dialect import RawNet
 from prototxt_import.errors import CaffeImportError
+from prototxt_import.limits import check_shape
 from prototxt_import.schema import Dialect
 from prototxt_import.upgrade import upgrade_layers
 
@@ -59,6 +61,26 @@ class Layer:
         """Names of the blobs it writes."""
         return list(self.spec.top)
 
+    @property
+    def loss_weights(self) -> list[float]:
+        """How much each top counts in the objective: a loss's first top 1 unless told.
+
+        layer.hpp, SetLossWeights, and loss_layer.cpp.
+
+        Raises:
+            CaffeImportError: another number of weights than tops.
+        """
+        given, tops = list(self.spec.loss_weight), len(self.spec.top)
+        if given and len(given) != tops:
+            raise CaffeImportError(
+                "has another number of loss weights than tops",
+                layer=self.name,
+                expected=tops,
+                got=len(given),
+            )
+        is_loss = self.type.endswith("Loss")
+        return given or [1.0 if is_loss and i == 0 else 0.0 for i in range(tops)]
+
     def is_in_place(self, top: int) -> bool:
         """Whether top number ``top`` overwrites the bottom of that number (net.cpp, AppendTop)."""
         return top < len(self.spec.bottom) and self.spec.bottom[top] == self.spec.top[top]
@@ -89,7 +111,7 @@ class Net:
         layers: in the order in which Caffe runs them; without input and data layers, and without
             the Split layers that Caffe adds by itself.
         data_layers: the layers that became inputs.
-        outputs: blobs that no layer reads.
+        outputs: blobs that no layer reads, and tops of losses, read or not.
         raw: the file's own messages, all phases.
         file: where it came from, for messages.
     """
@@ -129,7 +151,8 @@ def build_net(
 
     Args:
         raw: the parsed file.
-        phase: the phase to keep; a ``state { phase }`` in the file goes first, as in Caffe.
+        phase: the phase to keep.  In the v1 fork a ``state { phase }`` in the file goes first;
+            later programs overwrite it with what they are asked for (net.cpp).
         level: the level that ``min_level`` and ``max_level`` rules are held against.
         stages: the stages that ``stage`` and ``not_stage`` rules are held against.
         filtered: the layers have been through these rules already (a caffemodel).
@@ -168,7 +191,7 @@ class _State:
             raise CaffeImportError("unknown phase", expected="TRAIN or TEST", got=phase)
         stated = raw.header.state
         self.phase: Phase = phase
-        if stated.HasField("phase"):
+        if stated.HasField("phase") and raw.dialect == "dl1":
             self.phase = _PHASES[stated.phase]
         self.level = max(level, stated.level)
         self.stages = stages | set(stated.stage)
@@ -198,7 +221,8 @@ def _without_automatic_splits(specs: Sequence[Any]) -> list[Any]:
     Such a layer is called ``BLOB_LAYER_INDEX_split`` and its tops that plus ``_0``, ``_1``, ...
     """
     original: dict[str, str] = {}
-    kept = []
+    writers: dict[str, Any] = {}  # blob -> the last layer that writes it
+    kept: list[Any] = []
     for spec in specs:
         for i, bottom in enumerate(spec.bottom):
             spec.bottom[i] = original.get(bottom, bottom)
@@ -210,9 +234,20 @@ def _without_automatic_splits(specs: Sequence[Any]) -> list[Any]:
         )
         if is_automatic:
             original.update(dict.fromkeys(spec.top, spec.bottom[0]))
+            if spec.loss_weight and spec.bottom[0] in writers:
+                blob = spec.bottom[0]
+                _return_loss_weight(writers[blob], blob, spec.loss_weight[0])
         else:
             kept.append(spec)
+            writers.update(dict.fromkeys(spec.top, spec))
     return kept
+
+
+def _return_loss_weight(spec: Any, blob: str, weight: float) -> None:
+    """Caffe moves the loss weight of a blob that others read to the Split layer behind it."""
+    missing = len(spec.top) - len(spec.loss_weight)
+    spec.loss_weight.extend([0.0] * missing)
+    spec.loss_weight[list(spec.top).index(blob)] = weight
 
 
 def _declared_inputs(raw: RawNet, file: object) -> dict[str, Input]:
@@ -239,6 +274,7 @@ def _declared_inputs(raw: RawNet, file: object) -> dict[str, Input]:
     for name, shape in zip(names, shapes, strict=True):
         if name in inputs:
             raise CaffeImportError(f"input '{name}' is declared twice", file=file)
+        check_shape(shape, f"input '{name}'", file=file)
         inputs[name] = Input(shape)
     return inputs
 
@@ -253,6 +289,8 @@ class _GraphBuilder:
         self.data_layers: list[Layer] = []
         self._unread: dict[str, None] = dict.fromkeys(inputs)  # a set that keeps its order
         self._existing = set(inputs)
+        self._automatic_tops: Counter[str] = Counter()
+        self._objective: list[str] = []
 
     def add(self, layer: Layer) -> None:
         if layer.type in DATA_LAYERS or layer.type == "Input":
@@ -275,6 +313,9 @@ class _GraphBuilder:
             layer.spec.top.append(self._free_name(layer.name))
         for i, top in enumerate(layer.tops):
             self._add_top(layer, top, in_place=layer.is_in_place(i))
+        self._objective += [
+            top for top, weight in zip(layer.tops, layer.loss_weights, strict=True) if weight
+        ]
         self.layers.append(layer)
 
     def _add_source(self, layer: Layer) -> None:
@@ -302,10 +343,17 @@ class _GraphBuilder:
         self._unread[top] = None
 
     def _free_name(self, wanted: str) -> str:
-        while wanted in self._existing:
-            wanted += "_"
-        return wanted
+        free = wanted
+        while free in self._existing:
+            # Counted for each name, so that many losses of one name do not search anew each time.
+            self._automatic_tops[wanted] += 1
+            free = f"{wanted}_{self._automatic_tops[wanted]}"
+        return free
 
     def outputs(self) -> list[str]:
-        """What nobody reads; labels and sizes that a data layer offers do not count."""
-        return [b for b in self._unread if b not in self.inputs or self.inputs[b].required]
+        """What nobody reads, and what the objective needs although somebody reads it.
+
+        Labels and sizes that a data layer offers do not count.
+        """
+        unread = [b for b in self._unread if b not in self.inputs or self.inputs[b].required]
+        return list(dict.fromkeys([*unread, *self._objective]))

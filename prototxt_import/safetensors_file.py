@@ -17,8 +17,10 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from math import prod
+from typing import Any, cast
 
 import numpy as np
 import safetensors
@@ -27,7 +29,8 @@ from safetensors.numpy import save_file
 from prototxt_import.caffemodel import Array, Weights
 from prototxt_import.dialect import RawNet
 from prototxt_import.errors import CaffeImportError
-from prototxt_import.files import replacing
+from prototxt_import.files import open_file, replacing
+from prototxt_import.limits import MAX_LAYERS, MAX_SHARED_COPIES, MAX_TEXT_BYTES
 from prototxt_import.schema import DIALECTS
 from prototxt_import.text import parse_text
 from prototxt_import.upgrade import upgrade_layers
@@ -43,15 +46,18 @@ def read_safetensors(
     Raises:
         CaffeImportError: damaged, or metadata that does not fit the tensors.
     """
+    open_file(path).close()
     try:
         # Backed by a mapping: a tensor is read when it is asked for.
         with safetensors.safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             names = list(file.keys())
+            MAX_LAYERS.check(len(names), "too many tensors", file=path)
             layers = _layers(metadata.get("caffe.layers"), names, path)
+            _check_copies(layers, os.path.getsize(path), file, path)
             weights: Weights = {}
             if want_weights:
-                tensors = {name: file.get_tensor(name) for name in names}
+                tensors = {name: _tensor(file, name, path) for name in names}
                 for layer, keys in layers:
                     weights[layer] = [tensors[key] for key in keys]
     except (safetensors.SafetensorError, OSError, TypeError) as error:
@@ -63,6 +69,25 @@ def read_safetensors(
             raise CaffeImportError("unknown dialect", file=path, expected=DIALECTS, got=dialect)
         net = parse_text(metadata["caffe.prototxt"], forced=dialect, file=path)
     return net, metadata.get("caffe.filtered") == "true", weights
+
+
+def _check_copies(layers: list[tuple[str, list[str]]], size: int, file: Any, path: object) -> None:
+    """An index may name one tensor again and again; each is written out if converted."""
+    named = Counter(key for _, keys in layers for key in keys)
+    MAX_LAYERS.check(named.total(), "too many blobs in the layer index", file=path)
+    total = sum(8 * prod(file.get_slice(key).get_shape()) * n for key, n in named.items() if n > 1)
+    MAX_SHARED_COPIES.check(
+        total // max(size, 1), "names its tensors again and again, so many times", file=path
+    )
+
+
+def _tensor(file: Any, name: str, path: object) -> Array:
+    dtype = file.get_slice(name).get_dtype()
+    if dtype not in ("F32", "F64"):
+        raise CaffeImportError(
+            f"tensor '{name}' has another type", file=path, expected="F32 or F64", got=dtype
+        )
+    return cast(Array, file.get_tensor(name))
 
 
 def write_safetensors(
@@ -128,7 +153,7 @@ def _layers(index: str | None, names: Sequence[str], path: object) -> list[tuple
         found: dict[str, list[str]] = {}
         for name in names:
             layer, _, number = name.rpartition(".")
-            if not layer or not number.isdecimal():
+            if not layer or not (number.isascii() and number.isdecimal() and len(number) < 10):
                 raise CaffeImportError(
                     "holds a tensor that is no blob of a layer",
                     file=path,
@@ -136,17 +161,31 @@ def _layers(index: str | None, names: Sequence[str], path: object) -> list[tuple
                     got=name,
                 )
             found.setdefault(layer, []).append(name)
-        for keys in found.values():
+        for layer, keys in found.items():
             keys.sort(key=lambda key: int(key.rpartition(".")[2]))
+            if keys != [f"{layer}.{i}" for i in range(len(keys))]:
+                raise CaffeImportError(
+                    "its blobs are not numbered from 0", file=path, layer=layer, got=keys[:10]
+                )
         return list(found.items())
+    MAX_TEXT_BYTES.check(len(index), "too large a layer index, in characters", file=path)
     try:
         entries = json.loads(index)
-        layers = [(str(layer), [str(key) for key in keys]) for layer, keys in entries]
+        layers = [(_name(layer), [_name(key) for key in keys]) for layer, keys in entries]
     except (ValueError, TypeError, RecursionError):
         raise CaffeImportError("its layer index is damaged", file=path) from None
+    if len({layer for layer, _ in layers}) != len(layers):
+        raise CaffeImportError("its layer index names a layer twice", file=path)
     missing = {key for _, keys in layers for key in keys} - set(names)
     if missing:
         raise CaffeImportError(
             "its layer index names a missing tensor", file=path, got=min(missing)
         )
     return layers
+
+
+def _name(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError("no name")
+    value.encode("utf-8")  # UnicodeEncodeError, a ValueError, for halves of surrogate pairs
+    return value

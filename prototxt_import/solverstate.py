@@ -9,10 +9,17 @@ import h5py
 import numpy as np
 
 from prototxt_import import wire
-from prototxt_import.caffemodel import Array, blob_head, mapped, read_blob, write_blob
+from prototxt_import.caffemodel import Array, blob_head, opened, read_blob, write_blob
 from prototxt_import.errors import CaffeImportError
 from prototxt_import.files import kind_of, replacing
-from prototxt_import.hdf5 import numbered_arrays, open_hdf5
+from prototxt_import.hdf5 import (
+    dataset_at,
+    group_at,
+    numbered_arrays,
+    open_hdf5,
+    read_dataset,
+)
+from prototxt_import.limits import INT_MAX, MAX_LAYERS, MAX_NET_BYTES
 
 __all__ = ["SolverState", "read_solverstate", "write_solverstate"]
 
@@ -45,24 +52,33 @@ def read_solverstate(path: str | os.PathLike[str]) -> SolverState:
     """
     if kind_of(path) == "hdf5":
         return _read_hdf5(path)
-    with mapped(path) as (file, data):
-        state = SolverState(0)
-        try:
-            for item in wire.walk(data, 0, len(data)):
-                if item.number == _ITER and item.wire_type == wire.VARINT:
-                    state.iter = item.value
-                elif item.number == _CURRENT_STEP and item.wire_type == wire.VARINT:
-                    state.current_step = item.value
+    state = SolverState(0)
+    try:
+        with opened(path) as (file, data):
+            budget = wire.FieldBudget()
+            for item in wire.walk(data, 0, len(data), budget):
+                if item.number in (_ITER, _CURRENT_STEP) and item.wire_type == wire.VARINT:
+                    if item.value > INT_MAX:
+                        raise wire.WireError(f"number of iterations or steps {item.value}")
+                    if item.number == _ITER:
+                        state.iter = item.value
+                    else:
+                        state.current_step = item.value
                 elif item.number == _LEARNED_NET and item.wire_type == wire.LENGTH:
+                    length = item.end - item.start
+                    MAX_NET_BYTES.check(length, "too long a file name in learned_net", file=path)
                     state.learned_net = bytes(data[item.start : item.end]).decode("utf-8")
                 elif item.number == _HISTORY and item.wire_type == wire.LENGTH:
                     where = f"history {len(state.history)}"
-                    blob = wire.scan_blob(data, item)
+                    blob = wire.scan_blob(data, item, budget)
                     state.history.append(read_blob(file, blob, where=where, path=path))
+                    MAX_LAYERS.check(len(state.history), "too many arrays of history", file=path)
                 else:
                     raise wire.WireError(f"it has no field {item.number}")
-        except (wire.WireError, UnicodeDecodeError) as error:
-            raise CaffeImportError(f"is no solverstate ({error})", file=path) from None
+    except (wire.WireError, UnicodeDecodeError) as error:
+        raise CaffeImportError(f"is no solverstate ({error})", file=path) from None
+    except CaffeImportError as error:
+        raise error.with_file(path) from None
     return state
 
 
@@ -71,17 +87,31 @@ def _read_hdf5(path: str | os.PathLike[str]) -> SolverState:
         for name in ("iter", "learned_net", "current_step", "history"):
             if name not in file:
                 raise CaffeImportError(
-                    "is no .solverstate.h5", file=path, expected=f"/{name}", got=sorted(file)
+                    "is no .solverstate.h5", file=path, expected=f"/{name}", got=list(file)[:10]
                 )
-        learned_net = file["learned_net"][()]
-        if isinstance(learned_net, bytes):
-            learned_net = learned_net.decode("utf-8", "replace")
         return SolverState(
-            iter=int(np.ravel(file["iter"][()])[0]),
-            learned_net=str(learned_net),
-            current_step=int(np.ravel(file["current_step"][()])[0]),
-            history=numbered_arrays(file["history"], path),
+            iter=_whole_number(file, "iter", path),
+            learned_net=_text(file, "learned_net", path),
+            current_step=_whole_number(file, "current_step", path),
+            history=numbered_arrays(group_at(file, "history", path), path),
         )
+
+
+def _whole_number(file: h5py.File, name: str, path: object) -> int:
+    values = read_dataset(dataset_at(file, name, path), path, kinds="iu").ravel()
+    number = int(values[0]) if values.size else -1
+    if not 0 <= number <= INT_MAX:
+        raise CaffeImportError(f"/{name} is no number of iterations or steps", file=path)
+    return number
+
+
+def _text(file: h5py.File, name: str, path: object) -> str:
+    # hdf5.cpp writes fixed lengths; other writers' strings are of variable length (kind O).
+    values = read_dataset(dataset_at(file, name, path), path, kinds="SO").ravel()
+    value = values[0] if values.size == 1 else None
+    if not isinstance(value, bytes):
+        raise CaffeImportError(f"/{name} is no text", file=path)
+    return value.decode("utf-8", "replace")
 
 
 def write_solverstate(

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from google.protobuf import text_format
 from google.protobuf.message import Message
 
 from prototxt_import.dialect import DialectReport, RawNet, types_against
 from prototxt_import.errors import CaffeImportError
-from prototxt_import.schema import DIALECTS, Dialect, message_class, unified
+from prototxt_import.limits import MAX_LAYERS, MAX_TEXT_BLANKS, MAX_TEXT_BYTES, MAX_TEXT_TOKENS
+from prototxt_import.schema import DIALECTS, Dialect, message_class, preferred, unified
 
 __all__ = ["fill_placeholders", "parse_message", "parse_text"]
 
 _STRING_COMMENT_OR_PLACEHOLDER = re.compile(
-    r"""(?P<string>"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*')|(?P<comment>\#[^\n]*)"""
+    # The closing quote may be missing: such text is refused later, and demanding the quote here
+    # would go through the rest of the line once for every quote in it.
+    r"""(?P<string>"(?:\\.|[^"\\\n])*"?|'(?:\\.|[^'\\\n])*'?)|(?P<comment>\#[^\n]*)"""
     r"""|\$\{(?P<name>\w+)\}""",
     re.VERBOSE,
 )
+_TOKEN = re.compile(r"(?P<layer>\blayers?\b)|\w+|(?P<blanks>[^\S\n]+)|[^\w\s]")
 _PLACEHOLDER = re.compile(r"\$\{(\w+)\}")
 
 
@@ -62,12 +67,11 @@ def fill_placeholders(
 
 def parse_message(text: str, into: Message, *, file: object = None) -> Message:
     """Parse text format into a message; errors name line and column."""
+    _check_amount(text, file)
     try:
-        return text_format.Parse(text, into)
+        return _parse(text, into, file)
     except text_format.ParseError as error:
         raise CaffeImportError(_describe(error), file=file) from None
-    except RecursionError:
-        raise CaffeImportError("nested too deeply", file=file) from None
 
 
 def parse_text(text: str, *, forced: Dialect | None = None, file: object = None) -> RawNet:
@@ -80,18 +84,17 @@ def parse_text(text: str, *, forced: Dialect | None = None, file: object = None)
     Raises:
         CaffeImportError: not text format, or names that no dialect knows.
     """
+    _check_amount(text, file)
     errors: dict[Dialect, text_format.ParseError] = {}
     readings: dict[Dialect, Message] = {}
     evidence = []
     for dialect in [forced] if forced else DIALECTS:
         try:
-            net = text_format.Parse(text, message_class(dialect, "NetParameter")())
+            net = _parse(text, message_class(dialect, "NetParameter")(), file)
         except text_format.ParseError as error:
             errors[dialect] = error
             evidence.append(f"not {dialect}: {_describe(error)}")
             continue
-        except RecursionError:
-            raise CaffeImportError("nested too deeply", file=file) from None
         stranger = None
         if not forced and dialect != "dl1":
             stranger = types_against(dialect, (layer.type for layer in net.layer))
@@ -100,27 +103,61 @@ def parse_text(text: str, *, forced: Dialect | None = None, file: object = None)
         else:
             readings[dialect] = net
     if readings:
-        dialect, *others = readings
+        is_v1 = any(net.layers for net in readings.values())
+        dialect, *others = preferred(readings, is_v1=is_v1)
         report = DialectReport(dialect, tuple(evidence), tuple(others), forced=bool(forced))
-        return _raw(readings[dialect], report)
+        return _raw(readings[dialect], report, file)
     if not forced:
         try:
-            mixed = text_format.Parse(text, unified("NetParameter")())
+            mixed = _parse(text, unified("NetParameter")(), file)
         except text_format.ParseError as error:
             errors.setdefault("bvlc", error)
         else:
             if not mixed.layers:
-                return _raw(mixed, DialectReport("dl2", (*evidence, "read by the union of all")))
+                report = DialectReport("dl2", (*evidence, "read by the union of all"))
+                return _raw(mixed, report, file)
     # The dialect that got farthest is the one that the author meant.
     best = max(errors.values(), key=lambda error: (error.GetLine() or 0, error.GetColumn() or 0))
     raise CaffeImportError(_describe(best), file=file)
 
 
-def _raw(net: Message, report: DialectReport) -> RawNet:
+def _check_amount(text: str, file: object) -> None:
+    """Refuse what would take the parser long, before every dialect's turn."""
+    MAX_TEXT_BYTES.check(len(text), "too large for a prototxt, in characters", file=file)
+    tokens = layers = 0
+    most_tokens, most_layers = MAX_TEXT_TOKENS.value, 2 * MAX_LAYERS.value
+    for token in _TOKEN.finditer(text):
+        if token.lastgroup == "blanks":
+            MAX_TEXT_BLANKS.check(token.end() - token.start(), "too many blanks", file=file)
+            continue
+        tokens += 1
+        # A parameter may be called so as well: the layers are counted exactly once parsed.
+        layers += token.lastgroup == "layer"
+        if tokens > most_tokens:
+            MAX_TEXT_TOKENS.check(tokens, "too many words and marks for a prototxt", file=file)
+        if layers > most_layers:
+            MAX_LAYERS.check(layers, "too many layers", file=file)
+
+
+def _parse(text: str, into: Any, file: object) -> Any:
+    """``text_format.Parse``, whose every refusal of bad text is a ParseError or one of ours."""
+    try:
+        return text_format.Parse(text, into)
+    except text_format.ParseError:
+        raise
+    except (ValueError, TypeError, RecursionError) as error:
+        # Halves of surrogate pairs, numbers of thousands of digits, deep nesting.
+        raise CaffeImportError(f"is no prototxt ({error})", file=file) from None
+
+
+def _raw(net: Any, report: DialectReport, file: object) -> RawNet:
     is_dl1 = report.dialect == "dl1"
     if net.layers and not is_dl1 and net.layer:
-        raise CaffeImportError("both 'layers' and 'layer' in one network", expected="one of them")
+        raise CaffeImportError(
+            "both 'layers' and 'layer' in one network", file=file, expected="one of them"
+        )
     layers = tuple(net.layers) if is_dl1 or net.layers else tuple(net.layer)
+    MAX_LAYERS.check(len(layers), "too many layers", file=file)
     header = net.__class__()
     header.CopyFrom(net)
     header.ClearField("layers")

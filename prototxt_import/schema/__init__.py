@@ -17,6 +17,7 @@ messages, the only ones that the rest of the package looks at.
 from __future__ import annotations
 
 import copyreg
+from collections.abc import Iterable
 from functools import cache
 from importlib.resources import files
 from typing import Any, Final, Literal
@@ -25,13 +26,23 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
-__all__ = ["DIALECTS", "Dialect", "carry_over", "message_class", "unified"]
+__all__ = ["DIALECTS", "Dialect", "carry_over", "message_class", "preferred", "unified"]
 
 Dialect = Literal["bvlc", "dl2", "dl1"]
-#: In order of preference where a file reads the same in several of them.
 DIALECTS: Final[tuple[Dialect, ...]] = ("bvlc", "dl2", "dl1")
 
 _FieldProto = descriptor_pb2.FieldDescriptorProto
+
+
+def preferred(candidates: Iterable[Dialect], *, is_v1: bool) -> list[Dialect]:
+    """Dialects that read a file the same, the one to take first.
+
+    A few layers compute differently in the three programs though they are written the same.  Where
+    nothing tells, a file of this project is one of DeepLab's: V1 layers are the v1 fork's, current
+    ones the v2 fork's.
+    """
+    order = ("dl1", "dl2", "bvlc") if is_v1 else ("dl2", "bvlc", "dl1")
+    return sorted(candidates, key=order.index)
 
 
 @cache

@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from prototxt_import.limits import check_shape
+
 # Imported for the rules that they register.
 from prototxt_import.shapes import losses, plain, sources, vision  # noqa: F401
 from prototxt_import.shapes.core import RULES, LayerShapes, canonical_axis, count, enum_name, fail
@@ -83,7 +85,11 @@ def infer(layer: Layer, bottoms: Sequence[Shape]) -> LayerShapes:
     tops = len(layer.tops)
     _check_number(layer, "bottoms", len(bottoms), entry.bottoms)
     _check_number(layer, "tops", max(1, tops) if entry.automatic_top else tops, entry.tops)
-    return entry.apply(layer, [tuple(shape) for shape in bottoms])
+    shapes = entry.apply(layer, [tuple(shape) for shape in bottoms])
+    for what, found in (("top", shapes.tops), ("parameter", shapes.params)):
+        for i, shape in enumerate(found):
+            check_shape(shape, f"{layer.type}: {what} {i}", layer=layer.name)
+    return shapes
 
 
 def _check_number(layer: Layer, what: str, got: int, limits: tuple[int, int | None]) -> None:

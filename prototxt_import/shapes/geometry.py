@@ -56,10 +56,28 @@ class Pool:
     pad: tuple[int, int] = (0, 0)
     floor: bool = False
 
+    def output(self, size: Sequence[int | None]) -> tuple[int | None, int | None]:
+        """Windows over a map of ``size`` (height, width), None where that is not known.
+
+        A pad along one axis clips the windows of both (pooling_layer.cpp).
+        """
+        if self.kernel is None:
+            return 1, 1
+        clip = any(self.pad)
+        height, width = (
+            None if n is None else pool_output(n, kernel, stride, pad, self.floor, clip)
+            for n, kernel, stride, pad in zip(size, self.kernel, self.stride, self.pad, strict=True)
+        )
+        return height, width
+
 
 def conv_output(n: int, kernel: int, stride: int = 1, pad: int = 0, dilation: int = 1) -> int:
-    """Windows along one axis, rounded down (conv_layer.cpp, compute_output_shape)."""
-    return (n + 2 * pad - (dilation * (kernel - 1) + 1)) // stride + 1
+    """Windows along one axis, rounded towards 0 (conv_layer.cpp, compute_output_shape).
+
+    So a kernel that exceeds the padded map by less than a stride still has one window.
+    """
+    room = n + 2 * pad - (dilation * (kernel - 1) + 1)
+    return (room // stride if room >= 0 else -(-room // stride)) + 1
 
 
 def deconv_output(n: int, kernel: int, stride: int = 1, pad: int = 0, dilation: int = 1) -> int:
@@ -67,14 +85,22 @@ def deconv_output(n: int, kernel: int, stride: int = 1, pad: int = 0, dilation: 
     return stride * (n - 1) + (dilation * (kernel - 1) + 1) - 2 * pad
 
 
-def pool_output(n: int, kernel: int, stride: int = 1, pad: int = 0, floor: bool = False) -> int:
+def pool_output(
+    n: int,
+    kernel: int,
+    stride: int = 1,
+    pad: int = 0,
+    floor: bool = False,
+    clip: bool | None = None,
+) -> int:
     """Windows along one axis, rounded up (pooling_layer.cpp).
 
-    With padding, a last window that would begin beyond the map and its padding is left out.
+    With padding, a last window that would begin beyond the map and its padding is left out;
+    ``clip`` tells whether there is padding along any axis, by default whether there is along this.
     """
     span = n + 2 * pad - kernel
     out = (span // stride if floor else -(-span // stride)) + 1
-    if pad > 0 and (out - 1) * stride >= n + pad:
+    if (pad > 0 if clip is None else clip) and (out - 1) * stride >= n + pad:
         out -= 1
     return out
 

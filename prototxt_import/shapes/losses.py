@@ -52,6 +52,8 @@ def _infogain(layer: Layer, bottoms: list[Shape]) -> LayerShapes:
         fail(layer, "no infogain matrix", expected="a third bottom or infogain_loss_param.source")
     loss = loss_shape(layer, bottoms)
     if layer.dialect == "bvlc":
+        if layer.spec.loss_param.HasField("normalize"):
+            fail(layer, "loss_param.normalize is not read here", expected="normalization")
         axis = canonical_axis(layer, spec.axis, len(scores))
         _labels_match(layer, bottoms, axis)
         labels = scores[axis]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from prototxt_import.shapes.core import (
@@ -41,8 +42,10 @@ def _like_bottom(layer: Layer, bottoms: list[Shape]) -> LayerShapes:
              got=spec.dropout_param.dropout_ratio)  # fmt: skip
     elif layer.type in ("Exp", "Log"):
         base = (spec.exp_param if layer.type == "Exp" else spec.log_param).base
-        if base != -1 and base <= 0:
+        if base != -1 and (base <= 0 or not math.isfinite(base)):
             fail(layer, "bad base", expected="-1 (for e) or more than 0", got=base)
+        if layer.type == "Log" and base == 1:
+            fail(layer, "bad base", expected="anything but 1", got=base)
     return LayerShapes([bottoms[0]])
 
 

@@ -23,7 +23,6 @@ from prototxt_import.shapes.geometry import (
     conv_window,
     deconv_output,
     interp,
-    pool_output,
     pooling,
     spp_pool,
 )
@@ -109,15 +108,10 @@ def _pooling(layer: Layer, bottoms: list[Shape]) -> LayerShapes:
     pool = pooling(layer)
     if len(layer.tops) > 1 and pool.method != "MAX":
         fail(layer, "only MAX has a second top", expected=1, got=len(layer.tops))
-    if pool.kernel is None:
-        top: Shape = (num, channels, 1, 1)
-    else:
-        out = tuple(
-            None if n is None else pool_output(n, kernel, stride, pad, pool.floor)
-            for n, kernel, stride, pad in zip(maps, pool.kernel, pool.stride, pool.pad, strict=True)
-        )
+    out = pool.output(maps)
+    if pool.kernel is not None:
         _positive(layer, f"kernel {show(pool.kernel)}", out, bottom)
-        top = (num, channels, *out)
+    top: Shape = (num, channels, *out)
     return LayerShapes([top] * max(1, len(layer.tops)))
 
 
@@ -128,6 +122,8 @@ def _spp(layer: Layer, bottoms: list[Shape]) -> LayerShapes:
     height = layer.spec.spp_param.pyramid_height
     if height < 1:
         fail(layer, "pyramid_height is missing or zero")
+    if height > 16:  # 4**16 bins alone are more values than a blob can have
+        fail(layer, "bad pyramid_height", expected="1..16", got=height)
     if None not in maps:
         for level in range(height):
             spp_pool(layer, level, [size for size in maps if size is not None])

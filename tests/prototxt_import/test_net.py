@@ -47,10 +47,31 @@ def test_rules(rules, state, kept):
 
 
 def test_state_in_the_file_counts():
-    text = "state { phase: TRAIN level: 3 stage: 'x' } " + relu(
-        "r", "include { phase: TRAIN min_level: 3 stage: 'x' }"
+    rule = "include { phase: TRAIN min_level: 3 stage: 'x' }"
+    assert names("state { level: 3 stage: 'x' } " + relu("r", rule), phase="TRAIN") == ["r"]
+
+
+def test_the_phase_asked_for_overwrites_the_files_except_in_the_v1_fork():
+    current = "state { phase: TRAIN } " + relu("r", "include { phase: TRAIN }")
+    assert names(current, phase="TEST") == []
+    v1 = (
+        'state { phase: TRAIN } input: "x" input_dim: 1 input_dim: 1 input_dim: 1 input_dim: 1 '
+        'layers { name: "r" type: RELU bottom: "x" top: "r" include { phase: TRAIN } }'
     )
-    assert names(text, phase="TEST") == ["r"]
+    assert [layer.name for layer in parse_net(v1, "TEST").layers] == ["r"]
+
+
+def test_a_loss_weight_that_caffe_moved_to_its_split_comes_back():
+    net = parse_net(
+        INPUT
+        + 'layer { name: "m" type: "Reduction" bottom: "data" top: "m" } '
+        + 'layer { name: "m_m_0_split" type: "Split" bottom: "m" top: "m_m_0_split_0"'
+        + ' top: "m_m_0_split_1" loss_weight: 2 loss_weight: 0 } '
+        + relu("a", bottom="m_m_0_split_0")
+        + relu("b", bottom="m_m_0_split_1")
+    )
+    assert net["m"].loss_weights == [2.0]
+    assert net["a"].bottoms == net["b"].bottoms == ["m"]
 
 
 def test_include_and_exclude_together_are_refused():

@@ -1,0 +1,25 @@
+"""The same spoilt files each time: a result or one clear error, soon, in little memory."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.fuzz.runner import TARGETS, run
+
+
+def failures(seed, cases, jobs=1):
+    outcomes = list(run(seed, 0, cases - 1, jobs))
+    assert len(outcomes) == cases
+    assert {(o["target"], o["kind"]) for o in outcomes} == set(TARGETS)
+    kinds = {o["outcome"] for o in outcomes if o["outcome"] != "failed"}
+    assert kinds == {"result", "refused"}, "files spoilt too little, or too much, to tell anything"
+    return [o for o in outcomes if o["outcome"] == "failed"]
+
+
+def test_two_thousand_spoilt_files():
+    assert failures(seed=20, cases=2000) == []
+
+
+@pytest.mark.slow
+def test_many_more_spoilt_files():
+    assert failures(seed=21, cases=20_000, jobs=2) == []
