@@ -106,6 +106,7 @@ setup(
     package_dir={"deeplab_repro._csrc": "csrc"},
     package_data={
         "": ["py.typed", "*.proto", "*.binpb"],
+        "deeplab_repro.report": ["page/*"],
         **{package: ["*"] for package in CSRC_PACKAGES},
     },
     cmdclass={"build_native": BuildNative, "bdist_wheel": StableAbiWheel},

@@ -16,7 +16,14 @@ from deeplab_repro.testing.tolerances import Tolerance
 from prototxt_import import CaffeImportError, Net
 from prototxt_import.files import replacing
 
-__all__ = ["BlobReport", "blob_writers", "compare_recording", "write_activations"]
+__all__ = [
+    "BlobReport",
+    "Comparison",
+    "blob_writers",
+    "compare_blobs",
+    "compare_recording",
+    "write_activations",
+]
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,30 @@ class BlobReport:
     equal: bool | None
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """A network held against a recording.
+
+    Attributes:
+        net: the network.
+        recording: what it was held against.
+        tolerance: what counts as equal.
+        reports: one a blob, in the order in which the network makes them.
+        ours: blob -> what the network computed, inputs too.
+    """
+
+    net: CaffeNet
+    recording: Recording
+    tolerance: Tolerance
+    reports: list[BlobReport]
+    ours: dict[str, torch.Tensor]
+
+    @property
+    def first(self) -> BlobReport | None:
+        """The first blob that differs."""
+        return next((report for report in self.reports if report.equal is False), None)
+
+
 def blob_writers(net: Net) -> dict[str, tuple[str, str]]:
     """Blob -> (layer that made it, types of all layers that wrote it: ``Convolution+ReLU``)."""
     writers = dict.fromkeys(net.inputs, ("", "input"))
@@ -56,11 +87,16 @@ def blob_writers(net: Net) -> dict[str, tuple[str, str]]:
 def compare_recording(
     net: CaffeNet, recording: Recording, tolerance: Tolerance
 ) -> list[BlobReport]:
+    """The reports of :func:`compare_blobs` alone."""
+    return compare_blobs(net, recording, tolerance).reports
+
+
+def compare_blobs(net: CaffeNet, recording: Recording, tolerance: Tolerance) -> Comparison:
     """Run ``net`` on the recorded inputs and hold every blob against the recorded one.
 
     Returns:
-        one report a blob, in the order in which the network makes them; blobs that only the
-        recording has come last, and count as not equal.
+        reports in the order in which the network makes the blobs, and what it computed; blobs that
+        only the recording has come last, and count as not equal.
 
     Raises:
         CaffeImportError: the recording lacks an input of the network.
@@ -93,7 +129,7 @@ def compare_recording(
         if not _is_automatic_split(name):
             nowhere = Agreement(np.inf, np.inf, "the network has no such blob")
             reports.append(BlobReport(name, "", "", (), nowhere, False))
-    return reports
+    return Comparison(net, recording, tolerance, reports, ours)
 
 
 def write_activations(path: str | os.PathLike[str], blobs: dict[str, torch.Tensor]) -> None:

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import cv2
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from prototxt_import import CaffeImportError, Net
-from prototxt_import.caffemodel import mapped, read_blob
+from prototxt_import.caffemodel import opened, read_blob
+from prototxt_import.files import open_file
+from prototxt_import.hdf5 import dataset_at, open_hdf5, read_dataset
+from prototxt_import.limits import MAX_PIXELS
 from prototxt_import.wire import WireError, WireField, scan_blob
 
-__all__ = ["VOC_MEAN", "Preparation", "load_inputs", "read_mean"]
+__all__ = [
+    "VOC_MEAN",
+    "Preparation",
+    "load_inputs",
+    "read_mean",
+    "read_picture",
+    "resize_picture",
+]
 
 #: Mean of the training pictures in every VOC file of DeepLab: blue, green, red.
 VOC_MEAN: Final = (104.008, 116.669, 122.675)
@@ -32,21 +40,19 @@ class Preparation:
         mean: subtracted, in the order of the channels: three numbers (blue, green, red), a
             picture of the input's size (3, H, W), or None.
         scale: multiplied after the mean is subtracted (data_transformer.cpp).
-        pad_to: pad right and bottom to this height and width with the mean.
+        pad_to: pad right and bottom with the mean, to this height and width: one number, or (H, W).
         resize: (H, W) to resize to, before padding; bilinear as OpenCV does it, like Caffe.
     """
 
     mean: tuple[float, float, float] | Array | None = VOC_MEAN
     scale: float = 1.0
-    pad_to: int | None = None
+    pad_to: int | tuple[int, int] | None = None
     resize: tuple[int, int] | None = None
 
     def apply(self, picture: NDArray[np.uint8], file: object = None) -> Array:
         """(H, W, 3) uint8 BGR -> (1, 3, H', W') float32."""
         if self.resize:
-            picture = np.asarray(
-                cv2.resize(picture, self.resize[::-1], interpolation=cv2.INTER_LINEAR), np.uint8
-            )
+            picture = resize_picture(picture, self.resize, file)
         blob = picture.astype(np.float32).transpose(2, 0, 1)
         if self.mean is not None:
             mean = np.asarray(self.mean, np.float32)
@@ -62,17 +68,69 @@ class Preparation:
             blob = blob - mean
         blob = blob * np.float32(self.scale)
         if self.pad_to is not None:
+            rows, columns = (self.pad_to,) * 2 if isinstance(self.pad_to, int) else self.pad_to
             height, width = blob.shape[1:]
-            if max(height, width) > self.pad_to:
+            if height > rows or width > columns:
                 raise CaffeImportError(
                     "the picture is larger than the size to pad to",
                     file=file,
-                    expected=f"at most {self.pad_to}x{self.pad_to}",
+                    expected=f"at most {rows}x{columns}",
                     got=f"{height}x{width}",
                 )
-            # The mean, once subtracted, is zero.
-            blob = np.pad(blob, ((0, 0), (0, self.pad_to - height), (0, self.pad_to - width)))
+            # The mean, once subtracted, is zero (data_transformer.cpp of the forks pads doubles,
+            # so that nothing is rounded).
+            blob = np.pad(blob, ((0, 0), (0, rows - height), (0, columns - width)))
         return np.ascontiguousarray(blob[None])
+
+
+def read_picture(path: str | os.PathLike[str], *, upright: bool = False) -> NDArray[np.uint8]:
+    """Read a picture as Caffe's data layers do (io.cpp, ReadImageToCVMat).
+
+    Grey pictures get three equal channels, transparency is dropped, 16 bits become 8.
+
+    Args:
+        path: any kind of picture that OpenCV reads.
+        upright: turn it as its EXIF data say.  The OpenCV of Caffe's time did not know them, and
+            label pictures belong to the pixels as they are stored.
+
+    Returns:
+        (H, W, 3) uint8, BGR.
+
+    Raises:
+        CaffeImportError: no such file, no picture, or more than ``MAX_PIXELS``.
+    """
+    with open_file(path) as file:
+        content = np.frombuffer(file.read(), np.uint8)
+    flags = cv2.IMREAD_COLOR | (0 if upright else cv2.IMREAD_IGNORE_ORIENTATION)
+    try:
+        picture = cv2.imdecode(content, flags) if content.size else None
+    except cv2.error as error:
+        if "CV_IO_MAX_IMAGE" in str(error):  # OpenCV's own limits, held against the header
+            raise CaffeImportError(
+                "has too many pixels",
+                file=path,
+                expected=f"at most {MAX_PIXELS.value} ({MAX_PIXELS.variable} raises this limit)",
+            ) from None
+        picture = None
+    if picture is None:
+        raise CaffeImportError(
+            "is no picture that OpenCV reads, or damaged", file=path, expected="a picture"
+        )
+    MAX_PIXELS.check(picture.shape[0] * picture.shape[1], "has too many pixels", file=path)
+    return np.asarray(picture, np.uint8)
+
+
+def resize_picture(
+    picture: NDArray[np.uint8], size: tuple[int, int], file: object = None
+) -> NDArray[np.uint8]:
+    """Resize to (H, W) as OpenCV's bilinear does, like Caffe's data layers."""
+    try:
+        resized = cv2.resize(picture, size[::-1], interpolation=cv2.INTER_LINEAR)
+    except cv2.error:
+        raise CaffeImportError(
+            "cannot be resized", file=file, expected="fewer rows and columns", got=size
+        ) from None
+    return np.asarray(resized, np.uint8)
 
 
 def read_mean(path: str | os.PathLike[str]) -> Array:
@@ -84,7 +142,7 @@ def read_mean(path: str | os.PathLike[str]) -> Array:
     if Path(path).suffix == ".npy":
         mean = _load_npy(path)
     else:
-        with mapped(path) as (file, data):
+        with opened(path) as (file, data):
             whole = WireField(0, 2, 0, 0, len(data), 0)
             try:
                 mean = read_blob(file, scan_blob(data, whole), where="the mean", path=path)
@@ -125,43 +183,44 @@ def load_inputs(
     if ending == ".npy":
         array = np.asarray(_load_npy(path), np.float32)
         return {first: array[None] if array.ndim == 3 else array}
-    picture = cv2.imread(os.fspath(path), cv2.IMREAD_COLOR) if Path(path).is_file() else None
-    if picture is None:
-        what = "is no picture that OpenCV reads" if Path(path).is_file() else "no such file"
-        raise CaffeImportError(what, file=path, expected="a picture, .npy or .h5")
-    pixels: NDArray[np.uint8] = np.asarray(picture, np.uint8)
+    try:
+        pixels = read_picture(path)
+    except CaffeImportError as error:
+        error.expected = "a picture, .npy or .h5"
+        raise
     inputs = {first: (preparation or Preparation()).apply(pixels, path)}
     if "data_dim" in net.inputs:
         height, width = inputs[first].shape[2:]
         if preparation and preparation.pad_to:
-            height, width = preparation.resize or pixels.shape[:2]
+            height, width = preparation.resize or pixels.shape[:2]  # without the padding
         inputs["data_dim"] = np.array([height, width], np.float32).reshape(1, 1, 1, 2)
     return inputs
 
 
 def _load_npy(path: str | os.PathLike[str]) -> NDArray[Any]:
+    open_file(path).close()  # numpy would wait for ever at a pipe
     try:
-        array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        # Mapped, so that a header which promises more than the file holds is seen at once.
+        array = np.lib.format.open_memmap(path, mode="r")
+    except Exception as error:
+        # numpy reads the header as a Python literal; bad ones raise whatever Python's parser does.
         raise CaffeImportError(f"is no .npy ({error})", file=path) from None
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":
-        raise CaffeImportError("holds no numbers", file=path)
-    return array
+    if array.dtype.kind not in "fiu":
+        raise CaffeImportError("is no .npy of numbers", file=path, got=array.dtype)
+    return np.array(array)
 
 
 def _load_h5(path: str | os.PathLike[str], net: Net) -> dict[str, Array]:
     inputs: dict[str, Array] = {}
-    try:
-        with h5py.File(path) as file:
-            blobs: Mapping[str, Any] = file.get("blobs", {})
-            for name, declared in net.inputs.items():
-                item = blobs.get(name)
-                if isinstance(item, h5py.Dataset) and item.dtype.kind in "fiu":
-                    inputs[name] = np.asarray(item[()], np.float32)
-                elif declared.required:
+    with open_hdf5(path) as file:
+        for name, declared in net.inputs.items():
+            try:
+                item = dataset_at(file, f"blobs/{name}", path)
+            except CaffeImportError:
+                if declared.required:
                     raise CaffeImportError(
                         "lacks an input of the network", file=path, expected=f"/blobs/{name}"
-                    )
-    except OSError as error:
-        raise CaffeImportError(f"cannot be read as HDF5 ({error})", file=path) from None
+                    ) from None
+                continue
+            inputs[name] = np.asarray(read_dataset(item, path, kinds="fiu"), np.float32)
     return inputs

@@ -71,6 +71,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail(error.format_message())
     except click.exceptions.Abort:
         _fail("stopped")
+    except RuntimeError as error:
+        if "can't allocate memory" not in str(error):  # torch's way of saying MemoryError
+            raise
+        _fail("not enough memory for this network and input")
     except (ValueError, OSError, MemoryError) as error:
         # CaffeImportError is a ValueError; what else bad input raises is said in one line too.
         _fail(_describe(error))
@@ -84,9 +88,15 @@ def _describe(error: BaseException) -> str:
 
 
 def _fail(message: str) -> None:
-    click.echo(f"deeplab-repro: {' '.join(message.split())}", err=True)
+    click.echo(f"deeplab-repro: {_one_line(message)}", err=True)
     sys.exit(2)
 
 
 def _show_warning(message: Any, *_: Any, **__: Any) -> None:
-    click.echo(f"deeplab-repro: warning: {message}", err=True)
+    click.echo(f"deeplab-repro: warning: {_one_line(str(message))}", err=True)
+
+
+def _one_line(message: str) -> str:
+    from prototxt_import.errors import printable  # imports h5py: --help need not wait for that
+
+    return printable(message)

@@ -11,6 +11,7 @@ from deeplab_repro.cli.common import (
     picture_options,
     preparation_of,
     progress,
+    shown,
 )
 from prototxt_import import Dialect
 
@@ -54,4 +55,4 @@ def command(
         advance()
         write_activations(output, blobs)
         advance()
-    console.print(f"{len(blobs)} blobs written to {output}", highlight=False, soft_wrap=True)
+    console.print(f"{len(blobs)} blobs written to {shown(output)}", highlight=False, soft_wrap=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,11 +11,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from prototxt_import import DIALECTS, CaffeImportError, Dialect, Model, read_model
+from prototxt_import.errors import printable
 from prototxt_import.files import replacing
+from prototxt_import.limits import MAX_PIXELS
 
 if TYPE_CHECKING:
     from deeplab_repro.caffe_net import CaffeNet
@@ -30,12 +34,15 @@ __all__ = [
     "preparation_of",
     "progress",
     "read",
+    "shown",
     "write_json",
 ]
 
 console = Console()
 if not console.is_terminal:
     console = Console(width=160)  # a file or a pipe has no width: do not fold tables to 80
+# OpenCV looks when it is loaded, and would allocate what a picture's header claims.
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS.value))
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
@@ -144,9 +151,29 @@ def write_json(path: str | None, report: Any) -> None:
             Path(temporary).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
+def shown(name: object) -> str:
+    """Text out of a file, for tables and messages: no control characters, no markup of rich's."""
+    return escape(printable(str(name)))
+
+
+class _Table(Table):
+    """Shows its first rows: each takes rich a millisecond, and a file can name 20,000 layers."""
+
+    most_rows = 1000
+    left_out = 0
+
+    def add_row(self, *cells: Any, **options: Any) -> None:
+        """A row, or one more that is not shown."""
+        if self.row_count < self.most_rows:
+            super().add_row(*cells, **options)
+        else:
+            self.left_out += 1
+            self.caption = f"... and {self.left_out:,} more rows; --json has them all"
+
+
 def make_table(title: str, **columns: str) -> Table:
     """A table; each column is a heading and its alignment, ``"left"`` or ``"right"``."""
-    table = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    table = _Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
     for heading, alignment in columns.items():
         table.add_column(
             heading.replace("_", " "),

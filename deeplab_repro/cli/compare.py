@@ -10,16 +10,18 @@ import click
 from deeplab_repro.cli.common import (
     console,
     json_option,
-    load_net,
     make_table,
     model_options,
     progress,
+    read,
+    shown,
     write_json,
 )
 from prototxt_import import Dialect
 
 if TYPE_CHECKING:
     from deeplab_repro.parity import BlobReport
+    from deeplab_repro.report.causes import Cause
     from deeplab_repro.testing.tolerances import Tolerance
 
 
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     required=True,
     help="What Caffe computed: /blobs/NAME for every blob, inputs included.",
 )
+@click.option("--html", "page", type=click.Path(), help="Write the report here as a page.")
 @json_option
 def command(
     model: str,
@@ -39,27 +42,44 @@ def command(
     dialect: Dialect | None,
     settings: tuple[str, ...],
     recorded: str,
+    page: str | None,
     json_file: str | None,
 ) -> None:
     """Run MODEL on the recorded input and compare every blob with the recorded one.
 
     Equal means ||ours - Caffe's|| <= 1e-5 ||Caffe's|| and max|ours - Caffe's| <= 1e-4 max|Caffe's|
-    on every blob.  Exit code 0: equal, 1: not equal.
+    on every blob.  Where they differ, the likely cause among the known mistakes is named.  Exit
+    code 0: equal, 1: not equal.
     """
-    with progress("loading", "running and comparing") as advance:
-        from deeplab_repro.parity import compare_recording
+    with progress(
+        "loading", "running and comparing", "looking for the cause", "writing"
+    ) as advance:
+        from deeplab_repro.caffe_net import load_caffe
+        from deeplab_repro.parity import compare_blobs
+        from deeplab_repro.report.causes import likely_causes
         from deeplab_repro.testing.recordings import Recording
         from deeplab_repro.testing.tolerances import AGREEMENT
 
         tolerance = AGREEMENT["caffe"]
-        net = load_net(model, prototxt, dialect, settings)
+        source = read(model, prototxt, dialect, settings)
+        net = load_caffe(source)
         advance()
         recording = Recording(net.net.name, Path(recorded), Path(model), None)
-        reports = compare_recording(net, recording, tolerance)
+        comparison = compare_blobs(net, recording, tolerance)
         advance()
-    first = next((report for report in reports if report.equal is False), None)
+        causes = likely_causes(comparison, source.weights)
+        advance()
+        if page is not None:
+            from deeplab_repro.report.html import write_page
+
+            write_page(page, comparison, causes, model)
+        advance()
+    reports, first = comparison.reports, comparison.first
     _show(reports, tolerance, first)
-    write_json(json_file, _as_json(reports, tolerance, first))
+    _show_causes(causes)
+    write_json(json_file, _as_json(reports, tolerance, first, causes))
+    if page is not None:
+        console.print(f"wrote {page}", highlight=False, markup=False, soft_wrap=True)
     raise click.exceptions.Exit(1 if first else 0)
 
 
@@ -82,7 +102,9 @@ def _show(reports: list[BlobReport], tolerance: Tolerance, first: BlobReport | N
             reason = f" ({report.agreement.note})" if report.agreement.note else ""
             verdict = "[green]equal[/]" if report.equal else f"[red]DIFFERS{reason}[/]"
         shape = "x".join(map(str, report.shape))
-        table.add_row(report.blob, report.layer, report.type, shape, rel, maximum, verdict)
+        table.add_row(
+            shown(report.blob), shown(report.layer), report.type, shape, rel, maximum, verdict
+        )
     console.print(table)
     compared = [report for report in reports if report.agreement is not None]
     bounds = f"rel <= {tolerance.rel:.0e}, max <= {tolerance.max:.0e}"
@@ -96,16 +118,34 @@ def _show(reports: list[BlobReport], tolerance: Tolerance, first: BlobReport | N
         )
         console.print(
             f"[red]not equal[/]: {differing} of {len(compared)} blobs differ ({bounds});"
-            f" the first is {where}blob '{first.blob}': {first.agreement}"
+            f" the first is {shown(where)}: {first.agreement}"
         )
 
 
+def _show_causes(causes: list[Cause]) -> None:
+    sure = {"proved": "cause", "likely": "likely cause", "unknown": "cause unknown"}
+    for cause in causes:
+        where = f" at layer '{shown(cause.layer)}'" if cause.layer else ""
+        lines = [f"[bold]{sure[cause.sure]}[/]: {shown(cause.trap.title)}{where}"]
+        lines += [f"  {shown(text)}" for text in cause.evidence]
+        if cause.also:
+            names = ", ".join(map(shown, cause.also[:8])) + (", ..." if len(cause.also) > 8 else "")
+            lines.append(f"  the same holds for {len(cause.also)} more: {names}")
+        lines.append(f"  -> {shown(cause.trap.advice)}")
+        for line in lines:
+            console.print(line, highlight=False, soft_wrap=True)
+
+
 def _as_json(
-    reports: list[BlobReport], tolerance: Tolerance, first: BlobReport | None
+    reports: list[BlobReport],
+    tolerance: Tolerance,
+    first: BlobReport | None,
+    causes: list[Cause],
 ) -> dict[str, Any]:
     return {
         "equal": first is None,
         "first_difference": first and {"layer": first.layer, "blob": first.blob},
+        "causes": [cause.as_json() for cause in causes],
         "tolerance": {"rel": tolerance.rel, "max": tolerance.max},
         "blobs": [
             {

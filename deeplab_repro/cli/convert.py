@@ -14,6 +14,7 @@ from deeplab_repro.cli.common import (
     model_options,
     progress,
     read,
+    shown,
     write_json,
 )
 from prototxt_import import CaffeImportError, Dialect, Model, infer_net, write_weights
@@ -137,7 +138,7 @@ def _show(report: dict[str, Any]) -> None:
         dialect += f" (reads the same in {', '.join(report['same_in'])})"
     table.add_row("dialect", dialect)
     for line in report["evidence"]:
-        table.add_row("", line)
+        table.add_row("", shown(line))
     table.add_row("layers with weights", f"{report['layers_with_weights']:,}")
     table.add_row("values", f"{report['values']:,} in {report['blobs']:,} blobs")
     for key, meaning in (
@@ -146,6 +147,6 @@ def _show(report: dict[str, Any]) -> None:
         ("conflicts", "shared copies that differ"),
     ):
         if report[key]:
-            table.add_row(meaning, ", ".join(report[key]))
-    table.add_row("written", f"{report['output']} ({report['bytes'] / 1e6:,.1f} MB)")
+            table.add_row(meaning, ", ".join(map(shown, report[key])))
+    table.add_row("written", f"{shown(report['output'])} ({report['bytes'] / 1e6:,.1f} MB)")
     console.print(table)

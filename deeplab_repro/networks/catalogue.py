@@ -17,6 +17,7 @@ PHASES = ("TRAIN", "TEST", "DEPLOY")
 FORMATS = ("v1", "v2")
 # All published channel counts are multiples of this, so any divisor of it is a valid width.
 _COMMON_CHANNELS = 64
+_MAX_VALUES = 2**31 - 1  # of one blob in Caffe (blob.cpp, Reshape)
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,11 @@ class Network:
     train_scores: int = 41
     test_scores: int = 65
     input_rule: tuple[int, int] = (8, 1)
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """The formats it can be written in: the DeepLab v1 fork has no BatchNorm."""
+        return ("v2",) if isinstance(self.architecture, ResNet101) else FORMATS
 
 
 _MSC_BRANCHES = 1_206_121  # parameters of the five branches of DeepLab-MSc
@@ -248,6 +254,9 @@ def write_network(
     placeholders  what the released files call ${EXP}, ${DATA_ROOT}, ${TRAIN_SET}, ${TEST_SET} and
                   ${FEATURE_DIR}, in small letters: exp="voc12", data_root="VOC2012", ...
 
+    Where the released files name no filler there is none here, and Caffe's default holds: constant
+    0.  So a network starts from weights: without any, ResNet-101's scores are all zero.
+
     >>> print(write_network("largefov", width=8, input_size=97)[:61])
     name: "DeepLab-LargeFOV"
     input: "data"
@@ -271,6 +280,11 @@ def write_network(
     if isinstance(input_size, int):
         input_size = (input_size, input_size)
     _check_size(name, network, input_size)
+    if 3 * batch * input_size[0] * input_size[1] > _MAX_VALUES:
+        raise ValueError(
+            f"batch {batch} of {input_size[0]}x{input_size[1]}: the blobs of Caffe hold at most "
+            f"{_MAX_VALUES:,} values"
+        )
     settings = Settings(phase, format, num_labels, width, input_size, batch, **placeholders)
     graph = Graph(settings)
     network.architecture.build(graph)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,15 @@ import numpy as np
 
 from deeplab_repro.testing.compare import Agreement, Norms, agreement, relative
 from prototxt_import import CaffeImportError
+from prototxt_import.hdf5 import (
+    children,
+    dataset_at,
+    group_at,
+    member,
+    open_hdf5,
+    read_dataset,
+    walk_groups,
+)
 
 
 @dataclass(frozen=True)
@@ -27,54 +35,46 @@ class Recording:
 
     def blobs(self) -> list[str]:
         """Names of the recorded blobs; a "/" in a name made nested groups in the file."""
-        names: list[str] = []
-
-        def visit(name: str, item: h5py.Group | h5py.Dataset) -> None:
-            if isinstance(item, h5py.Group):
-                if "shape" in item.attrs:
-                    names.append(name)
-            elif "shape" not in item.parent.attrs:
-                names.append(name)
-
         with self._open() as blobs:
-            blobs.visititems(visit)
+            names = [name for name, item in children(blobs, self.file) if not _is_group(item)]
+            for name, group, members in walk_groups(blobs, self.file):
+                if "shape" in group.attrs:
+                    names.append(name)  # samples of one blob
+                else:
+                    names += [f"{name}/{n}" for n, item in members if not _is_group(item)]
         return names
 
     def whole(self, blob: str) -> np.ndarray:
         """A blob that was recorded whole, as inputs always are."""
         with self._open() as blobs:
-            item = blobs[blob]
+            item = member(blobs, blob, self.file)
             if isinstance(item, h5py.Group) and "full" not in item:
                 raise CaffeImportError(f"holds only samples of /blobs/{blob}", file=self.file)
-            return self._numbers(item if isinstance(item, h5py.Dataset) else item["full"])
+            data = item if isinstance(item, h5py.Dataset) else dataset_at(item, "full", self.file)
+            return read_dataset(data, self.file, kinds="fiu")
 
     def agreement(self, blob: str, ours: np.ndarray) -> Agreement:
         """How near `ours` is to what was recorded."""
         with self._open() as blobs:
-            item = blobs[blob]
+            item = member(blobs, blob, self.file)
             if isinstance(item, h5py.Group) and "full" not in item:
-                return sampled_agreement(ours, item.attrs, item["index"][()], item["value"][()])
+                index, value = (
+                    read_dataset(dataset_at(item, name, self.file), self.file, kinds="fiu")
+                    for name in ("index", "value")
+                )
+                return sampled_agreement(ours, item.attrs, index, value)
         return agreement(ours, self.whole(blob))
 
     @contextmanager
     def _open(self) -> Iterator[h5py.Group]:
-        try:
-            file = h5py.File(self.file)
-        except OSError as error:
-            reason = os.strerror(error.errno) if error.errno else "is no HDF5 file, or damaged"
-            raise CaffeImportError(reason, file=self.file) from None
-        with file:
-            blobs = file.get("blobs")
-            if not isinstance(blobs, h5py.Group):
+        with open_hdf5(self.file) as file:
+            if "blobs" not in file:
                 raise CaffeImportError("holds no activations", file=self.file, expected="/blobs")
-            yield blobs
+            yield group_at(file, "blobs", self.file)
 
-    def _numbers(self, item: h5py.Dataset) -> np.ndarray:
-        if item.dtype.kind not in "fiu":
-            raise CaffeImportError(
-                f"{item.name} holds no numbers", file=self.file, expected="float32", got=item.dtype
-            )
-        return np.asarray(item)
+
+def _is_group(item: object) -> bool:
+    return isinstance(item, h5py.Group)
 
 
 def sampled_agreement(

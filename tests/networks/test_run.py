@@ -65,3 +65,13 @@ def test_train(name: str, format: str, size: int) -> None:
     assert gradient is not None
     assert gradient.isfinite().all()
     assert gradient.abs().max() > 0
+
+
+@pytest.mark.parametrize("name", ["largefov", "resnet101-msc-aspp"])
+def test_without_weights_the_scores_are_zero(name: str) -> None:
+    """As in Caffe: where the released files name no filler, its default is constant 0."""
+    net = load_caffe(parse_net(write_network(name, width=64, input_size=65)))
+    assert not any(blob.any() for blob in net.params["conv1" if "resnet" in name else "conv1_1"])
+    with torch.inference_mode():
+        (scores,) = net(data=picture(65)).values()
+    assert not scores.any()

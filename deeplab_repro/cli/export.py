@@ -1,0 +1,119 @@
+"""``deeplab-repro export``"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from deeplab_repro.cli.common import (
+    console,
+    json_option,
+    load_net,
+    make_table,
+    model_options,
+    progress,
+    write_json,
+)
+from prototxt_import import CaffeImportError, Dialect
+
+if TYPE_CHECKING:
+    from deeplab_repro.export import Check
+    from deeplab_repro.testing.tolerances import Tolerance
+
+
+@click.command("export")
+@model_options
+@click.option("-o", "--output", type=click.Path(), required=True, help="OUT.onnx")
+@click.option(
+    "--input-shape",
+    "input_shapes",
+    multiple=True,
+    metavar="BLOB=NxCxHxW",
+    help="Example size of an input, in place of the declared one; may be repeated.",
+)
+@click.option("--fuse/--no-fuse", default=True, help="Fold normalisation into convolutions first.")
+@json_option
+def command(
+    model: str,
+    prototxt: str | None,
+    dialect: Dialect | None,
+    settings: tuple[str, ...],
+    output: str,
+    input_shapes: tuple[str, ...],
+    fuse: bool,
+    json_file: str | None,
+) -> None:
+    """Export MODEL, in the TEST phase, to ONNX.
+
+    Inputs and outputs of the file have the names of the blobs; batch size, height and width are
+    free where the network leaves them free. Where onnxruntime is installed, the file is run at two
+    sizes and held against the module; exit code 1 says that they differ.
+    """
+    if Path(output).suffix != ".onnx":
+        raise CaffeImportError("unknown kind of output", file=output, expected=".onnx")
+    with progress("loading", "exporting", "checking") as advance:
+        from deeplab_repro.cli.inspect import parse_shape
+        from deeplab_repro.export import check_onnx, export_onnx, other_shapes
+        from deeplab_repro.export import input_shapes as find_shapes
+        from deeplab_repro.testing.tolerances import AGREEMENT
+
+        net = load_net(model, prototxt, dialect, settings)
+        shapes = find_shapes(net.net, dict(parse_shape(text) for text in input_shapes))
+        advance()
+        export_onnx(net.fuse() if fuse else net, output, shapes)
+        advance()
+        checks: list[Check] = []
+        if find_spec("onnxruntime") is not None:
+            for case in (shapes, other_shapes(net, shapes)):
+                checks += check_onnx(net, output, case) if case else []
+        advance()
+        tolerance = AGREEMENT["fused"]
+    _show(output, checks, tolerance)
+    equal = all(check.agreement.within(tolerance) for check in checks)
+    write_json(json_file, _report(output, checks, equal))
+    if not equal:
+        raise click.exceptions.Exit(1)
+
+
+def _show(output: str, checks: list[Check], tolerance: Tolerance) -> None:
+    size = Path(output).stat().st_size / 1e6
+    console.print(f"{output} written ({size:,.1f} MB)", highlight=False, soft_wrap=True)
+    if not checks:
+        console.print("not checked: onnxruntime is not installed")
+        return
+    table = make_table("", input="left", output="left", rel="right", max="right", verdict="left")
+    for check in checks:
+        table.add_row(
+            _text(check.shapes),
+            check.output,
+            f"{check.agreement.rel:.1e}",
+            f"{check.agreement.max:.1e}",
+            "equal" if check.agreement.within(tolerance) else check.agreement.note or "differs",
+        )
+    console.print(table)
+    if len({_text(check.shapes) for check in checks}) == 1:
+        console.print("the network takes maps of this size only")
+
+
+def _text(shapes: dict[str, tuple[int, ...]]) -> str:
+    return " ".join(f"{name}={'x'.join(map(str, shape))}" for name, shape in shapes.items())
+
+
+def _report(output: str, checks: list[Check], equal: bool) -> dict[str, Any]:
+    return {
+        "output": output,
+        "bytes": Path(output).stat().st_size,
+        "equal": equal if checks else None,
+        "checks": [
+            {
+                "input_shapes": {name: list(shape) for name, shape in check.shapes.items()},
+                "output": check.output,
+                "rel": check.agreement.rel,
+                "max": check.agreement.max,
+            }
+            for check in checks
+        ],
+    }
