@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from deeplab_repro.graph_module import GraphModule, LayerModules, Node, plan
 from deeplab_repro.layers import CaffeLayer, build
 from prototxt_import import (
     CaffeImportError,
@@ -21,62 +20,45 @@ from prototxt_import import (
     Model,
     Net,
     Phase,
-    Shape,
     infer_net,
     read_model,
 )
+from prototxt_import.inference import check_parameter_bytes
 from prototxt_import.matching import WeightMatch, match_weights, shared_parameters
+
+if TYPE_CHECKING:
+    from deeplab_repro.fuse import FusedNet
 
 __all__ = ["CaffeNet", "load_caffe"]
 
-#: Layers whose output is memory of its own, so that a following in-place layer may overwrite it.
-_FRESH_OUTPUT: Final = frozenset(
-    ["Convolution", "Deconvolution", "Eltwise", "InnerProduct", "Pooling", "BatchNorm", "Scale"]
-)
 
-
-@dataclass(frozen=True)
-class _Step:
-    """One layer's turn in the forward pass."""
-
-    layer: Layer
-    module: CaffeLayer
-    bottoms: tuple[str, ...]
-    tops: tuple[str, ...]
-    overwrites: bool  # may write into its bottom's memory when no gradient is asked for
-    last_reads: tuple[str, ...]  # blobs that nobody needs after this step
-
-
-class CaffeNet(nn.Module):
+class CaffeNet(GraphModule):
     """The graph of a :class:`prototxt_import.Net` as an ``nn.Module``.
 
     Blobs are called by their Caffe names.  Shapes other than the declared ones are fine: all sizes
     follow from the inputs, as in Caffe's ``Net::Reshape``.
+
+    The top of a loss is the loss before its weight; see :meth:`loss`.
 
     Args:
         net: the typed graph.
         weights: what to load, see :meth:`load_weights`; None leaves the fillers' values.
 
     Attributes:
-        net: the typed graph.
-        inputs: names of the blobs to give; those of a data layer beyond the first (labels, sizes)
-            may be left out, and then whatever depends on them is left out too.
-        outputs: names of the blobs that :meth:`forward` returns.
+        net, inputs, outputs: see :class:`~deeplab_repro.graph_module.GraphModule`.
         load_report: what :meth:`load_weights` did last; None before.
     """
 
     def __init__(
         self, net: Net, weights: Mapping[str, Sequence[np.ndarray[Any, Any]]] | None = None
     ) -> None:
-        super().__init__()
-        self.net = net
-        self.inputs = list(net.inputs)
-        self.outputs = list(net.outputs)
+        super().__init__(net)
         self.load_report: WeightMatch | None = None
-        self.layers = _Layers()
+        self.layers = LayerModules()
         self._shapes = infer_net(net)
+        check_parameter_bytes(self._shapes, net.file)
         self._modules_by_name: dict[str, CaffeLayer] = {}
-        modules = []
+        nodes = []
         try:
             self._shared = shared_parameters(self._shapes)
             for item in self._shapes.layers:
@@ -86,43 +68,38 @@ class CaffeNet(nn.Module):
                     *blobs
                 }
                 module = build(item.layer, item.bottoms, initialise=not is_filled_later)
-                modules.append(module)
+                nodes.append(_node(net, item.layer, module))
+                self._blob_shapes.append(module.blob_shapes)
                 self.layers.append(item.layer.name, module)
                 self._modules_by_name.setdefault(item.layer.name, module)
         except CaffeImportError as error:
             raise (error.with_file(net.file) if net.file else error) from None
         self._tie_shared_parameters()
-        self._steps = _plan(net, modules)
-        self._checked_shapes: tuple[tuple[str, Shape], ...] | None = None
+        self._steps = plan(nodes, self.outputs)
         self.train(net.phase == "TRAIN")
         if weights:
             self.load_weights(weights)
 
     # ---------------------------------------------------------------- running
 
-    def forward(self, **inputs: Tensor | np.ndarray[Any, Any]) -> dict[str, Tensor]:
-        """Run the network.
+    def fuse(self) -> FusedNet:
+        """A network for inference that computes the same with fewer passes over the blobs.
 
-        Args:
-            inputs: blob name -> values; float32, (N, C, H, W) for pictures, BGR minus the mean.
-                Numpy arrays of any number type are converted.
+        BatchNorm with fixed statistics, Scale and Bias are folded into the convolution or matrix
+        before them; a sum with a shortcut and a ReLU are computed where the convolution writes its
+        values; Dropout is left out.  See :class:`~deeplab_repro.fuse.FusedNet` for what is left.
+        The values differ from this network's by rounding (about 1e-6 of a blob's norm), so hold
+        this one, not the fused one, against Caffe.
 
         Returns:
-            output blob -> values.  A blob is freed after its last reader.  The top of a loss is
-            the loss before its weight; see :meth:`loss`.
+            a new module with weights of its own; this one stays as it is.
 
         Raises:
-            CaffeImportError: inputs missing or unknown, or shapes that a layer can't take.
+            CaffeImportError: this network is in train mode.
         """
-        return self._run(inputs, keep=False)
+        from deeplab_repro.fuse import FusedNet
 
-    def blobs(self, **inputs: Tensor | np.ndarray[Any, Any]) -> dict[str, Tensor]:
-        """Run the network and return every blob, inputs too, under its Caffe name.
-
-        A blob that in-place layers overwrite holds the last value written, as in Caffe after a
-        forward pass.  Gradients flow as in :meth:`forward`.
-        """
-        return self._run(inputs, keep=True)
+        return FusedNet(self)
 
     def loss(self, blobs: Mapping[str, Tensor]) -> Tensor:
         """The objective: the sum of ``loss_weight`` times top over all losses.
@@ -135,7 +112,7 @@ class CaffeNet(nn.Module):
         """
         total: Tensor | None = None
         for layer in self.net.layers:
-            for top, weight in zip(layer.tops, _loss_weights(layer), strict=True):
+            for top, weight in zip(layer.tops, layer.loss_weights, strict=True):
                 if not weight:
                     continue
                 if top not in blobs:
@@ -148,71 +125,6 @@ class CaffeNet(nn.Module):
             raise CaffeImportError("the network has no loss", file=self.net.file)
         return total
 
-    def _run(self, given: Mapping[str, Any], *, keep: bool) -> dict[str, Tensor]:
-        values = self._checked_inputs(given)
-        in_place_allowed = not torch.is_grad_enabled()
-        for step in self._steps:
-            if not all(bottom in values for bottom in step.bottoms):
-                continue  # it depends on an optional input that was not given
-            bottoms = [values[bottom] for bottom in step.bottoms]
-            if step.overwrites and in_place_allowed:
-                tops = step.module(*bottoms, inplace=True)
-            else:
-                tops = step.module(*bottoms)
-            values.update(
-                zip(step.tops, (tops,) if isinstance(tops, Tensor) else tops, strict=True)
-            )
-            del bottoms, tops
-            if not keep:
-                for name in step.last_reads:
-                    values.pop(name, None)
-        if keep:
-            return values
-        return {name: values[name] for name in self.outputs if name in values}
-
-    def _checked_inputs(self, given: Mapping[str, Any]) -> dict[str, Tensor]:
-        unknown = given.keys() - self.net.inputs.keys()
-        missing = [name for name, i in self.net.inputs.items() if i.required and name not in given]
-        if unknown or missing:
-            raise CaffeImportError(
-                f"unknown input '{min(unknown)}'"
-                if unknown
-                else f"input '{missing[0]}' is missing",
-                file=self.net.file,
-                expected=f"inputs {self.inputs}",
-                got=sorted(given),
-            )
-        values = {name: self._as_blob(given[name]) for name in self.inputs if name in given}
-        if not torch.compiler.is_compiling():
-            shapes = tuple((name, tuple(value.shape)) for name, value in values.items())
-            if shapes != self._checked_shapes:
-                self._check_sizes(dict(shapes))
-                self._checked_shapes = shapes
-        return values
-
-    def _as_blob(self, value: Tensor | np.ndarray[Any, Any]) -> Tensor:
-        """A tensor as it is; an array in the network's type and on its device."""
-        if isinstance(value, Tensor):
-            return value
-        like = next(iter(self.state_dict().values()), torch.empty(0))
-        return torch.as_tensor(value, dtype=like.dtype, device=like.device)
-
-    def _check_sizes(self, inputs: dict[str, Shape]) -> None:
-        """Tell which layer the inputs do not fit before anything is computed."""
-        absent = self.net.inputs.keys() - inputs.keys()
-        modules = {id(step.layer): step.module for step in self._steps}
-        for item in infer_net(self.net, inputs, without=absent).layers:
-            pairs = zip(item.shapes.params, modules[id(item.layer)].blob_shapes, strict=True)
-            for i, (needed, there) in enumerate(pairs):
-                if None not in needed and tuple(needed) != tuple(there):
-                    raise CaffeImportError(
-                        f"its bottom has shape {item.bottoms[0]}, and blob {i} does not fit that",
-                        file=self.net.file,
-                        layer=item.layer.name,
-                        expected=f"a blob of shape {tuple(needed)}",
-                        got=tuple(there),
-                    )
-
     # ---------------------------------------------------------------- parameters
 
     @property
@@ -223,8 +135,8 @@ class CaffeNet(nn.Module):
         """
         found: dict[str, list[Tensor]] = {}
         for step in self._steps:
-            blobs = step.module.blobs
-            if blobs:
+            assert isinstance(step.module, CaffeLayer)
+            if blobs := step.module.blobs:
                 found.setdefault(step.layer.name, blobs)
         return found
 
@@ -270,10 +182,6 @@ class CaffeNet(nn.Module):
             )
         self.load_report = match
         return match
-
-    def extra_repr(self) -> str:
-        """Name, phase and dialect."""
-        return f"{self.net.name!r}, phase={self.net.phase}, dialect={self.net.dialect}"
 
 
 def load_caffe(
@@ -329,77 +237,28 @@ def load_caffe(
         raise error.with_file(model.weights_file if model else net.file) from None
 
 
-class _Layers(nn.Module):
-    """The layers' modules under their Caffe names.
-
-    Unlike ``nn.ModuleDict`` it takes any name ("type", "data", ""), twice if need be.
-    """
-
-    def append(self, name: str, module: CaffeLayer) -> None:
-        key = name.replace(".", ":") or "_"  # a dot would separate modules in a state dict's keys
-        count = 1
-        while key in self._modules:
-            count += 1
-            key = f"{name.replace('.', ':')}#{count}"
-        self._modules[key] = module
+def _node(net: Net, layer: Layer, module: CaffeLayer) -> Node:
+    in_place = module.can_run_inplace and len(layer.tops) == 1 and layer.is_in_place(0)
+    return Node(
+        layer,
+        module,
+        tuple(layer.bottoms),
+        tuple(layer.tops),
+        in_place,
+        _detached(net, layer),
+    )
 
 
-def _plan(net: Net, modules: Sequence[CaffeLayer]) -> list[_Step]:
-    """Decide when each blob can be freed, and which layers may overwrite their bottom."""
-    last_reader: dict[str, int] = {}
-    readers: Counter[tuple[str, int]] = Counter()
-    version: dict[str, int] = {}
-    for i, layer in enumerate(net.layers):
-        for bottom in layer.bottoms:
-            last_reader[bottom] = i
-            readers[bottom, version.get(bottom, 0)] += 1
-        for top in layer.tops:
-            version[top] = version.get(top, 0) + 1
-            last_reader[top] = i  # unless somebody reads it later
-    version.clear()
-    fresh: set[str] = set()  # blobs whose present value is memory that nothing else looks at
-    steps = []
-    for i, (layer, module) in enumerate(zip(net.layers, modules, strict=True)):
-        in_place = len(layer.tops) == 1 and layer.is_in_place(0)
-        overwrites = (
-            in_place
-            and module.can_run_inplace
-            and layer.bottoms[0] in fresh
-            and readers[layer.bottoms[0], version[layer.bottoms[0]]] == 1
+def _detached(net: Net, layer: Layer) -> tuple[int, ...]:
+    """Bottoms with ``propagate_down: false``, unless the net forces them (net.cpp, Init)."""
+    wanted = list(layer.spec.propagate_down)
+    if wanted and len(wanted) != len(layer.bottoms):
+        raise CaffeImportError(
+            "has another number of propagate_down than bottoms",
+            layer=layer.name,
+            expected=len(layer.bottoms),
+            got=len(wanted),
         )
-        for top in layer.tops:
-            version[top] = version.get(top, 0) + 1
-            if layer.type in _FRESH_OUTPUT or overwrites:
-                fresh.add(top)
-            else:
-                fresh.discard(top)
-        mentioned = dict.fromkeys([*layer.bottoms, *layer.tops])
-        steps.append(
-            _Step(
-                layer,
-                module,
-                tuple(layer.bottoms),
-                tuple(layer.tops),
-                overwrites,
-                tuple(b for b in mentioned if last_reader[b] == i and b not in net.outputs),
-            )
-        )
-    return steps
-
-
-def _loss_weights(layer: Layer) -> list[float]:
-    """layer.hpp, SetLossWeights, and loss_layer.cpp: a loss's first top counts 1 unless told."""
-    given = list(layer.spec.loss_weight)
-    if given:
-        if len(given) != len(layer.tops):
-            raise CaffeImportError(
-                "has another number of loss weights than tops",
-                layer=layer.name,
-                expected=len(layer.tops),
-                got=len(given),
-            )
-        return given
-    weights = [0.0] * len(layer.tops)
-    if weights and layer.type.endswith("Loss"):
-        weights[0] = 1.0
-    return weights
+    if cast(Any, net.raw.header).force_backward:
+        return ()
+    return tuple(i for i, want in enumerate(wanted) if not want)

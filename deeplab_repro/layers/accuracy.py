@@ -24,7 +24,8 @@ class Accuracy(CaffeLayer):
     """How often the label is among the ``top_k`` best scores (accuracy_layer.cpp).
 
     Of equal scores the forks rank the higher class first, while BVLC's counts every other class
-    with the label's score as better.  The v1 fork scores whole items.
+    with the label's score as better.  The v1 fork scores whole items.  Where only the overall
+    accuracy is asked for, the forks count labels that are no class as missed.
     """
 
     def __init__(self, layer: Layer, bottoms: Sequence[Shape], shapes: LayerShapes) -> None:
@@ -43,12 +44,21 @@ class Accuracy(CaffeLayer):
         scores = scores.flatten(1) if self.is_legacy else scores.movedim(self.axis, -1)
         classes = scores.shape[-1]
         scores = scores.reshape(-1, classes)
-        numbers, counts = label_numbers(self, labels.reshape(-1, 1), classes, self.ignore)
+        labels = labels.reshape(-1, 1)
+        no_class = torch.zeros_like(labels, dtype=torch.bool)
+        if not self.ties_lose and self.num_tops == 1:
+            whole = labels.trunc()
+            no_class = (whole < 0) | (whole >= classes)
+            for value in self.ignore:
+                no_class &= whole != value
+            labels = labels.masked_fill(no_class, 0)
+        numbers, counts = label_numbers(self, labels, classes, self.ignore)
         of_label = scores.gather(1, numbers)
         better = scores > of_label
         rank = torch.arange(classes, device=scores.device)
         better |= (scores == of_label) & (rank != numbers if self.ties_lose else rank > numbers)
-        right = (better.sum(1, keepdim=True) < self.top_k) & counts
+        counts |= no_class  # also where the class in its place is one to ignore
+        right = (better.sum(1, keepdim=True) < self.top_k) & counts & ~no_class
         dtype = scores.dtype
         # With nothing to count BVLC's says 0, the forks 0 / 0.
         total = counts.sum().clamp(min=1 if self.ties_lose else 0)

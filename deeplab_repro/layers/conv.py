@@ -44,6 +44,21 @@ class _Sliding(CaffeLayer):
         """(..., C, spatial) -> (N, C, spatial)."""
         return x if self.axis == 1 else x.reshape(-1, *x.shape[self.axis :])
 
+    def wide_enough(self, x: Tensor) -> Tensor:
+        """``x`` with zeros behind, where the window exceeds it by less than a stride.
+
+        Caffe has a window there too, and reads zeros (:func:`prototxt_import.shapes.conv_output`).
+        """
+        window = self.window
+        lacks: list[int] = []
+        for n, kernel, stride, pad, rate in zip(
+            x.shape[2:], window.kernel, window.stride, window.pad, window.dilation, strict=True
+        ):
+            reach = rate * (kernel - 1) + 1 - 2 * pad
+            # Most windows cannot exceed a map, whatever its size, which compilers need not ask.
+            lacks = [0, max(0, reach - n) if stride > 1 and reach > 1 else 0, *lacks]
+        return F.pad(x, lacks) if any(lacks) else x
+
     def _as_given(self, y: Tensor, x: Tensor) -> Tensor:
         """(N, K, spatial) -> (..., K, spatial)."""
         return y if self.axis == 1 else y.reshape(*x.shape[: self.axis], *y.shape[1:])
@@ -76,7 +91,7 @@ class Convolution(_Sliding):
         return tops[0] if len(tops) == 1 else tops
 
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        window = self.window
+        window, x = self.window, self.wide_enough(x)
         if self.spatial_axes == 2:
             return atrous_conv2d(
                 x, weight, bias, window.stride, window.pad, window.dilation, self.groups
@@ -117,7 +132,7 @@ class Im2col(_Sliding):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C * R * S, H', W'), or other spatial axes."""
-        window, batch = self.window, self._as_batch(x)
+        window, batch = self.window, self.wide_enough(self._as_batch(x))
         pads = [pad for pad in reversed(window.pad) for _ in range(2)]
         taps = F.pad(batch, pads) if any(pads) else batch
         for i, (kernel, stride, rate) in enumerate(

@@ -112,7 +112,8 @@ class Exp(CaffeLayer):
         spec = layer.spec.exp_param
         log_base = 1.0 if spec.base == -1 else math.log(spec.base)
         self.inner = log_base * spec.scale
-        self.outer = math.exp(log_base * spec.shift)
+        # Infinity, not an error, if too large.
+        self.outer = torch.tensor(log_base * spec.shift, dtype=torch.float64).exp().item()
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape."""

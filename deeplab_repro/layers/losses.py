@@ -164,7 +164,7 @@ class InfogainLoss(_Loss):
         h = self.matrix if matrix is None else matrix.detach()
         assert h is not None
         if not self.takes_scores:
-            x = x.flatten(1)
+            x = x.reshape(x.shape[0], -1)
             rows = self._rows(h, x.shape[1], x)
             numbers, _ = label_numbers(self, labels, x.shape[1])
             log_p = _floor(x, _LOG_FLOOR).log()
@@ -200,7 +200,7 @@ class MultinomialLogisticLoss(_Loss):
 
     def forward(self, p: Tensor, labels: Tensor) -> Tensor:
         """(N, ...) probabilities, N labels."""
-        p = p.flatten(1)
+        p = p.reshape(p.shape[0], -1)
         numbers, _ = label_numbers(self, labels, p.shape[1])
         picked = p.gather(1, numbers.reshape(-1, 1))
         return self._result(-_floor(picked, _LOG_FLOOR).log().sum() / p.shape[0])
@@ -219,7 +219,7 @@ class HingeLoss(_Loss):
 
     def forward(self, scores: Tensor, labels: Tensor) -> Tensor:
         """(N, ...) scores, N labels."""
-        scores = scores.flatten(1)
+        scores = scores.reshape(scores.shape[0], -1)
         numbers, _ = label_numbers(self, labels, scores.shape[1])
         sign = torch.ones_like(scores).scatter(1, numbers.reshape(-1, 1), -1.0)
         over = F.relu(1 + sign * scores)

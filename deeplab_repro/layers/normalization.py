@@ -61,7 +61,11 @@ class BatchNorm(CaffeLayer):
             if self.update_global_stats and self.training:
                 self._accumulate(x)
             return y
-        self._accumulate(x)
+        mean = self._accumulate(x)
+        # The mean goes first, as in Caffe: what it leaves of a channel that hardly varies would
+        # drown in the rounding of ``x * scale + shift``.  The slope of the rest is that of the
+        # whole, so that nothing needs to flow through the mean.
+        x = x - mean.reshape(1, -1, *[1] * (x.dim() - 2))
         # Not through torch.nn.functional, which refuses a single value a channel.
         return torch.batch_norm(
             x, None, None, None, None, True, 0.0, self.eps, torch.backends.cudnn.enabled
@@ -75,7 +79,8 @@ class BatchNorm(CaffeLayer):
         return scale, -total * weight * scale
 
     @torch.no_grad()
-    def _accumulate(self, x: Tensor) -> None:
+    def _accumulate(self, x: Tensor) -> Tensor:
+        """Let the statistics follow a batch; its mean (C,)."""
         axes = [axis for axis in range(x.dim()) if axis != 1]
         variance, mean = torch.var_mean(x, axes, correction=0)
         m = x.numel() // x.shape[1]
@@ -83,6 +88,7 @@ class BatchNorm(CaffeLayer):
         for i, value in ((0, mean), (1, variance * unbiased), (2, torch.ones_like(self.blob(2)))):
             blob = self.blob(i)
             blob.mul_(self.fraction).add_(value.to(blob.dtype))
+        return mean
 
 
 def _along(factors: Tensor, axis: int, axes: int) -> Tensor:
@@ -233,10 +239,14 @@ class LRN(CaffeLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W)."""
-        squares, size, pad = x.square(), self.size, self.size // 2
+        squares = x.square()
+        # A window wider than twice the map sees nothing more: do not pad with that many zeros.
+        pad = min(self.size // 2, max(1, *(x.shape[1:2] if self.across else x.shape[2:])) - 1)
+        size = 2 * pad + 1
+        alpha = self.alpha * (size / self.size) ** (1 if self.across else 2)
         if self.across:
             volumes = F.pad(squares, (0, 0, 0, 0, pad, pad)).unsqueeze(1)
             means = F.avg_pool3d(volumes, (size, 1, 1), 1).squeeze(1)
         else:
             means = F.avg_pool2d(F.pad(squares, (pad,) * 4), size, 1)
-        return x * (self.k + self.alpha * means).pow(-self.beta)
+        return x * (self.k + alpha * means).pow(-self.beta)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from deeplab_repro.layers.base import CaffeLayer, register
-from prototxt_import.shapes import Pool, pool_output, pooling, spp_pool
+from prototxt_import.shapes import Pool, pooling, spp_pool
 
 if TYPE_CHECKING:
     from prototxt_import.net import Layer, Shape
@@ -43,10 +43,9 @@ def pool2d(
     """
     height, width = x.shape[2:]
     kernel = pool.kernel or (height, width)
-    out = tuple(
-        pool_output(n, k, s, p, pool.floor)
-        for n, k, s, p in zip((height, width), kernel, pool.stride, pool.pad, strict=True)
-    )
+    if torch.compiler.is_exporting() and not with_mask and _depends_on_size(pool):
+        return _of_any_size(x, pool, kernel), None
+    out = cast(tuple[int, int], pool.output((height, width)))
     if pool.method == "STOCHASTIC":
         return _stochastic(_to_extent(x, kernel, pool, out, 0.0), kernel, pool, training), None
     if pool.method == "AVE" and pool.kernel is None:
@@ -83,6 +82,33 @@ def _torch_agrees(
         2 * p <= k and o >= 1 and (o - 1) * s < n + p
         for n, k, s, p, o in zip(size, kernel, pool.stride, pool.pad, out, strict=True)
     )
+
+
+def _depends_on_size(pool: Pool) -> bool:
+    """Whether it is for the map's size to say if torch's pooling, or a runtime's, does the same."""
+    if pool.kernel is None or pool.method == "STOCHASTIC":
+        return False
+    return any(
+        2 * p > k or (not pool.floor and s > 1 and (pool.method == "AVE" or s + p > k))
+        for k, s, p in zip(pool.kernel, pool.stride, pool.pad, strict=True)
+    )
+
+
+def _of_any_size(x: Tensor, pool: Pool, kernel: tuple[int, int]) -> Tensor:
+    """MAX or AVE by operations that are right for every size of ``x``, for exported programs."""
+    out: list[int] = []
+    pads: list[int] = []
+    for n, k, s, p in zip(x.shape[2:], kernel, pool.stride, pool.pad, strict=True):
+        size = (n + 2 * p - k + (0 if pool.floor else s - 1)) // s + 1
+        if any(pool.pad) and not pool.floor:  # windows that begin beyond the padding are left out
+            size = torch.sym_min(size, (n + p + s - 1) // s)
+        out.append(size)
+        pads = [p, (size - 1) * s + k - n - p, *pads]
+    padded = F.pad(x, pads, value=_LOWEST if pool.method == "MAX" else 0.0)
+    if pool.method == "MAX":
+        return F.max_pool2d(padded, kernel, pool.stride)
+    means = F.avg_pool2d(padded, kernel, pool.stride)
+    return means * (kernel[0] * kernel[1] / _pool_sizes(x, kernel, pool, (out[0], out[1])))
 
 
 def _to_extent(

@@ -262,7 +262,7 @@ class ArgMax(CaffeLayer):
     def forward(self, x: Tensor) -> Tensor:
         """Any shape."""
         if self.axis is None:
-            values, indices = largest_first(x.flatten(1), 1, self.top_k)
+            values, indices = largest_first(x.reshape(x.shape[0], -1), 1, self.top_k)
         else:
             values, indices = largest_first(x, self.axis, self.top_k)
         numbers = indices.to(x.dtype)
