@@ -68,7 +68,7 @@ class _Bounded:
     def readinto(self, buffer: memoryview) -> int:
         if self._file.tell() + len(buffer) > self._size:
             raise OSError("it points beyond the end of the file")
-        return self._file.readinto(buffer)  # type: ignore[attr-defined, no-any-return]
+        return self._file.readinto(buffer)  # type: ignore[attr-defined]
 
 
 @contextmanager
