@@ -272,7 +272,7 @@ def safetensors(
             rng.choice(index)[1] *= rng.choice((0, 2, 5000))
             meta["caffe.layers"] = json.dumps(index)
         changed = json.dumps(header).encode()
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
         return _flip(rng, data)
     stated = rng.choice((len(changed),) * 8 + (len(changed) + 1, 2**63, 0))
     return (stated & (2**64 - 1)).to_bytes(8, "little") + changed + data[8 + length :]

@@ -55,7 +55,7 @@ def run(seed: int, first: int, last: int, jobs: int = 1) -> Iterator[dict[str, A
         dicts with ``case``, ``target``, ``kind``, ``bytes``, ``outcome`` ("result", "refused" or
         "failed"), ``seconds`` of processor time, ``memory`` in bytes and, if failed, ``reason``.
     """
-    outcomes: queue.Queue[dict[str, Any] | None] = queue.Queue()
+    outcomes: queue.Queue[dict[str, Any] | Exception | None] = queue.Queue()
     ranges = np.linspace(first, last + 1, jobs + 1).astype(int)
     threads = [
         threading.Thread(target=_supervise, args=(seed, int(a), int(b) - 1, outcomes), daemon=True)
@@ -68,14 +68,20 @@ def run(seed: int, first: int, last: int, jobs: int = 1) -> Iterator[dict[str, A
         outcome = outcomes.get()
         if outcome is None:
             running -= 1
+        elif isinstance(outcome, Exception):
+            raise outcome
         else:
             yield outcome
 
 
 def _supervise(seed: int, first: int, last: int, outcomes: queue.Queue) -> None:
-    while first <= last:
-        first = _one_worker(seed, first, last, outcomes) + 1
-    outcomes.put(None)
+    try:
+        while first <= last:
+            first = _one_worker(seed, first, last, outcomes) + 1
+    except Exception as error:  # for the caller: here it would end this thread and say nothing
+        outcomes.put(error)
+    else:
+        outcomes.put(None)
 
 
 def _one_worker(seed: int, first: int, last: int, outcomes: queue.Queue) -> int:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from tests.fuzz.runner import TARGETS, run
 
 
@@ -18,8 +16,3 @@ def failures(seed, cases, jobs=1):
 
 def test_two_thousand_spoilt_files():
     assert failures(seed=20, cases=2000) == []
-
-
-@pytest.mark.slow
-def test_many_more_spoilt_files():
-    assert failures(seed=21, cases=20_000, jobs=2) == []
