@@ -14,7 +14,6 @@ import pytest
 import torch
 
 from deeplab_repro import load_caffe
-from deeplab_repro.cli import main
 from prototxt_import import read_weights
 
 ROOT = Path(__file__).parents[2]
@@ -22,19 +21,6 @@ DATA = ROOT / "tests" / "data" / "caffe"
 BUNDLED = ROOT / "weights" / "largefov_v1_w8"
 MODEL = BUNDLED / "weights.caffemodel"
 CAFFE = BUNDLED / "activations.h5"
-
-
-@pytest.fixture
-def run(capsys):
-    """Call the command line: (exit code, stdout, stderr)."""
-
-    def call(*arguments):
-        with pytest.raises(SystemExit) as stopped:
-            main([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        return stopped.value.code, out, err
-
-    return call
 
 
 def refused(result, *parts):

@@ -8,21 +8,8 @@ from pathlib import Path
 import h5py
 import pytest
 
-from deeplab_repro.cli import main
-
 BUNDLED = Path(__file__).parents[2] / "weights" / "largefov_v1_w8"
 MODEL, CAFFE = BUNDLED / "weights.caffemodel", BUNDLED / "activations.h5"
-
-
-@pytest.fixture
-def run(capsys):
-    def call(*arguments):
-        with pytest.raises(SystemExit) as stopped:
-            main([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        return stopped.value.code, out, err
-
-    return call
 
 
 @pytest.fixture

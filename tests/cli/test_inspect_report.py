@@ -10,24 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from deeplab_repro.cli import main
 from prototxt_import import read_model, write_weights
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "tests" / "data" / "caffe"
 V1 = DATA / "largefov_v1_w8"
 V2 = DATA / "largefov_v2_w8"
-
-
-@pytest.fixture
-def run(capsys):
-    def call(*arguments):
-        with pytest.raises(SystemExit) as stopped:
-            main([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        return stopped.value.code, out, err
-
-    return call
 
 
 def test_padding_and_memory(run, tmp_path):

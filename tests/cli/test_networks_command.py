@@ -7,7 +7,6 @@ import math
 
 import pytest
 
-from deeplab_repro.cli import main
 from deeplab_repro.networks import NETWORKS
 from prototxt_import import infer_net, parse_net
 
@@ -24,19 +23,6 @@ STATED = {
     "resnet101-msc-aspp": 44_048_532,
 }
 WRITTEN = [(name, form) for name in NETWORKS for form in NETWORKS[name].formats]
-
-
-@pytest.fixture
-def run(capsys):
-    """Call the command line: (exit code, stdout, stderr)."""
-
-    def call(*arguments):
-        with pytest.raises(SystemExit) as stopped:
-            main([str(argument) for argument in arguments])
-        out, err = capsys.readouterr()
-        return stopped.value.code, out, err
-
-    return call
 
 
 def values(shapes) -> int:

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 
 from deeplab_repro import load_caffe
-from deeplab_repro.cli import main
 from deeplab_repro.palette import VOC_CLASSES, voc_palette
 from deeplab_repro.pictures import read_picture
 from deeplab_repro.segmentation import segment
@@ -28,19 +27,6 @@ PICTURE = BUNDLED / "picture.png"
 CAFFE = BUNDLED / "activations.h5"
 TRAINED = ROOT / "tests" / "data" / "caffe" / "train_sgd_poly" / "snap_iter_10.caffemodel"
 SMALL = ("--model", MODEL, "--pad-to", 97)
-
-
-@pytest.fixture
-def run(capfd):
-    """Call the command line: (exit code, stdout, stderr), those of C libraries included."""
-
-    def call(*arguments):
-        with pytest.raises(SystemExit) as stopped:
-            main([str(argument) for argument in arguments])
-        out, err = capfd.readouterr()
-        return stopped.value.code, out, err
-
-    return call
 
 
 def labels_in(path: Path) -> np.ndarray:
