@@ -19,6 +19,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import prod
 from typing import Any, cast
 
@@ -27,7 +28,7 @@ import safetensors
 from safetensors.numpy import save_file
 
 from prototxt_import.caffemodel import Array, Weights
-from prototxt_import.dialect import RawNet
+from prototxt_import.dialect import DialectReport, RawNet
 from prototxt_import.errors import CaffeImportError
 from prototxt_import.files import open_file, replacing
 from prototxt_import.limits import MAX_LAYERS, MAX_SHARED_COPIES, MAX_TEXT_BYTES
@@ -68,6 +69,7 @@ def read_safetensors(
         if dialect not in DIALECTS:
             raise CaffeImportError("unknown dialect", file=path, expected=DIALECTS, got=dialect)
         net = parse_text(metadata["caffe.prototxt"], forced=dialect, file=path)
+        net = replace(net, report=DialectReport(dialect, ("recorded when it was converted",)))
     return net, metadata.get("caffe.filtered") == "true", weights
 
 

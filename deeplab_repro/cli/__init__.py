@@ -71,6 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail(error.format_message())
     except click.exceptions.Abort:
         _fail("stopped")
+    except ModuleNotFoundError as error:
+        _fail(f"the Python package {error.name} is not installed (deeplab-repro doctor)")
     except RuntimeError as error:
         if "can't allocate memory" not in str(error):  # torch's way of saying MemoryError
             raise
