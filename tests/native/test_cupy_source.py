@@ -114,6 +114,9 @@ def find_nvrtc() -> str | None:
     candidates += ["libnvrtc.so", "libnvrtc.so.13", "libnvrtc.so.12"]
     for candidate in candidates:
         try:
+            # NVRTC asks the loader for its built-in headers by name, which finds them once loaded.
+            for builtins in glob.glob(str(Path(candidate).parent / "libnvrtc-builtins.so*")):
+                ctypes.CDLL(builtins)
             ctypes.CDLL(candidate)
         except OSError:
             continue
