@@ -14,7 +14,7 @@ from prototxt_import.errors import CaffeImportError
 from prototxt_import.limits import MAX_LAYERS, MAX_TEXT_BLANKS, MAX_TEXT_BYTES, MAX_TEXT_TOKENS
 from prototxt_import.schema import DIALECTS, Dialect, message_class, preferred, unified
 
-__all__ = ["fill_placeholders", "parse_message", "parse_text"]
+__all__ = ["fill_placeholders", "parse_text"]
 
 _STRING_COMMENT_OR_PLACEHOLDER = re.compile(
     # The closing quote may be missing: such text is refused later, and demanding the quote here
@@ -63,15 +63,6 @@ def fill_placeholders(
         return value_of(found["name"], found.start())
 
     return _STRING_COMMENT_OR_PLACEHOLDER.sub(replace, text)
-
-
-def parse_message(text: str, into: Message, *, file: object = None) -> Message:
-    """Parse text format into a message; errors name line and column."""
-    _check_amount(text, file)
-    try:
-        return _parse(text, into, file)
-    except text_format.ParseError as error:
-        raise CaffeImportError(_describe(error), file=file) from None
 
 
 def parse_text(text: str, *, forced: Dialect | None = None, file: object = None) -> RawNet:

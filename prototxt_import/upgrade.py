@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from google.protobuf.message import Message
-
 from prototxt_import.dialect import RawNet
 from prototxt_import.errors import CaffeImportError
 from prototxt_import.schema import carry_over, unified
 
-__all__ = ["current_type_name", "upgrade_layers", "v1_type_number"]
+__all__ = ["current_type_name", "upgrade_layers"]
 
 #: V1 enum names whose current name is not their words in capitals.
 _TYPE_NAMES: Final = {
@@ -52,15 +50,6 @@ def current_type_name(v1_name: str) -> str:
     if v1_name in _TYPE_NAMES:
         return _TYPE_NAMES[v1_name]
     return "".join(word.capitalize() for word in v1_name.split("_"))
-
-
-def v1_type_number(layer_class: type[Message], current_name: str) -> int | None:
-    """The V1 enum value whose layers are now of type ``current_name``; None if there is none."""
-    enum = layer_class.DESCRIPTOR.enum_types_by_name["LayerType"]
-    for value in enum.values:
-        if current_type_name(value.name) == current_name:
-            return int(value.number)
-    return None
 
 
 def _copied(raw: Any) -> Any:
