@@ -178,12 +178,9 @@ def build(target: Path | str | None = None, what: Plan | None = None) -> list[Pa
     jobs = []
     with tempfile.TemporaryDirectory(prefix="deeplab-repro-build-") as scratch:
         for kind in wanted:
-            suffix = "_cpu.cpp" if kind == "cpu" else "_cuda.cu"
-            sources = [p for p in source_files(folder) if p.name.endswith(suffix)]
-            if kind == "cpu":
-                sources.insert(0, folder / "registration.cpp")
-            for source in sources:
-                out = Path(scratch) / f"{source.stem}.o"
+            suffix = ".cpp" if kind == "cpu" else ".cu"
+            for source in (p for p in source_files(folder) if p.suffix == suffix):
+                out = Path(scratch) / ("-".join(source.relative_to(folder).parts) + ".o")
                 jobs.append((kind, [*commands[kind], "-c", str(source), "-o", str(out)], out))
         limit = int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1)
         with ThreadPoolExecutor(max(1, limit)) as pool:

@@ -8,6 +8,7 @@
 //   grad_weight<T>(geometry, grad_y, x, grad_weight, options)
 //   im2col<T>(geometry, x, columns, options)
 //   col2im<T>(geometry, columns, x, options)
+//   kPlanarGradWeight                whether grad_weight wants contiguous maps
 // Activations are contiguous in the memory format that options say; nothing is empty.
 #pragma once
 
@@ -223,7 +224,7 @@ Tensor conv_direct_grad_weight(const Tensor& grad_any, const Tensor& x_any, cons
                            padding, rate);
   set_channels(op, g, x_any.size(1), grad_any.size(1), groups);
   check_output(op, grad_any, g);
-  const bool channels_last = is_channels_last(x_any);
+  const bool channels_last = !Launch::kPlanarGradWeight && is_channels_last(x_any);
   const auto options = conv_options(op, x_any, channels_last, precision, max_blocks);
   const Tensor grad_y = in_format(grad_any, channels_last);
   const Tensor x = in_format(x_any, channels_last);

@@ -1,0 +1,202 @@
+#include "direct.h"
+
+#include <cstdlib>
+#include <cstring>
+#include <new>
+#include <stdexcept>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+#if defined(__x86_64__) && defined(__linux__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+#include "kernels.h"
+
+namespace deeplab {
+
+AlignedBytes::AlignedBytes(Index size)
+    : bytes_(static_cast<unsigned char*>(
+          ::operator new(static_cast<std::size_t>(size), std::align_val_t{4096}))) {}
+
+AlignedBytes::~AlignedBytes() { ::operator delete(bytes_, std::align_val_t{4096}); }
+
+namespace {
+
+#if defined(__x86_64__)
+
+// The kernel hands the matrix unit's registers out on request, once for all threads.
+bool has_amx() {
+#if defined(__linux__)
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  constexpr unsigned kBf16 = 1u << 22, kTile = 1u << 24;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & kBf16) == 0 || (d & kTile) == 0) {
+    return false;
+  }
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+
+bool has_avx512() {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+
+bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+
+#endif
+
+// Worst first; every one after the first may decline.
+std::vector<const DirectKernels*> find_kernels() {
+  std::vector<const DirectKernels*> found = {&kBaselineKernels};
+#if defined(__x86_64__)
+  if (has_avx2()) found.push_back(&kAvx2Kernels);
+  if (has_avx512()) found.push_back(&kAvx512Kernels);
+  if (has_avx512() && has_amx()) found.push_back(&kAmxKernels);
+#endif
+  const char* cap = std::getenv("DEEPLAB_REPRO_CPU_ISA");
+  if (cap && *cap) {
+    for (std::size_t i = 0; i < found.size(); ++i) {
+      if (std::strcmp(found[i]->name, cap) == 0) {
+        found.resize(i + 1);
+        return found;
+      }
+    }
+    throw std::runtime_error(std::string("DEEPLAB_REPRO_CPU_ISA: this processor has baseline") +
+                             (found.size() > 1 ? " to " + std::string(found.back()->name) : "") +
+                             ", got " + cap);
+  }
+  return found;
+}
+
+const std::vector<const DirectKernels*>& all_kernels() {
+  static const std::vector<const DirectKernels*> kernels = find_kernels();
+  return kernels;
+}
+
+// run(kernels) for the best that does not decline.
+template <typename Run>
+void first_that_suits(const Run& run) {
+  const auto& kernels = all_kernels();
+  for (auto k = kernels.rbegin(); k != kernels.rend(); ++k) {
+    if (run(**k)) return;
+  }
+}
+
+// Packed operands stay in a second-level cache of 2 MB beside what streams through, and below a
+// twentieth of what a column buffer would take.
+Index block_memory(const ConvGeometry& g, Index channels, Index element) {
+  constexpr Index kMost = 1 << 20, kLeast = 1 << 16;
+  const Index columns = channels * g.taps() * g.out_pixels() * element;
+  const Index wanted = columns / 32;
+  return wanted < kLeast ? kLeast : wanted > kMost ? kMost : wanted;
+}
+
+template <typename T>
+void run_forward(const ForwardJob<T>& job, Precision precision) {
+  first_that_suits([&](const DirectKernels& kernels) {
+    if constexpr (std::is_same_v<T, float>) {
+      return kernels.forward_float(job, precision);
+    } else {
+      return kernels.forward_double && kernels.forward_double(job, precision);
+    }
+  });
+}
+
+MapStrides map_strides(Index channels, Index pixels, bool channels_last) {
+  return {channels * pixels, channels_last ? channels : 1};
+}
+
+}  // namespace
+
+const char* instruction_set() { return all_kernels().back()->name; }
+
+template <typename T>
+void direct_forward(const ConvGeometry& g, const T* x, const T* weight, WeightStrides strides,
+                    const T* bias, T* y, const ConvOptions& options, Parallel parallel) {
+  const bool last = options.channels_last;
+  const PixelPlan plan = plan_forward(g, map_strides(g.in_channels, g.in_pixels(), last),
+                                      map_strides(g.out_channels, g.out_pixels(), last));
+  const ForwardJob<T> job{PlanView(plan),
+                          {strides.out, strides.in, strides.row, strides.column, g.kernel_w},
+                          g.groups,
+                          g.group_out(),
+                          g.group_in(),
+                          last ? 1 : g.out_pixels(),
+                          last ? 1 : g.in_pixels(),
+                          g.group_out() * strides.out,
+                          x,
+                          weight,
+                          bias,
+                          y,
+                          options.relu,
+                          last,
+                          block_memory(g, g.group_in(), sizeof(T)),
+                          parallel};
+  run_forward(job, options.precision);
+}
+
+template <typename T>
+void direct_grad_input(const ConvGeometry& g, const T* grad_y, const T* weight,
+                       WeightStrides strides, T* grad_x, const ConvOptions& options,
+                       Parallel parallel) {
+  const bool last = options.channels_last;
+  const PixelPlan plan = plan_grad_input(g, map_strides(g.in_channels, g.in_pixels(), last),
+                                         map_strides(g.out_channels, g.out_pixels(), last));
+  const ForwardJob<T> job{PlanView(plan),
+                          {strides.in, strides.out, strides.row, strides.column, g.kernel_w},
+                          g.groups,
+                          g.group_in(),
+                          g.group_out(),
+                          last ? 1 : g.in_pixels(),
+                          last ? 1 : g.out_pixels(),
+                          g.group_out() * strides.out,
+                          grad_y,
+                          weight,
+                          nullptr,
+                          grad_x,
+                          false,
+                          last,
+                          block_memory(g, g.group_out(), sizeof(T)),
+                          parallel};
+  run_forward(job, options.precision);
+}
+
+template <typename T>
+void direct_grad_weight(const ConvGeometry& g, const T* grad_y, const T* x, T* grad_weight,
+                        const ConvOptions& options, Parallel parallel) {
+  const PixelPlan plan = plan_forward(g, map_strides(g.in_channels, g.in_pixels(), false),
+                                      map_strides(g.out_channels, g.out_pixels(), false));
+  const GradWeightJob<T> job{PlanView(plan), g.groups,
+                             g.group_out(),  g.group_in(),
+                             g.out_pixels(), g.in_pixels(),
+                             grad_y,         x,
+                             grad_weight,    block_memory(g, g.group_in(), sizeof(T)),
+                             parallel};
+  first_that_suits([&](const DirectKernels& kernels) {
+    if constexpr (std::is_same_v<T, float>) {
+      return kernels.grad_weight_float(job, options.precision);
+    } else {
+      return kernels.grad_weight_double && kernels.grad_weight_double(job, options.precision);
+    }
+  });
+}
+
+#define INSTANTIATE(T)                                                                           \
+  template void direct_forward(const ConvGeometry&, const T*, const T*, WeightStrides, const T*, \
+                               T*, const ConvOptions&, Parallel);                                \
+  template void direct_grad_input(const ConvGeometry&, const T*, const T*, WeightStrides, T*,    \
+                                  const ConvOptions&, Parallel);                                 \
+  template void direct_grad_weight(const ConvGeometry&, const T*, const T*, T*,                  \
+                                   const ConvOptions&, Parallel);
+INSTANTIATE(float)
+INSTANTIATE(double)
+#undef INSTANTIATE
+
+}  // namespace deeplab

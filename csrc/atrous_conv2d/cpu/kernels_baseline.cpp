@@ -1,0 +1,15 @@
+// For every processor: the vectors that its ABI promises.
+#include "kernels.h"
+
+namespace deeplab {
+namespace {
+
+#include "engine.h"
+// In this order.
+#include "vector_kernel.h"
+
+}  // namespace
+
+const DirectKernels kBaselineKernels = vector_kernels<16, 6, 2>("baseline");
+
+}  // namespace deeplab

@@ -1,0 +1,185 @@
+#include "pixel_plan.h"
+
+#include <algorithm>
+
+namespace deeplab {
+namespace {
+
+// Positions first, first + step, ... of one axis of the target that have the same taps.
+// source[r]: the position that tap r reads for the first of them, or kTapOutside.
+struct Range {
+  Index first;
+  Index count;
+  std::vector<Index> source;
+};
+
+struct Axis {
+  Index target_step = 1;
+  Index source_step = 1;
+  std::vector<Range> ranges;
+};
+
+// source_of(d, r): the position that tap r reads for target position d, or kTapOutside.
+template <typename SourceOf>
+Axis cut(Index size, Index taps, Index target_step, Index source_step, const SourceOf& source_of) {
+  Axis axis{target_step, source_step, {}};
+  for (Index phase = 0; phase < std::min(target_step, size); ++phase) {
+    bool open = false;
+    for (Index d = phase; d < size; d += target_step) {
+      std::vector<Index> source(taps);
+      for (Index r = 0; r < taps; ++r) source[r] = source_of(d, r);
+      const auto same_taps = [&](const Range& range) {
+        return std::equal(source.begin(), source.end(), range.source.begin(), [](Index a, Index b) {
+          return (a == kTapOutside) == (b == kTapOutside);
+        });
+      };
+      if (open && same_taps(axis.ranges.back())) {
+        ++axis.ranges.back().count;
+      } else {
+        axis.ranges.push_back({d, 1, std::move(source)});
+        open = true;
+      }
+    }
+  }
+  return axis;
+}
+
+class Planner {
+ public:
+  Planner(const Axis& rows, const Axis& columns, MapStrides source, Index source_width,
+          MapStrides target, Index target_width, Index images)
+      : rows_(rows),
+        columns_(columns),
+        source_(source),
+        target_(target),
+        source_width_(source_width),
+        target_width_(target_width),
+        images_(images) {
+    plan_.source_step = columns.source_step * source.pixel;
+    plan_.target_step = columns.target_step * target.pixel;
+  }
+
+  PixelPlan run() {
+    plan_.taps = rows_.ranges.empty() || columns_.ranges.empty()
+                     ? 0
+                     : rows_.ranges[0].source.size() * columns_.ranges[0].source.size();
+    for (const Range& rows : rows_.ranges) {
+      for (const Range& columns : columns_.ranges) {
+        add_region(rows, columns);
+      }
+    }
+    close_tile();
+    return std::move(plan_);
+  }
+
+ private:
+  void add_region(const Range& rows, const Range& columns) {
+    region_ = plan_.taps ? static_cast<Index>(plan_.region_offset.size()) / plan_.taps : 0;
+    for (const Index row : rows.source) {
+      for (const Index column : columns.source) {
+        const bool outside = row == kTapOutside || column == kTapOutside;
+        plan_.region_offset.push_back(outside ? kTapOutside
+                                              : (row * source_width_ + column) * source_.pixel);
+      }
+    }
+    for (Index image = 0; image < images_; ++image) {
+      for (Index i = 0; i < rows.count; ++i) {
+        const Index target_row = rows.first + i * rows_.target_step;
+        add_run(
+            image * source_.image + i * rows_.source_step * source_width_ * source_.pixel,
+            image * target_.image + (target_row * target_width_ + columns.first) * target_.pixel,
+            columns.count);
+      }
+    }
+  }
+
+  // Pixels of one row: into the open tile, cut where a vector or a tile ends.
+  void add_run(Index source, Index target, Index count) {
+    while (count > 0) {
+      if (lanes_ == kTileLanes) close_tile();
+      const int room = kPieceLanes - lanes_ % kPieceLanes;
+      const int taken = static_cast<int>(std::min<Index>(room, count));
+      append({source - lanes_ * plan_.source_step, target - lanes_ * plan_.target_step, lanes_,
+              taken, region_});
+      lanes_ += taken;
+      source += taken * plan_.source_step;
+      target += taken * plan_.target_step;
+      count -= taken;
+    }
+  }
+
+  void append(const Piece& piece) {
+    const bool first_of_vector = piece.lane % kPieceLanes == 0;
+    if (!first_of_vector) {
+      Piece& last = plan_.pieces.back();
+      // The end of a row may continue in the next one, as it always does at one tap.
+      if (last.region == piece.region && last.source == piece.source &&
+          last.target == piece.target) {
+        last.count += piece.count;
+        return;
+      }
+    }
+    plan_.pieces.push_back(piece);
+  }
+
+  void close_tile() {
+    if (lanes_ == 0) return;
+    PixelTile tile{pieces_begin_, static_cast<Index>(plan_.pieces.size()),
+                   static_cast<Index>(plan_.tile_taps.size()), 0, lanes_};
+    for (Index t = 0; t < plan_.taps; ++t) {
+      for (Index p = tile.pieces_begin; p < tile.pieces_end; ++p) {
+        if (plan_.region_offset[plan_.pieces[p].region * plan_.taps + t] != kTapOutside) {
+          plan_.tile_taps.push_back(t);
+          break;
+        }
+      }
+    }
+    tile.taps_end = static_cast<Index>(plan_.tile_taps.size());
+    plan_.tiles.push_back(tile);
+    pieces_begin_ = tile.pieces_end;
+    lanes_ = 0;
+  }
+
+  const Axis& rows_;
+  const Axis& columns_;
+  MapStrides source_, target_;
+  Index source_width_, target_width_, images_;
+  PixelPlan plan_;
+  Index region_ = 0;
+  Index pieces_begin_ = 0;
+  int lanes_ = 0;
+};
+
+Axis forward_axis(Index out, Index in, Index taps, Index stride, Index pad, Index rate) {
+  return cut(out, taps, 1, stride, [=](Index d, Index r) {
+    const Index s = d * stride - pad + r * rate;
+    return s >= 0 && s < in ? s : kTapOutside;
+  });
+}
+
+Axis backward_axis(Index out, Index in, Index taps, Index stride, Index pad, Index rate) {
+  return cut(in, taps, stride, 1, [=](Index d, Index r) {
+    const Index scaled = d + pad - r * rate;
+    return scaled >= 0 && scaled % stride == 0 && scaled / stride < out ? scaled / stride
+                                                                        : kTapOutside;
+  });
+}
+
+}  // namespace
+
+PixelPlan plan_forward(const ConvGeometry& g, MapStrides x, MapStrides y) {
+  const Axis rows = forward_axis(g.out_height, g.height, g.kernel_h, g.stride_h, g.pad_h, g.rate_h);
+  const Axis columns =
+      forward_axis(g.out_width, g.width, g.kernel_w, g.stride_w, g.pad_w, g.rate_w);
+  return Planner(rows, columns, x, g.width, y, g.out_width, g.batch).run();
+}
+
+PixelPlan plan_grad_input(const ConvGeometry& g, MapStrides grad_x, MapStrides grad_y) {
+  const Axis rows =
+      backward_axis(g.out_height, g.height, g.kernel_h, g.stride_h, g.pad_h, g.rate_h);
+  const Axis columns =
+      backward_axis(g.out_width, g.width, g.kernel_w, g.stride_w, g.pad_w, g.rate_w);
+  return Planner(rows, columns, grad_y, g.out_width, grad_x, g.width, g.batch).run();
+}
+
+}  // namespace deeplab

@@ -1,0 +1,58 @@
+// Which pixels are computed together, and where each tap finds them.
+//
+// A tap reads inside the map for a rectangle of output pixels only. The rectangles' edges cut the
+// output into regions, each with one set of taps. Pixels are numbered region by region and handed
+// out in tiles of 32; a tile knows the taps that any of its pixels has, so that no other tap costs
+// anything. The same plan serves the gradient with respect to the input, where the roles change:
+// there a stride leaves each pixel only the taps of its phase.
+#pragma once
+
+#include <vector>
+
+#include "../geometry.h"
+
+namespace deeplab {
+
+constexpr int kTileLanes = 32;
+// Pieces never cross a multiple of this: the lanes of the widest float32 vector.
+constexpr int kPieceLanes = 16;
+constexpr Index kTapOutside = -0x7fffffffffffffffLL;
+
+// A run of pixels, lane, lane + 1, ..., of one row and one region. Offsets in elements; pixel l of
+// the tile lies at target + l * target_step, and for tap t at
+// source + region_offset[region * taps + t] + l * source_step, for l in [lane, lane + count).
+struct Piece {
+  Index source;
+  Index target;
+  int lane;
+  int count;
+  Index region;
+};
+
+struct PixelTile {
+  Index pieces_begin, pieces_end;
+  Index taps_begin, taps_end;  // in tile_taps, ascending
+  int lanes;                   // pixels; the lanes behind are empty
+};
+
+// Steps in elements of a batch of maps.
+struct MapStrides {
+  Index image, pixel;
+};
+
+struct PixelPlan {
+  Index taps = 0;
+  Index source_step = 1;
+  Index target_step = 1;
+  std::vector<PixelTile> tiles;
+  std::vector<Piece> pieces;
+  std::vector<Index> tile_taps;
+  std::vector<Index> region_offset;  // [region][tap], kTapOutside where the tap reads nothing
+};
+
+// Targets are the pixels of y, sources those of x.
+PixelPlan plan_forward(const ConvGeometry& g, MapStrides x, MapStrides y);
+// Targets are the pixels of grad_x, sources those of grad_y.
+PixelPlan plan_grad_input(const ConvGeometry& g, MapStrides grad_x, MapStrides grad_y);
+
+}  // namespace deeplab
