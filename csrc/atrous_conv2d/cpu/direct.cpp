@@ -110,7 +110,7 @@ void run_forward(const ForwardJob<T>& job, Precision precision) {
 }
 
 MapStrides map_strides(Index channels, Index pixels, bool channels_last) {
-  return {channels * pixels, channels_last ? channels : 1};
+  return {channels * pixels, channels_last ? 1 : pixels, channels_last ? channels : 1};
 }
 
 }  // namespace
@@ -120,25 +120,25 @@ const char* instruction_set() { return all_kernels().back()->name; }
 template <typename T>
 void direct_forward(const ConvGeometry& g, const T* x, const T* weight, WeightStrides strides,
                     const T* bias, T* y, const ConvOptions& options, Parallel parallel) {
-  const bool last = options.channels_last;
-  const PixelPlan plan = plan_forward(g, map_strides(g.in_channels, g.in_pixels(), last),
-                                      map_strides(g.out_channels, g.out_pixels(), last));
-  const ForwardJob<T> job{PlanView(plan),
-                          {strides.out, strides.in, strides.row, strides.column, g.kernel_w},
-                          g.groups,
-                          g.group_out(),
-                          g.group_in(),
-                          last ? 1 : g.out_pixels(),
-                          last ? 1 : g.in_pixels(),
-                          g.group_out() * strides.out,
-                          x,
-                          weight,
-                          bias,
-                          y,
-                          options.relu,
-                          last,
-                          block_memory(g, g.group_in(), sizeof(T)),
-                          parallel};
+  const PixelPlan plan = plan_forward(g);
+  ForwardJob<T> job{};
+  job.plan = PlanView(plan);
+  job.weights = {strides.out, strides.in, strides.row, strides.column, g.kernel_w};
+  job.groups = g.groups;
+  job.target_channels = g.group_out();
+  job.source_channels = g.group_in();
+  job.targets = map_strides(g.out_channels, g.out_pixels(), options.channels_last);
+  job.sources = map_strides(g.in_channels, g.in_pixels(), options.channels_last);
+  job.source_pixels = g.in_pixels();
+  job.weight_group_step = g.group_out() * strides.out;
+  job.source = x;
+  job.weight = weight;
+  job.bias = bias;
+  job.target = y;
+  job.relu = options.relu;
+  job.channels_last = options.channels_last;
+  job.memory = block_memory(g, g.group_in(), sizeof(T));
+  job.parallel = parallel;
   run_forward(job, options.precision);
 }
 
@@ -146,39 +146,42 @@ template <typename T>
 void direct_grad_input(const ConvGeometry& g, const T* grad_y, const T* weight,
                        WeightStrides strides, T* grad_x, const ConvOptions& options,
                        Parallel parallel) {
-  const bool last = options.channels_last;
-  const PixelPlan plan = plan_grad_input(g, map_strides(g.in_channels, g.in_pixels(), last),
-                                         map_strides(g.out_channels, g.out_pixels(), last));
-  const ForwardJob<T> job{PlanView(plan),
-                          {strides.in, strides.out, strides.row, strides.column, g.kernel_w},
-                          g.groups,
-                          g.group_in(),
-                          g.group_out(),
-                          last ? 1 : g.in_pixels(),
-                          last ? 1 : g.out_pixels(),
-                          g.group_out() * strides.out,
-                          grad_y,
-                          weight,
-                          nullptr,
-                          grad_x,
-                          false,
-                          last,
-                          block_memory(g, g.group_out(), sizeof(T)),
-                          parallel};
+  const PixelPlan plan = plan_grad_input(g);
+  ForwardJob<T> job{};
+  job.plan = PlanView(plan);
+  job.weights = {strides.in, strides.out, strides.row, strides.column, g.kernel_w};
+  job.groups = g.groups;
+  job.target_channels = g.group_in();
+  job.source_channels = g.group_out();
+  job.targets = map_strides(g.in_channels, g.in_pixels(), options.channels_last);
+  job.sources = map_strides(g.out_channels, g.out_pixels(), options.channels_last);
+  job.source_pixels = g.out_pixels();
+  job.weight_group_step = g.group_out() * strides.out;
+  job.source = grad_y;
+  job.weight = weight;
+  job.target = grad_x;
+  job.channels_last = options.channels_last;
+  job.memory = block_memory(g, g.group_out(), sizeof(T));
+  job.parallel = parallel;
   run_forward(job, options.precision);
 }
 
 template <typename T>
 void direct_grad_weight(const ConvGeometry& g, const T* grad_y, const T* x, T* grad_weight,
                         const ConvOptions& options, Parallel parallel) {
-  const PixelPlan plan = plan_forward(g, map_strides(g.in_channels, g.in_pixels(), false),
-                                      map_strides(g.out_channels, g.out_pixels(), false));
-  const GradWeightJob<T> job{PlanView(plan), g.groups,
-                             g.group_out(),  g.group_in(),
-                             g.out_pixels(), g.in_pixels(),
-                             grad_y,         x,
-                             grad_weight,    block_memory(g, g.group_in(), sizeof(T)),
-                             parallel};
+  const PixelPlan plan = plan_forward(g);
+  GradWeightJob<T> job{};
+  job.plan = PlanView(plan);
+  job.groups = g.groups;
+  job.out_channels = g.group_out();
+  job.in_channels = g.group_in();
+  job.outputs = map_strides(g.out_channels, g.out_pixels(), false);
+  job.inputs = map_strides(g.in_channels, g.in_pixels(), false);
+  job.grad_y = grad_y;
+  job.x = x;
+  job.grad_weight = grad_weight;
+  job.memory = block_memory(g, g.group_in(), sizeof(T));
+  job.parallel = parallel;
   first_that_suits([&](const DirectKernels& kernels) {
     if constexpr (std::is_same_v<T, float>) {
       return kernels.grad_weight_float(job, options.precision);

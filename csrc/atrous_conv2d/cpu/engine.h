@@ -52,22 +52,23 @@ struct Lanes {
   unsigned mask[kTileLanes];  // lanes within the vector
   Index step;
 
-  static Lanes of_sources(const PlanView& plan, const PixelTile& tile, Index tap) {
+  static Lanes of_sources(const PlanView& plan, const PixelTile& tile, Index tap,
+                          const MapStrides& map) {
     Lanes lanes;
-    lanes.step = plan.source_step;
+    lanes.step = plan.source_step * map.pixel;
     lanes.fill(plan, tile, [&](const Piece& piece, Index* at) {
       const Index offset = plan.region_offset[piece.region * plan.taps + tap];
-      *at = piece.source + offset;
+      *at = piece.image * map.image + (piece.source + offset) * map.pixel;
       return offset != kTapOutside;
     });
     return lanes;
   }
 
-  static Lanes of_targets(const PlanView& plan, const PixelTile& tile) {
+  static Lanes of_targets(const PlanView& plan, const PixelTile& tile, const MapStrides& map) {
     Lanes lanes;
-    lanes.step = plan.target_step;
-    lanes.fill(plan, tile, [](const Piece& piece, Index* at) {
-      *at = piece.target;
+    lanes.step = plan.target_step * map.pixel;
+    lanes.fill(plan, tile, [&](const Piece& piece, Index* at) {
+      *at = piece.image * map.image + piece.target * map.pixel;
       return true;
     });
     return lanes;
@@ -404,7 +405,7 @@ class Forward {
     const Groups pixels(tile.lanes, job_.channels_last ? Kernel::kRows : kTileLanes,
                         job_.channels_last && Kernel::kBalanced);
     pack_pixels(tile, pixels, taps, tap_count, panel);
-    const Lanes targets = Lanes::of_targets(job_.plan, tile);
+    const Lanes targets = Lanes::of_targets(job_.plan, tile, job_.targets);
     alignas(64) T result[Kernel::kRows * kTileLanes];
     Run runs[kMostRuns];
     for (Index g = 0; g < groups.count; ++g) {
@@ -444,21 +445,21 @@ class Forward {
     alignas(64) T staging[kChunk * kTileLanes] = {};
     const Index entries = entries_of(cn_), depth = depth_of(cn_);
     const Index used = merged_ ? (tap_count > 0) : tap_count;
-    const T* source =
-        job_.source + (group_ * job_.source_channels + c0_) * job_.source_channel_step;
+    const T* source = job_.source + (group_ * job_.source_channels + c0_) * job_.sources.channel;
     for (Index u = 0; u < used; ++u) {
-      Lanes lanes = Lanes::of_sources(job_.plan, tile, merged_ ? 0 : taps[u]);
+      Lanes lanes = Lanes::of_sources(job_.plan, tile, merged_ ? 0 : taps[u], job_.sources);
       for (Index at = 0; at < entries; at += kChunk) {
         const int count = static_cast<int>(smaller(kChunk, entries - at));
         if (merged_) {
           for (int e = 0; e < count; ++e) {
             const Index tap = (at + e) / cn_, channel = (at + e) % cn_;
-            if (e == 0 || channel == 0) lanes = Lanes::of_sources(job_.plan, tile, tap);
-            load_lanes(lanes, source + channel * job_.source_channel_step, 0, 1,
+            if (e == 0 || channel == 0)
+              lanes = Lanes::of_sources(job_.plan, tile, tap, job_.sources);
+            load_lanes(lanes, source + channel * job_.sources.channel, 0, 1,
                        staging + e * kTileLanes);
           }
         } else if (!job_.channels_last) {
-          load_lanes(lanes, source + at * job_.source_channel_step, job_.source_channel_step, count,
+          load_lanes(lanes, source + at * job_.sources.channel, job_.sources.channel, count,
                      staging);
         } else {
           load_pixels(lanes, source + at, count, staging);
@@ -489,10 +490,9 @@ class Forward {
   void emit_planar(const Lanes& targets, Index filter, int filters, const T* result, bool first,
                    bool last) const {
     const Index channel = group_ * job_.target_channels + filter;
-    T* y = job_.target + channel * job_.target_channel_step;
+    T* y = job_.target + channel * job_.targets.channel;
     const T* bias = last && job_.bias ? job_.bias + channel : nullptr;
-    store_lanes(targets, result, filters, y, job_.target_channel_step, !first, bias,
-                last && job_.relu);
+    store_lanes(targets, result, filters, y, job_.targets.channel, !first, bias, last && job_.relu);
   }
 
   void emit_channels_last(const Lanes& targets, int first_lane, int rows, Index filter, int filters,
@@ -601,10 +601,11 @@ class GradWeight {
 
   void pack_gradients(Index g, int filters, Index tile) {
     alignas(64) T staging[kTileLanes * kTileLanes] = {};
-    const Lanes targets = Lanes::of_targets(job_.plan, job_.plan.tiles[tile0_ + tile]);
+    const Lanes targets =
+        Lanes::of_targets(job_.plan, job_.plan.tiles[tile0_ + tile], job_.outputs);
     const Index channel = group_ * job_.out_channels + k0_ + g * kTileLanes;
-    load_lanes(targets, job_.grad_y + channel * job_.out_channel_step, job_.out_channel_step,
-               filters, staging);
+    load_lanes(targets, job_.grad_y + channel * job_.outputs.channel, job_.outputs.channel, filters,
+               staging);
     transpose(staging);
     Kernel::pack_right(staging, kTileLanes, kTileLanes, 0, gradient_panel(g, tile));
   }
@@ -613,16 +614,17 @@ class GradWeight {
     const Groups channels = channel_groups();
     const Index c0 = channels.begin(channel_group);
     const int rows = static_cast<int>(channels.size(channel_group));
-    const T* x = job_.x + (group_ * job_.in_channels + c0) * job_.in_channel_step;
+    const T* x = job_.x + (group_ * job_.in_channels + c0) * job_.inputs.channel;
     alignas(64) T staging[Kernel::kRows * kChunk > kTileLanes * kChunk ? Kernel::kRows * kChunk
                                                                        : kTileLanes * kChunk];
     alignas(64) T result[Kernel::kRows * kTileLanes];
     Index used[kRangeTiles];
     int count = 0;
     for (Index t = 0; t < tiles_; ++t) {
-      const Lanes lanes = Lanes::of_sources(job_.plan, job_.plan.tiles[tile0_ + t], tap);
+      const Lanes lanes =
+          Lanes::of_sources(job_.plan, job_.plan.tiles[tile0_ + t], tap, job_.inputs);
       if (lanes.begin[kTileLanes / kPieceLanes] == 0) continue;
-      load_lanes(lanes, x, job_.in_channel_step, rows, staging);
+      load_lanes(lanes, x, job_.inputs.channel, rows, staging);
       Kernel::pack_left(staging, rows, kTileLanes, kTileLanes, 0,
                         panel + count * Kernel::left_bytes(kTileLanes));
       used[count++] = t;

@@ -16,6 +16,7 @@ struct Parallel {
 
 // A PixelPlan without its vectors.
 struct PlanView {
+  PlanView() = default;
   explicit PlanView(const PixelPlan& plan)
       : taps(plan.taps),
         source_step(plan.source_step),
@@ -26,12 +27,12 @@ struct PlanView {
         tile_taps(plan.tile_taps.data()),
         region_offset(plan.region_offset.data()) {}
 
-  Index taps, source_step, target_step;
-  const PixelTile* tiles;
-  Index tile_count;
-  const Piece* pieces;
-  const Index* tile_taps;
-  const Index* region_offset;
+  Index taps = 0, source_step = 1, target_step = 1;
+  const PixelTile* tiles = nullptr;
+  Index tile_count = 0;
+  const Piece* pieces = nullptr;
+  const Index* tile_taps = nullptr;
+  const Index* region_offset = nullptr;
 };
 
 // Steps in elements between taps, rows of taps and channels of the weights.
@@ -43,6 +44,11 @@ struct WeightView {
   Index tap(Index t) const { return t / kernel_w * row + t % kernel_w * column; }
 };
 
+// Steps in elements within a batch of maps.
+struct MapStrides {
+  Index image, channel, pixel;
+};
+
 // target[k, p] = act(sum over c, t of weight[k, c, t] * source[c, p through tap t] + bias[k]), for
 // every group; also the gradient with respect to the input, by the plan's and the weights' roles.
 template <typename T>
@@ -50,8 +56,9 @@ struct ForwardJob {
   PlanView plan;
   WeightView weights;
   Index groups;
-  Index target_channels, source_channels;          // of one group
-  Index target_channel_step, source_channel_step;  // in elements
+  Index target_channels, source_channels;  // of one group
+  MapStrides targets, sources;
+  Index source_pixels;  // of one map
   Index weight_group_step;
   const T* source;
   const T* weight;
@@ -69,8 +76,8 @@ template <typename T>
 struct GradWeightJob {
   PlanView plan;  // of the forward pass
   Index groups;
-  Index out_channels, in_channels;          // of one group
-  Index out_channel_step, in_channel_step;  // in elements
+  Index out_channels, in_channels;  // of one group
+  MapStrides outputs, inputs;
   const T* grad_y;
   const T* x;
   T* grad_weight;
@@ -88,7 +95,7 @@ struct DirectKernels {
   bool (*grad_weight_double)(const GradWeightJob<double>&, Precision);
 };
 
-// Memory of one block of work, aligned for vectors and tiles; zeroed.
+// Memory of one block of work, aligned for vectors and tiles.
 class AlignedBytes {
  public:
   explicit AlignedBytes(Index size);

@@ -46,17 +46,15 @@ Axis cut(Index size, Index taps, Index target_step, Index source_step, const Sou
 
 class Planner {
  public:
-  Planner(const Axis& rows, const Axis& columns, MapStrides source, Index source_width,
-          MapStrides target, Index target_width, Index images)
+  Planner(const Axis& rows, const Axis& columns, Index source_width, Index target_width,
+          Index images)
       : rows_(rows),
         columns_(columns),
-        source_(source),
-        target_(target),
         source_width_(source_width),
         target_width_(target_width),
         images_(images) {
-    plan_.source_step = columns.source_step * source.pixel;
-    plan_.target_step = columns.target_step * target.pixel;
+    plan_.source_step = columns.source_step;
+    plan_.target_step = columns.target_step;
   }
 
   PixelPlan run() {
@@ -78,29 +76,26 @@ class Planner {
     for (const Index row : rows.source) {
       for (const Index column : columns.source) {
         const bool outside = row == kTapOutside || column == kTapOutside;
-        plan_.region_offset.push_back(outside ? kTapOutside
-                                              : (row * source_width_ + column) * source_.pixel);
+        plan_.region_offset.push_back(outside ? kTapOutside : row * source_width_ + column);
       }
     }
     for (Index image = 0; image < images_; ++image) {
       for (Index i = 0; i < rows.count; ++i) {
         const Index target_row = rows.first + i * rows_.target_step;
-        add_run(
-            image * source_.image + i * rows_.source_step * source_width_ * source_.pixel,
-            image * target_.image + (target_row * target_width_ + columns.first) * target_.pixel,
-            columns.count);
+        add_run(image, i * rows_.source_step * source_width_,
+                target_row * target_width_ + columns.first, columns.count);
       }
     }
   }
 
   // Pixels of one row: into the open tile, cut where a vector or a tile ends.
-  void add_run(Index source, Index target, Index count) {
+  void add_run(Index image, Index source, Index target, Index count) {
     while (count > 0) {
       if (lanes_ == kTileLanes) close_tile();
       const int room = kPieceLanes - lanes_ % kPieceLanes;
       const int taken = static_cast<int>(std::min<Index>(room, count));
-      append({source - lanes_ * plan_.source_step, target - lanes_ * plan_.target_step, lanes_,
-              taken, region_});
+      append({image, source - lanes_ * plan_.source_step, target - lanes_ * plan_.target_step,
+              lanes_, taken, region_});
       lanes_ += taken;
       source += taken * plan_.source_step;
       target += taken * plan_.target_step;
@@ -113,7 +108,7 @@ class Planner {
     if (!first_of_vector) {
       Piece& last = plan_.pieces.back();
       // The end of a row may continue in the next one, as it always does at one tap.
-      if (last.region == piece.region && last.source == piece.source &&
+      if (last.image == piece.image && last.region == piece.region && last.source == piece.source &&
           last.target == piece.target) {
         last.count += piece.count;
         return;
@@ -142,7 +137,6 @@ class Planner {
 
   const Axis& rows_;
   const Axis& columns_;
-  MapStrides source_, target_;
   Index source_width_, target_width_, images_;
   PixelPlan plan_;
   Index region_ = 0;
@@ -167,19 +161,19 @@ Axis backward_axis(Index out, Index in, Index taps, Index stride, Index pad, Ind
 
 }  // namespace
 
-PixelPlan plan_forward(const ConvGeometry& g, MapStrides x, MapStrides y) {
+PixelPlan plan_forward(const ConvGeometry& g) {
   const Axis rows = forward_axis(g.out_height, g.height, g.kernel_h, g.stride_h, g.pad_h, g.rate_h);
   const Axis columns =
       forward_axis(g.out_width, g.width, g.kernel_w, g.stride_w, g.pad_w, g.rate_w);
-  return Planner(rows, columns, x, g.width, y, g.out_width, g.batch).run();
+  return Planner(rows, columns, g.width, g.out_width, g.batch).run();
 }
 
-PixelPlan plan_grad_input(const ConvGeometry& g, MapStrides grad_x, MapStrides grad_y) {
+PixelPlan plan_grad_input(const ConvGeometry& g) {
   const Axis rows =
       backward_axis(g.out_height, g.height, g.kernel_h, g.stride_h, g.pad_h, g.rate_h);
   const Axis columns =
       backward_axis(g.out_width, g.width, g.kernel_w, g.stride_w, g.pad_w, g.rate_w);
-  return Planner(rows, columns, grad_y, g.out_width, grad_x, g.width, g.batch).run();
+  return Planner(rows, columns, g.out_width, g.width, g.batch).run();
 }
 
 }  // namespace deeplab

@@ -18,10 +18,12 @@ constexpr int kTileLanes = 32;
 constexpr int kPieceLanes = 16;
 constexpr Index kTapOutside = -0x7fffffffffffffffLL;
 
-// A run of pixels, lane, lane + 1, ..., of one row and one region. Offsets in elements; pixel l of
-// the tile lies at target + l * target_step, and for tap t at
-// source + region_offset[region * taps + t] + l * source_step, for l in [lane, lane + count).
+// A run of pixels, lane, lane + 1, ..., of one row and one region. Positions are pixels of a map,
+// row by row, of the tile's lane 0 were the run so long: pixel l, for l in [lane, lane + count),
+// lies at target + l * target_step of the image, and tap t reads source + region_offset[region *
+// taps + t] + l * source_step.
 struct Piece {
+  Index image;
   Index source;
   Index target;
   int lane;
@@ -35,11 +37,6 @@ struct PixelTile {
   int lanes;                   // pixels; the lanes behind are empty
 };
 
-// Steps in elements of a batch of maps.
-struct MapStrides {
-  Index image, pixel;
-};
-
 struct PixelPlan {
   Index taps = 0;
   Index source_step = 1;
@@ -51,8 +48,8 @@ struct PixelPlan {
 };
 
 // Targets are the pixels of y, sources those of x.
-PixelPlan plan_forward(const ConvGeometry& g, MapStrides x, MapStrides y);
+PixelPlan plan_forward(const ConvGeometry& g);
 // Targets are the pixels of grad_x, sources those of grad_y.
-PixelPlan plan_grad_input(const ConvGeometry& g, MapStrides grad_x, MapStrides grad_y);
+PixelPlan plan_grad_input(const ConvGeometry& g);
 
 }  // namespace deeplab
