@@ -94,7 +94,7 @@ void first_that_suits(const Run& run) {
 Index block_memory(const ConvGeometry& g, Index channels, Index element) {
   constexpr Index kMost = 1 << 20, kLeast = 1 << 16;
   const Index columns = channels * g.taps() * g.out_pixels() * element;
-  const Index wanted = columns / 32;
+  const Index wanted = columns / 48;
   return wanted < kLeast ? kLeast : wanted > kMost ? kMost : wanted;
 }
 

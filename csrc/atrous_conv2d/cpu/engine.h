@@ -9,13 +9,13 @@
 //   kRows                                 rows of a left panel
 //   kBalanced                             whether rows are better shared out evenly
 //   kDepthUnit                            what a depth is rounded up to
-//   left_bytes(rows, depth), right_bytes(depth)
-//   pack_left(staging, rows, entries, depth, at, panel)   staging [rows][kChunk]
-//   pack_right(staging, entries, at, panel)               staging [kChunk][kTileLanes]
-//   multiply(runs, count, rows, columns, tile)            tile [kRows][kTileLanes]
-//   Thread                                made by each thread for the time it works;
-//   Thread::suits()
-//                                         afterwards: whether what it packed may be multiplied so
+//   kRightAsStaged                        whether right panels are [depth][kTileLanes] elements
+//   Thread                                made by each thread for the time it works; its suits()
+//                                         tells whether what it packed may be multiplied so
+//   left_bytes(depth), right_bytes(depth)
+//   pack_left(staging, rows, entries, at, thread, panel)   staging [rows][kChunk]
+//   pack_right(staging, entries, at, thread, panel)        staging [kChunk][kTileLanes]
+//   multiply(runs, count, rows, columns, thread, tile)     tile [kRows][kTileLanes]
 // at: entries of the panel before these.
 
 constexpr int kChunk = 32;
@@ -229,6 +229,42 @@ inline void store_lanes(const Lanes& lanes, const float* result, int rows, float
 
 #endif
 
+// Channels-last: y[pixel][k] (+)= result[pixel][k], then bias and ReLU, for the pixels of lanes
+// [first, first + rows).
+template <typename T>
+void store_channels(const Lanes& lanes, int first, int rows, int channels, const T* result, T* y,
+                    bool add, const T* bias, bool relu) {
+  lanes.visit([&](int lane, Index offset) {
+    if (lane < first || lane >= first + rows) return;
+    const T* from = result + (lane - first) * kTileLanes;
+    T* to = y + offset;
+    for (int k = 0; k < channels; ++k) {
+      T value = add ? to[k] + from[k] : from[k];
+      if (bias) value += bias[k];
+      to[k] = relu && value < 0 ? 0 : value;
+    }
+  });
+}
+
+// Tiles have between none and all of the taps; a share of them has its part of the taps.
+inline Index even_share(const PlanView& plan, Index tile_begin, Index tile_end, Index share,
+                        Index share_count) {
+  if (share == 0 || tile_begin == tile_end) return tile_begin;
+  if (share == share_count) return tile_end;
+  const Index first = plan.tiles[tile_begin].taps_begin;
+  const Index wanted = first + (plan.tiles[tile_end - 1].taps_end - first) * share / share_count;
+  Index low = tile_begin, high = tile_end;
+  while (low < high) {
+    const Index middle = (low + high) / 2;
+    if (plan.tiles[middle].taps_begin < wanted) {
+      low = middle + 1;
+    } else {
+      high = middle;
+    }
+  }
+  return low;
+}
+
 template <typename Kernel>
 class Forward {
   using T = typename Kernel::Element;
@@ -313,7 +349,7 @@ class Forward {
     suits_ = true;
     each(job_.parallel, groups.count, [&](Index g) {
       Thread thread;
-      pack_weights(g, groups);
+      pack_weights(g, groups, thread);
       note(thread);
     });
     const Index share_count = shares();
@@ -321,7 +357,7 @@ class Forward {
       Thread thread;
       const Index end = share_begin(share + 1, share_count);
       for (Index t = share_begin(share, share_count); t < end; ++t) {
-        multiply_tile(job_.plan.tiles[t], groups, workspaces_ + share * workspace_bytes());
+        multiply_tile(job_.plan.tiles[t], groups, thread, workspaces_ + share * workspace_bytes());
       }
       note(thread);
     });
@@ -332,21 +368,8 @@ class Forward {
     if (!thread.suits()) __atomic_store_n(&suits_, false, __ATOMIC_RELAXED);
   }
 
-  // Tiles have between none and all of the taps; a share has its part of the taps.
   Index share_begin(Index share, Index share_count) const {
-    const Index total = job_.plan.tiles[job_.plan.tile_count - 1].taps_end;
-    if (share == share_count) return job_.plan.tile_count;
-    const Index wanted = total * share / share_count;
-    Index low = 0, high = job_.plan.tile_count;
-    while (low < high) {
-      const Index middle = (low + high) / 2;
-      if (job_.plan.tiles[middle].taps_begin < wanted) {
-        low = middle + 1;
-      } else {
-        high = middle;
-      }
-    }
-    return share == 0 ? 0 : low;
+    return even_share(job_.plan, 0, job_.plan.tile_count, share, share_count);
   }
 
   const T* weight_at(Index filter, Index tap, Index channel) const {
@@ -355,7 +378,7 @@ class Forward {
            channel * w.source_channel + w.tap(tap);
   }
 
-  void pack_weights(Index g, const Groups& groups) {
+  void pack_weights(Index g, const Groups& groups, Thread& thread) {
     alignas(64)
         T staging[kTileLanes * kTileLanes > Kernel::kRows * kChunk ? kTileLanes * kTileLanes
                                                                    : Kernel::kRows * kChunk] = {};
@@ -371,7 +394,7 @@ class Forward {
             load_strided(weight_entry(first, u, at + e), job_.weights.target_channel, size,
                          staging + e * kTileLanes);
           }
-          Kernel::pack_right(staging, count, depth, at, panel);
+          Kernel::pack_right(staging, count, at, thread, panel);
         } else {
           for (int r = 0; r < size; ++r) {
             if (merged_) {
@@ -383,7 +406,7 @@ class Forward {
                            staging + r * kChunk);
             }
           }
-          Kernel::pack_left(staging, size, count, depth, at, panel);
+          Kernel::pack_left(staging, size, count, at, thread, panel);
         }
       }
     }
@@ -396,7 +419,8 @@ class Forward {
 
   // ---- one tile of pixels
 
-  void multiply_tile(const PixelTile& tile, const Groups& groups, unsigned char* panel) {
+  void multiply_tile(const PixelTile& tile, const Groups& groups, Thread& thread,
+                     unsigned char* panel) {
     const Index* taps = job_.plan.tile_taps + tile.taps_begin;
     const Index tap_count = tile.taps_end - tile.taps_begin;
     const Index depth = depth_of(cn_);
@@ -404,7 +428,7 @@ class Forward {
     const Index used = merged_ ? (tap_count > 0) : tap_count;
     const Groups pixels(tile.lanes, job_.channels_last ? Kernel::kRows : kTileLanes,
                         job_.channels_last && Kernel::kBalanced);
-    pack_pixels(tile, pixels, taps, tap_count, panel);
+    pack_pixels(tile, pixels, taps, tap_count, thread, panel);
     const Lanes targets = Lanes::of_targets(job_.plan, tile, job_.targets);
     alignas(64) T result[Kernel::kRows * kTileLanes];
     Run runs[kMostRuns];
@@ -426,7 +450,7 @@ class Forward {
                                             : i * Kernel::right_bytes(depth));
             runs[count++] = job_.channels_last ? Run{x, weights, depth} : Run{weights, x, depth};
           }
-          Kernel::multiply(runs, count, rows, columns, result);
+          Kernel::multiply(runs, count, rows, columns, thread, result);
           const bool last = c0_ + channels_ >= job_.source_channels && end == used;
           if (job_.channels_last) {
             emit_channels_last(targets, static_cast<int>(pixels.begin(p)), rows,
@@ -441,7 +465,7 @@ class Forward {
   }
 
   void pack_pixels(const PixelTile& tile, const Groups& pixels, const Index* taps, Index tap_count,
-                   unsigned char* panel) {
+                   Thread& thread, unsigned char* panel) {
     alignas(64) T staging[kChunk * kTileLanes] = {};
     const Index entries = entries_of(cn_), depth = depth_of(cn_);
     const Index used = merged_ ? (tap_count > 0) : tap_count;
@@ -459,22 +483,28 @@ class Forward {
                        staging + e * kTileLanes);
           }
         } else if (!job_.channels_last) {
-          load_lanes(lanes, source + at * job_.sources.channel, job_.sources.channel, count,
-                     staging);
+          T* to = Kernel::kRightAsStaged ? right_entry(panel, u, at) : staging;
+          load_lanes(lanes, source + at * job_.sources.channel, job_.sources.channel, count, to);
+          if (Kernel::kRightAsStaged) continue;
         } else {
           load_pixels(lanes, source + at, count, staging);
         }
         if (!job_.channels_last) {
-          Kernel::pack_right(staging, count, depth, at, panel + u * Kernel::right_bytes(depth));
+          Kernel::pack_right(staging, count, at, thread, panel + u * Kernel::right_bytes(depth));
           continue;
         }
         if (merged_) transpose(staging);
         for (Index p = 0; p < pixels.count; ++p) {
           Kernel::pack_left(staging + pixels.begin(p) * kChunk, static_cast<int>(pixels.size(p)),
-                            count, depth, at, panel + (p * used + u) * Kernel::left_bytes(depth));
+                            count, at, thread, panel + (p * used + u) * Kernel::left_bytes(depth));
         }
       }
     }
+  }
+
+  T* right_entry(unsigned char* panel, Index unit, Index entry) const {
+    panel += unit * Kernel::right_bytes(depth_of(cn_));
+    return reinterpret_cast<T*>(panel) + entry * kTileLanes;
   }
 
   // staging[lane][e] = channel e of the lane's pixel, of a channels-last map.
@@ -499,18 +529,8 @@ class Forward {
                           const T* result, bool first, bool last) const {
     const Index channel = group_ * job_.target_channels + filter;
     const T* bias = last && job_.bias ? job_.bias + channel : nullptr;
-    const bool relu = last && job_.relu;
-    targets.visit([&](int lane, Index offset) {
-      if (lane < first_lane || lane >= first_lane + rows) return;
-      const T* from = result + (lane - first_lane) * kTileLanes;
-      T* to = job_.target + offset + channel;
-      for (int k = 0; k < filters; ++k) {
-        T value = first ? from[k] : to[k] + from[k];
-        if (bias) value += bias[k];
-        // Not a maximum: NaN stays NaN.
-        to[k] = relu && value < 0 ? 0 : value;
-      }
-    });
+    store_channels(targets, first_lane, rows, filters, result,
+                   job_.target + channel * job_.targets.channel, !first, bias, last && job_.relu);
   }
 
   static constexpr int kMostRuns = 64;
@@ -575,7 +595,7 @@ class GradWeight {
     const Groups filters(kn_, kTileLanes, false);
     each(job_.parallel, filters.count * tiles_, [&](Index i) {
       Thread thread;
-      pack_gradients(i / tiles_, static_cast<int>(filters.size(i / tiles_)), i % tiles_);
+      pack_gradients(i / tiles_, static_cast<int>(filters.size(i / tiles_)), i % tiles_, thread);
       note(thread);
     });
     const Index share_count = shares(), item_count = items();
@@ -583,7 +603,7 @@ class GradWeight {
       Thread thread;
       const Index end = item_count * (share + 1) / share_count;
       for (Index i = item_count * share / share_count; i < end; ++i) {
-        multiply(i / job_.plan.taps, i % job_.plan.taps, filters,
+        multiply(i / job_.plan.taps, i % job_.plan.taps, filters, thread,
                  workspaces_ + share * workspace_bytes());
       }
       note(thread);
@@ -599,7 +619,7 @@ class GradWeight {
     return packed_ + (group * kRangeTiles + tile) * Kernel::right_bytes(kTileLanes);
   }
 
-  void pack_gradients(Index g, int filters, Index tile) {
+  void pack_gradients(Index g, int filters, Index tile, Thread& thread) {
     alignas(64) T staging[kTileLanes * kTileLanes] = {};
     const Lanes targets =
         Lanes::of_targets(job_.plan, job_.plan.tiles[tile0_ + tile], job_.outputs);
@@ -607,10 +627,11 @@ class GradWeight {
     load_lanes(targets, job_.grad_y + channel * job_.outputs.channel, job_.outputs.channel, filters,
                staging);
     transpose(staging);
-    Kernel::pack_right(staging, kTileLanes, kTileLanes, 0, gradient_panel(g, tile));
+    Kernel::pack_right(staging, kTileLanes, 0, thread, gradient_panel(g, tile));
   }
 
-  void multiply(Index channel_group, Index tap, const Groups& filters, unsigned char* panel) {
+  void multiply(Index channel_group, Index tap, const Groups& filters, Thread& thread,
+                unsigned char* panel) {
     const Groups channels = channel_groups();
     const Index c0 = channels.begin(channel_group);
     const int rows = static_cast<int>(channels.size(channel_group));
@@ -625,7 +646,7 @@ class GradWeight {
           Lanes::of_sources(job_.plan, job_.plan.tiles[tile0_ + t], tap, job_.inputs);
       if (lanes.begin[kTileLanes / kPieceLanes] == 0) continue;
       load_lanes(lanes, x, job_.inputs.channel, rows, staging);
-      Kernel::pack_left(staging, rows, kTileLanes, kTileLanes, 0,
+      Kernel::pack_left(staging, rows, kTileLanes, 0, thread,
                         panel + count * Kernel::left_bytes(kTileLanes));
       used[count++] = t;
     }
@@ -636,7 +657,7 @@ class GradWeight {
                    kTileLanes};
       }
       const int columns = static_cast<int>(filters.size(g));
-      Kernel::multiply(runs, count, rows, columns, result);
+      Kernel::multiply(runs, count, rows, columns, thread, result);
       emit(k0_ + g * kTileLanes, columns, c0, rows, tap, result);
     }
   }

@@ -62,8 +62,12 @@ class Planner {
                      ? 0
                      : rows_.ranges[0].source.size() * columns_.ranges[0].source.size();
     for (const Range& rows : rows_.ranges) {
-      for (const Range& columns : columns_.ranges) {
-        add_region(rows, columns);
+      for (const Range& columns : columns_.ranges) add_offsets(rows, columns);
+    }
+    for (Index image = 0; image < images_; ++image) {
+      Index region = 0;
+      for (const Range& rows : rows_.ranges) {
+        for (const Range& columns : columns_.ranges) add_pixels(image, region++, rows, columns);
       }
     }
     close_tile();
@@ -71,34 +75,35 @@ class Planner {
   }
 
  private:
-  void add_region(const Range& rows, const Range& columns) {
-    region_ = plan_.taps ? static_cast<Index>(plan_.region_offset.size()) / plan_.taps : 0;
+  void add_offsets(const Range& rows, const Range& columns) {
     for (const Index row : rows.source) {
       for (const Index column : columns.source) {
         const bool outside = row == kTapOutside || column == kTapOutside;
         plan_.region_offset.push_back(outside ? kTapOutside : row * source_width_ + column);
       }
     }
-    for (Index image = 0; image < images_; ++image) {
-      for (Index i = 0; i < rows.count; ++i) {
-        const Index target_row = rows.first + i * rows_.target_step;
-        add_run(image, i * rows_.source_step * source_width_,
-                target_row * target_width_ + columns.first, columns.count);
-      }
+  }
+
+  void add_pixels(Index image, Index region, const Range& rows, const Range& columns) {
+    for (Index i = 0; i < rows.count; ++i) {
+      const Index target_row = rows.first + i * rows_.target_step;
+      add_run({image, i * rows_.source_step * source_width_,
+               target_row * target_width_ + columns.first, 0, 0, region},
+              columns.count);
     }
   }
 
   // Pixels of one row: into the open tile, cut where a vector or a tile ends.
-  void add_run(Index image, Index source, Index target, Index count) {
+  void add_run(Piece run, Index count) {
     while (count > 0) {
       if (lanes_ == kTileLanes) close_tile();
-      const int room = kPieceLanes - lanes_ % kPieceLanes;
-      const int taken = static_cast<int>(std::min<Index>(room, count));
-      append({image, source - lanes_ * plan_.source_step, target - lanes_ * plan_.target_step,
-              lanes_, taken, region_});
+      const int taken =
+          static_cast<int>(std::min<Index>(kPieceLanes - lanes_ % kPieceLanes, count));
+      append({run.image, run.source - lanes_ * plan_.source_step,
+              run.target - lanes_ * plan_.target_step, lanes_, taken, run.region});
       lanes_ += taken;
-      source += taken * plan_.source_step;
-      target += taken * plan_.target_step;
+      run.source += taken * plan_.source_step;
+      run.target += taken * plan_.target_step;
       count -= taken;
     }
   }
@@ -139,7 +144,6 @@ class Planner {
   const Axis& columns_;
   Index source_width_, target_width_, images_;
   PixelPlan plan_;
-  Index region_ = 0;
   Index pieces_begin_ = 0;
   int lanes_ = 0;
 };

@@ -1,10 +1,10 @@
 // Which pixels are computed together, and where each tap finds them.
 //
 // A tap reads inside the map for a rectangle of output pixels only. The rectangles' edges cut the
-// output into regions, each with one set of taps. Pixels are numbered region by region and handed
-// out in tiles of 32; a tile knows the taps that any of its pixels has, so that no other tap costs
-// anything. The same plan serves the gradient with respect to the input, where the roles change:
-// there a stride leaves each pixel only the taps of its phase.
+// output into regions, each with one set of taps. An image's pixels are handed out region by
+// region, in tiles of 32; a tile knows the taps that any of its pixels has, so that no other tap
+// costs anything. The same plan serves the gradient with respect to the input, where the roles
+// change: there a stride leaves each pixel only the taps of its phase.
 #pragma once
 
 #include <vector>

@@ -11,6 +11,7 @@ struct VectorKernel {
   static constexpr int kRows = kMostRows;
   static constexpr bool kBalanced = true;
   static constexpr int kDepthUnit = 1;
+  static constexpr bool kRightAsStaged = true;
   static constexpr int kColumns = kLanes * kVectors;
 
   struct Thread {
@@ -22,7 +23,7 @@ struct VectorKernel {
   }
   static Index right_bytes(Index depth) { return kTileLanes * depth * sizeof(T); }
 
-  static void pack_left(const T* staging, int rows, int entries, Index /*depth*/, Index at,
+  static void pack_left(const T* staging, int rows, int entries, Index at, Thread&,
                         unsigned char* panel) {
     T* to = reinterpret_cast<T*>(panel) + at * rows;
     for (int r = 0; r < rows; ++r) {
@@ -30,13 +31,12 @@ struct VectorKernel {
     }
   }
 
-  static void pack_right(const T* staging, int entries, Index /*depth*/, Index at,
-                         unsigned char* panel) {
+  static void pack_right(const T* staging, int entries, Index at, Thread&, unsigned char* panel) {
     T* to = reinterpret_cast<T*>(panel) + at * kTileLanes;
     __builtin_memcpy(to, staging, sizeof(T) * kTileLanes * entries);
   }
 
-  static void multiply(const Run* runs, int count, int rows, int columns, T* tile) {
+  static void multiply(const Run* runs, int count, int rows, int columns, Thread&, T* tile) {
     multiply_rows<kMostRows>(runs, count, rows, columns, tile);
   }
 
