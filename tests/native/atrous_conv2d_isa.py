@@ -82,6 +82,28 @@ def check(case: dict) -> None:
         assert relative(ours, theirs) < LIMITS[dtype], (name, relative(ours, theirs), case)
 
 
+def many_taps() -> None:
+    """More taps than one round of the multiplication takes."""
+    for channels in (3, 40):
+        for layout in (False, True):
+            case = {
+                "batch": 1,
+                "channels": channels,
+                "filters": 21,
+                "size": (12, 13),
+                "kernel": (9, 10),
+                "stride": (1, 1),
+                "padding": (4, 4),
+                "rate": (1, 1),
+                "groups": 1,
+                "channels_last": layout,
+                "bias": True,
+                "relu": True,
+                "dtype": torch.float32,
+            }
+            check(case)
+
+
 def as_close_as_torch() -> None:
     """The error of the whole product stays near that of torch's own float32."""
     x, weight = torch.randn(1, 256, 41, 41), torch.randn(64, 256, 3, 3)
@@ -162,6 +184,7 @@ def main() -> None:
         if (case := random_case(draw)) is not None:
             check(case)
             done += 1
+    many_taps()
     as_close_as_torch()
     what_float32_can_hold()
     lower_precision()
