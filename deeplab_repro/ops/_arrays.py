@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 
 import torch
 
-
 #: An array with __dlpack__ and __dlpack_device__. No protocol: an op sees tensors alone.
 Array = Any
 

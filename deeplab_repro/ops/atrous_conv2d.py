@@ -86,6 +86,8 @@ def atrous_conv2d(
     if torch.compiler.is_exporting():  # an exported program runs where this package is not
         y = F.conv2d(x, weight, bias, *how[:4])
         return y.relu() if relu else y
+    if x.shape[1] > 1 and x.stride(1) == 1 and not x.is_contiguous():
+        x = x.contiguous(memory_format=torch.channels_last)  # a part of a map that is stored so
     operands = [tensor for tensor in (x, weight, bias) if tensor is not None]
     differentiable = torch.is_grad_enabled() and any(t.requires_grad for t in operands)
     directions = DIRECTIONS if differentiable else DIRECTIONS[:1]
