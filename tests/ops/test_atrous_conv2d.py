@@ -2,6 +2,7 @@
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -96,16 +97,17 @@ def test_half_precision(algorithm, dtype):
         )
 
 
-@pytest.mark.slow
-def test_more_values_than_32_bits_can_count():
-    """One row of 2**31 + 7 pixels: 2 GiB in, as much out."""
-    size = 2**31 + 7
-    x = torch.zeros(1, 1, 1, size, dtype=torch.float32)
+@pytest.mark.parametrize("algorithm", ["auto", "direct", "im2col", "library"])
+def test_more_values_than_32_bits_can_count(algorithm):
+    """A row of 2**31 + 7 pixels, nearly all of it zeros that no memory was taken for."""
+    size, stride = 2**31 + 7, 2**24
+    x = torch.from_numpy(np.zeros((1, 1, 1, size), np.float32))
     x[..., -3:] = torch.tensor([1.0, 2, 3])
     weight = torch.tensor([1.0, 10]).reshape(1, 1, 1, 2)
-    y = atrous_conv2d(x, weight, rate=(1, 2), algorithm="direct")
-    assert y.shape[3] == size - 2
-    assert y[0, 0, 0, -3:].tolist() == [10, 20, 31]
+    x = x[..., (size - 3) % stride :]  # so that the last window is the last three pixels
+    y = atrous_conv2d(x, weight, None, (1, stride), 0, (1, 2), algorithm=algorithm)
+    assert y.shape == (1, 1, 1, 129)
+    assert y[0, 0, 0, -2:].tolist() == [0, 31]
 
 
 # -------------------------------------------------------------------- memory
@@ -128,7 +130,7 @@ VIEWS = {
 @each_algorithm
 @pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS.keys())
 def test_strides_do_not_matter(view, algorithm, device):
-    case = Case((2, 4, 7, 6), (5, 2, 3, 3), (1, 1), (2, 2), (2, 2), 2)
+    case = Case((2, 4, 7, 6), (6, 2, 3, 3), (1, 1), (2, 2), (2, 2), 2)
     tensors = make(case, device=device)
     strided = [view(tensors[0]), view(tensors[1]), tensors[2], view(tensors[3])]
     assert strided[0].equal(tensors[0])
@@ -203,7 +205,7 @@ def test_gradcheck(name, algorithm):
             return atrous_conv2d(*tensors, *case.how, algorithm=algorithm, activation=activation)
 
         assert torch.autograd.gradcheck(op, leaves)
-        assert torch.autograd.gradgradcheck(op, leaves)
+        assert torch.autograd.gradgradcheck(op, leaves, fast_mode=True)
 
 
 @each_algorithm
