@@ -279,7 +279,7 @@ def _autocast(x: Any, *others: Any) -> list[Any]:
 def _pair(name: str, value: Pair, least: int) -> tuple[int, int]:
     pair = (value, value) if isinstance(value, int) else value
     if (
-        not isinstance(pair, Sequence)
+        not isinstance(pair, tuple | list)
         or len(pair) != 2
         or any(not isinstance(v, int) or v < least for v in pair)
     ):
