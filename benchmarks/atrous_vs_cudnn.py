@@ -222,7 +222,7 @@ def measure(
             memory[name] = working_memory(runs[name], options.device)
     del exact
     timings = compare(
-        runs, options.device, options.runs, warm_up=1, max_seconds=options.max_seconds
+        runs, options.device, options.runs, warm_up=0, max_seconds=options.max_seconds
     )
     seconds = {name: timing.median for name, timing in timings.items()}
     return {

@@ -52,8 +52,7 @@ class _Axis(NamedTuple):
         map_padding = padding // rate if rate % stride == 0 else 0
         front = padding - map_padding * rate
         needed = (-(-out // maps) - 1) * map_stride + taps  # pixels of a map, padding included
-        there = -(-(front + size) // rate)
-        map_size = max(1, needed - 2 * map_padding, min(needed - map_padding, there))
+        map_size = needed - 2 * map_padding
         end = (maps - 1) * stride + (map_size - 1) * rate + 1
         map_out = (map_size + 2 * map_padding - taps) // map_stride + 1
         return _Axis(

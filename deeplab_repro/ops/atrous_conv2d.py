@@ -340,6 +340,8 @@ def _check_map(x: Any) -> None:
         raise TypeError(f"{op}: x must be a tensor or a DLPack array, got {type(x).__name__}")
     if x.dim() != 4:
         raise ValueError(f"{op}: x must have shape (N, C, H, W), got {tuple(x.shape)}")
+    if 0 in x.shape[2:]:
+        raise ValueError(f"{op}: x must have pixels, got {tuple(x.shape)}")
     if not x.is_floating_point():
         raise TypeError(f"{op}: x must be floating point, got {x.dtype}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ import torch
 from deeplab_repro import CaffeNet, load_caffe
 from deeplab_repro.layers.conv import Convolution
 from deeplab_repro.ops import ALGORITHMS
+from deeplab_repro.ops._atrous_algorithms import BY_NAME
 from deeplab_repro.parity import compare_recording
 from deeplab_repro.testing.recordings import Recording, bundled_recordings
 from deeplab_repro.testing.tolerances import AGREEMENT
@@ -47,11 +49,23 @@ def test_fused_networks(recording: Recording, algorithm: str) -> None:
         assert found.within(AGREEMENT["fused"]), f"{name}: {found}"
 
 
-def test_the_choice_reaches_every_convolution() -> None:
+def test_the_choice_reaches_every_convolution(monkeypatch: pytest.MonkeyPatch) -> None:
     recording = RECORDINGS[0]
+    calls = []
+    im2col = BY_NAME["im2col"]
+
+    class Spy:
+        def run(self, *arguments: Any) -> torch.Tensor:
+            calls.append(arguments)
+            return im2col.run(*arguments)
+
+    monkeypatch.setitem(BY_NAME, "im2col", Spy())
     net = load_caffe(recording.prototxt, recording.model, algorithm="im2col")
     convolutions = [m for m in net.modules() if isinstance(m, Convolution)]
     assert {module.algorithm for module in convolutions} == {"im2col"}
+    with torch.inference_mode():
+        net(data=recording.whole("data"))
+    assert len(calls) == len(convolutions)
     assert {m.algorithm for m in net.fuse().modules() if isinstance(m, Convolution)} == {"im2col"}
     net.set_algorithm("auto")
     assert {module.algorithm for module in convolutions} == {"auto"}
