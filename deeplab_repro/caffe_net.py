@@ -193,6 +193,7 @@ def load_caffe(
     stages: Iterable[str] = (),
     dialect: Dialect | None = None,
     placeholders: Mapping[str, str] | None = None,
+    algorithm: str = "auto",
 ) -> CaffeNet:
     """Make a PyTorch module of a Caffe network.
 
@@ -206,6 +207,7 @@ def load_caffe(
         stages: for ``stage`` and ``not_stage`` rules.
         dialect: ``"bvlc"``, ``"dl2"`` or ``"dl1"`` if the files' own evidence is to be overruled.
         placeholders: values of ``${NAME}`` in the prototxt.
+        algorithm: how convolutions are computed, see :meth:`GraphModule.set_algorithm`.
 
     Returns:
         the module; float32, on the CPU.
@@ -232,9 +234,11 @@ def load_caffe(
             model = read_model(weights, prototxt, dialect=dialect, placeholders=placeholders)
         net = model.net(phase, level=level, stages=stages)
     try:
-        return CaffeNet(net, model.weights if model else None)
+        module = CaffeNet(net, model.weights if model else None)
     except CaffeImportError as error:  # those of the network name its file already
         raise error.with_file(model.weights_file if model else net.file) from None
+    module.set_algorithm(algorithm)
+    return module
 
 
 def _node(net: Net, layer: Layer, module: CaffeLayer) -> Node:

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from deeplab_repro.layers.conv import Convolution
+from deeplab_repro.ops import ALGORITHMS
 from prototxt_import import CaffeImportError, Layer, Net, Shape, infer_net
 from prototxt_import.inference import check_blob_bytes
 
@@ -94,6 +96,21 @@ class GraphModule(nn.Module):
         forward pass.  Gradients flow as in :meth:`forward`.
         """
         return self._run(inputs, keep=True)
+
+    def set_algorithm(self, algorithm: str) -> None:
+        """Compute all convolutions of two spatial axes by one algorithm; they differ by rounding.
+
+        Args:
+            algorithm: ``"direct"``, ``"im2col"`` (Caffe's form), ``"interlace"``, ``"library"``, or
+                ``"auto"``, which chooses for each; see :func:`~deeplab_repro.ops.atrous_conv2d`.
+        """
+        if algorithm not in ("auto", *ALGORITHMS):
+            raise ValueError(
+                f"algorithm: expected one of auto, {', '.join(ALGORITHMS)}; got {algorithm!r}"
+            )
+        for module in self.modules():
+            if isinstance(module, Convolution):
+                module.algorithm = algorithm
 
     def _run(self, given: Mapping[str, Any], *, keep: bool) -> dict[str, Tensor]:
         values = self._checked_inputs(given, keep)

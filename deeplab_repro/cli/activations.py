@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from deeplab_repro.cli.common import (
+    algorithm_option,
     console,
     load_net,
     model_options,
@@ -27,6 +28,7 @@ from prototxt_import import Dialect
 )
 @click.option("-o", "--output", type=click.Path(), required=True, help="OUT.h5")
 @picture_options
+@algorithm_option
 def command(
     model: str,
     prototxt: str | None,
@@ -38,6 +40,7 @@ def command(
     scale: float,
     pad_to: int | None,
     resize: str | None,
+    algorithm: str,
 ) -> None:
     """Run MODEL in the TEST phase and write every blob to OUT.h5, as /blobs/NAME."""
     preparation = preparation_of(mean, scale, pad_to, resize)
@@ -47,7 +50,7 @@ def command(
         from deeplab_repro.parity import write_activations
         from deeplab_repro.pictures import load_inputs
 
-        net = load_net(model, prototxt, dialect, settings)
+        net = load_net(model, prototxt, dialect, settings, algorithm)
         inputs = load_inputs(input_file, net.net, preparation)
         advance()
         with torch.inference_mode():

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from deeplab_repro.pictures import Preparation
 
 __all__ = [
+    "ALGORITHMS",
+    "algorithm_option",
     "console",
     "json_option",
     "load_net",
@@ -44,6 +46,22 @@ if not console.is_terminal:
 # OpenCV looks when it is loaded, and would allocate what a picture's header claims.
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(MAX_PIXELS.value))
 _Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+#: As of `deeplab_repro.ops.atrous_conv2d`, which is not loaded for a help text.
+ALGORITHMS = ("auto", "direct", "im2col", "interlace", "library")
+
+
+def algorithm_option(command: _Command) -> _Command:
+    """``--algorithm NAME``."""
+    decorate = click.option(
+        "--algorithm",
+        type=click.Choice(ALGORITHMS),
+        default="auto",
+        show_default=True,
+        help="How convolutions are computed; the values differ by rounding only.",
+    )
+    return decorate(command)
 
 
 def model_options(command: _Command) -> _Command:
@@ -82,12 +100,16 @@ def read(
 
 
 def load_net(
-    model: str, prototxt: str | None, dialect: Dialect | None, settings: Sequence[str]
+    model: str,
+    prototxt: str | None,
+    dialect: Dialect | None,
+    settings: Sequence[str],
+    algorithm: str = "auto",
 ) -> CaffeNet:
     """The network of :func:`read` as a module, in the TEST phase."""
     from deeplab_repro.caffe_net import load_caffe
 
-    return load_caffe(read(model, prototxt, dialect, settings))
+    return load_caffe(read(model, prototxt, dialect, settings), algorithm=algorithm)
 
 
 def picture_options(command: _Command) -> _Command:

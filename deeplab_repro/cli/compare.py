@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deeplab_repro.cli.common import (
+    algorithm_option,
     console,
     json_option,
     make_table,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     help="What Caffe computed: /blobs/NAME for every blob, inputs included.",
 )
 @click.option("--html", "page", type=click.Path(), help="Write the report here as a page.")
+@algorithm_option
 @json_option
 def command(
     model: str,
@@ -43,6 +45,7 @@ def command(
     settings: tuple[str, ...],
     recorded: str,
     page: str | None,
+    algorithm: str,
     json_file: str | None,
 ) -> None:
     """Run MODEL on the recorded input and compare every blob with the recorded one.
@@ -62,7 +65,7 @@ def command(
 
         tolerance = AGREEMENT["caffe"]
         source = read(model, prototxt, dialect, settings)
-        net = load_caffe(source)
+        net = load_caffe(source, algorithm=algorithm)
         advance()
         recording = Recording(net.net.name, Path(recorded), Path(model), None)
         comparison = compare_blobs(net, recording, tolerance)

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deeplab_repro.layers.base import CaffeLayer, register
-from deeplab_repro.ops import atrous_conv2d
+from deeplab_repro.ops import atrous_conv2d, im2col
+from deeplab_repro.ops.atrous_conv2d import DIRECT_DTYPES
 from prototxt_import.shapes import Window, canonical_axis, conv_window
 
 if TYPE_CHECKING:
@@ -70,11 +71,24 @@ class Convolution(_Sliding):
 
     Blobs: weights (K, C / group, kernel) and, with ``bias_term``, biases (K,), which in the v1
     fork are (1, 1, 1, K).
+
+    Attributes:
+        algorithm: of a convolution with two spatial axes, as of
+            :func:`~deeplab_repro.ops.atrous_conv2d`; torch computes the others.
+        activation: ``"relu"`` where a fused network lets this layer compute the ReLU behind it.
     """
+
+    algorithm: str = "auto"
+    activation: str | None = None
 
     def __init__(self, layer: Layer, bottoms: Sequence[Shape], shapes: LayerShapes) -> None:
         super().__init__(layer, bottoms, shapes)
         self.groups: int = layer.spec.convolution_param.group
+
+    @property
+    def has_activation(self) -> bool:
+        """Whether :attr:`activation` may be set."""
+        return type(self) is Convolution and self.spatial_axes == 2
 
     def fillers(self) -> Sequence[Any]:
         """Weights, biases."""
@@ -94,7 +108,15 @@ class Convolution(_Sliding):
         window, x = self.window, self.wide_enough(x)
         if self.spatial_axes == 2:
             return atrous_conv2d(
-                x, weight, bias, window.stride, window.pad, window.dilation, self.groups
+                x,
+                weight,
+                bias,
+                window.stride,
+                window.pad,
+                window.dilation,
+                self.groups,
+                algorithm=self.algorithm,
+                activation=self.activation,
             )
         if self.spatial_axes == 0:
             y = F.conv1d(x.unsqueeze(-1), weight.unsqueeze(-1), bias, groups=self.groups)
@@ -133,6 +155,9 @@ class Im2col(_Sliding):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C * R * S, H', W'), or other spatial axes."""
         window, batch = self.window, self.wide_enough(self._as_batch(x))
+        if self.spatial_axes == 2 and batch.dtype in DIRECT_DTYPES.get(batch.device.type, ()):
+            columns = im2col(batch, window.kernel, window.stride, window.pad, window.dilation)
+            return self._as_given(columns, x)
         pads = [pad for pad in reversed(window.pad) for _ in range(2)]
         taps = F.pad(batch, pads) if any(pads) else batch
         for i, (kernel, stride, rate) in enumerate(

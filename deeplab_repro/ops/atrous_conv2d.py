@@ -2,21 +2,44 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
+import torch.nn.functional as F
+from torch import nn
+
+from deeplab_repro.ops._arrays import Array, takes_arrays
+from deeplab_repro.ops._atrous_algorithms import BY_NAME, Convolution
+from deeplab_repro.ops._atrous_interlace import How
+from deeplab_repro.ops._atrous_native import out_size
+from deeplab_repro.ops._atrous_rules import (
+    ALGORITHMS,
+    DIRECT_DTYPES,
+    DIRECTIONS,
+    PRECISIONS,
+    Problem,
+    choose,
+)
+from deeplab_repro.ops.reference import atrous_im2col
 
 Pair = int | Sequence[int]
 
 
+@takes_arrays
 def atrous_conv2d(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None = None,
+    x: torch.Tensor | Array,
+    weight: torch.Tensor | Array,
+    bias: torch.Tensor | Array | None = None,
     stride: Pair = 1,
     padding: Pair = 0,
     rate: Pair = 1,
     groups: int = 1,
+    *,
+    algorithm: str = "auto",
+    precision: str = "fp32",
+    activation: str | None = None,
 ) -> torch.Tensor:
     """Return the cross-correlation of x with filters whose taps lie `rate` pixels apart.
 
@@ -24,60 +47,280 @@ def atrous_conv2d(
         x[n, c, i * stride_h - padding_h + r * rate_h, j * stride_w - padding_w + s * rate_w],
     where x is 0 outside its map.
 
-    x: (N, C, H, W), any floating dtype. weight: (K, C / groups, R, S), bias: (K), dtype and device
-    of x. stride, padding, rate: an int, or a pair (h, w), in pixels; rate 1 is the plain
-    convolution. groups divides C and K.
+    x: (N, C, H, W), any floating dtype; contiguous or channels last, and y is as x. Or an array
+        that speaks DLPack (CuPy, numpy): it is not copied, and y is an array of its kind.
+    weight: (K, C / groups, R, S), bias: (K), dtype and device of x.
+    stride, padding, rate: an int, or a pair (h, w), in pixels; rate 1 is the plain convolution.
+    groups: divides C and K.
+    algorithm: the values differ by rounding only.
+        "auto": by measured rules; `choose_algorithm` says which.
+        "direct": the project's kernels, bias and ReLU in the same pass. CPU: float32, float64;
+            CUDA: float16 and bfloat16 as well.
+        "im2col": columns of one picture at a time, then a matrix product, as Caffe; dtypes as
+            "direct".
+        "interlace": dense convolutions of every rate-th pixel, woven together (the second paper).
+        "library": torch.nn.functional.conv2d.
+    precision: how float32 is multiplied (sums are float32 always): "fp32" in full, "tf32" (11 bits
+        of mantissa), "bf16" (8) or "fp16" (11, and its small range). Other than "fp32" it needs
+        algorithm "auto", which then takes "direct", or "direct"; on a GPU, "library" has "tf32"
+        too. Other dtypes are multiplied as they are.
+    activation: None, or "relu" for max(y, 0).
 
     Returns (N, K, H', W') with H' = floor((H + 2 padding_h - rate_h (R - 1) - 1) / stride_h) + 1,
-    W' likewise: Caffe's rule. Differentiable in x, weight and bias. Raises TypeError or ValueError,
-    naming the argument and what it got.
+    W' likewise: Caffe's rule. Differentiable in x, weight and bias, any number of times; a tensor
+    is kept for the backward pass only where that reads it. Under autocast x, weight and bias are
+    cast as for conv2d. "direct" gives the same bits in every run and for every number of threads.
+    torch.export writes down torch's own operations, whatever the algorithm; a graph of
+    torch.compile keeps torch's setting of TF32 for "library".
+
+    Raises TypeError or ValueError, naming the argument and what it got.
 
     >>> x = torch.arange(5.0).reshape(1, 1, 1, 5)
     >>> atrous_conv2d(x, torch.ones(1, 1, 1, 3), padding=(0, 2), rate=2)
     tensor([[[[2., 4., 6., 4., 6.]]]])
     """
-    stride = _pair("stride", stride, 1)
-    padding = _pair("padding", padding, 0)
-    rate = _pair("rate", rate, 1)
-    _check(x, weight, bias, groups)
-    for axis, name in enumerate("HW"):
-        reach = rate[axis] * (weight.shape[2 + axis] - 1) + 1
-        size = x.shape[2 + axis] + 2 * padding[axis]
-        if size < reach:
-            raise ValueError(
-                f"atrous_conv2d: the filter spans {reach} pixels in {name} at rate {rate[axis]}, "
-                f"the padded input only {size}"
-            )
-    return torch.nn.functional.conv2d(x, weight, bias, stride, padding, rate, groups)
+    x, weight, bias = _autocast(x, weight, bias)
+    how = _checked(x, weight, bias, stride, padding, rate, groups, precision)
+    _check_names(x, algorithm, precision, activation)
+    relu = activation == "relu"
+    if torch.compiler.is_exporting():  # an exported program runs where this package is not
+        y = F.conv2d(x, weight, bias, *how[:4])
+        return y.relu() if relu else y
+    if x.shape[1] > 1 and x.stride(1) == 1 and not x.is_contiguous():
+        x = x.contiguous(memory_format=torch.channels_last)  # a part of a map that is stored so
+    operands = [tensor for tensor in (x, weight, bias) if tensor is not None]
+    differentiable = torch.is_grad_enabled() and any(t.requires_grad for t in operands)
+    directions = DIRECTIONS if differentiable else DIRECTIONS[:1]
+    if algorithm != "auto":
+        names = [algorithm] * len(directions)
+    else:
+        names = [_choose(x, weight, how, direction) for direction in directions]
+    if differentiable:
+        return Convolution.apply(x, weight, bias, how, tuple(names), relu)
+    return BY_NAME[names[0]].run(x, weight, bias, how, relu)
+
+
+def choose_algorithm(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    stride: Pair = 1,
+    padding: Pair = 0,
+    rate: Pair = 1,
+    groups: int = 1,
+    *,
+    precision: str = "fp32",
+    direction: str = "forward",
+) -> str:
+    """What `atrous_conv2d` takes for these arguments where algorithm is "auto".
+
+    direction: "forward", "grad_input" or "grad_weight": each has an algorithm of its own. Values of
+    x and weight are not read. Other arguments, and errors, are those of `atrous_conv2d`; the rules
+    are in deeplab_repro/ops/_atrous_rules.py.
+
+    >>> choose_algorithm(torch.ones(1, 8, 9, 9), torch.ones(4, 8, 1, 1))
+    'library'
+    """
+    x, weight, _ = _autocast(x, weight, None)
+    how = _checked(x, weight, None, stride, padding, rate, groups, precision)
+    _check_names(x, "auto", precision, None)
+    if direction not in DIRECTIONS:
+        raise ValueError(
+            f"choose_algorithm: direction must be one of {', '.join(DIRECTIONS)}, got {direction!r}"
+        )
+    return _choose(x, weight, how, direction)
+
+
+class AtrousConv2d(nn.Module):
+    """`atrous_conv2d` with a weight and a bias of its own, initialised as torch.nn.Conv2d does.
+
+    Args as of torch.nn.Conv2d, with `rate` for its `dilation` (its state dict fits, too), and
+    algorithm, precision and activation as of `atrous_conv2d`.
+
+    >>> AtrousConv2d(512, 1024, 3, padding=12, rate=12, activation="relu")
+    AtrousConv2d(512, 1024, kernel_size=(3, 3), padding=(12, 12), rate=(12, 12), activation=relu)
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Pair,
+        stride: Pair = 1,
+        padding: Pair = 0,
+        rate: Pair = 1,
+        groups: int = 1,
+        bias: bool = True,
+        *,
+        algorithm: str = "auto",
+        precision: str = "fp32",
+        activation: str | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.kernel_size = _pair("kernel_size", kernel_size, 1)
+        self.stride = _pair("stride", stride, 1)
+        self.padding = _pair("padding", padding, 0)
+        self.rate = _pair("rate", rate, 1)
+        _check_groups(groups, in_channels, out_channels)
+        self.groups = groups
+        self.algorithm, self.precision, self.activation = algorithm, precision, activation
+        shape = (out_channels, in_channels // groups, *self.kernel_size)
+        self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+        if bias:
+            self.bias = nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype))
+        else:
+            self.register_parameter("bias", None)
+        _check_names(self.weight, algorithm, precision, activation)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """New random values: uniform within 1 / sqrt(C / groups * R * S) of 0."""
+        bound = 1 / math.sqrt(max(1, self.weight[0].numel()))
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -bound, bound)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, C, H, W) -> (N, K, H', W')."""
+        return atrous_conv2d(
+            x,
+            self.weight,
+            self.bias,
+            self.stride,
+            self.padding,
+            self.rate,
+            self.groups,
+            algorithm=self.algorithm,
+            precision=self.precision,
+            activation=self.activation,
+        )
+
+    def extra_repr(self) -> str:
+        """The arguments that are not the default ones."""
+        parts = [f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}"]
+        defaults: dict[str, Any] = {
+            "stride": (1, 1),
+            "padding": (0, 0),
+            "rate": (1, 1),
+            "groups": 1,
+            "algorithm": "auto",
+            "precision": "fp32",
+            "activation": None,
+        }
+        for name, default in defaults.items():
+            if getattr(self, name) != default:
+                parts.append(f"{name}={getattr(self, name)}")
+        return ", ".join(parts if self.bias is not None else [*parts, "bias=False"])
+
+
+def im2col(
+    x: torch.Tensor, kernel_size: Pair, stride: Pair = 1, padding: Pair = 0, rate: Pair = 1
+) -> torch.Tensor:
+    """Caffe's columns (N, C * R * S, H', W') of x (N, C, H, W): every tap as a channel of its own.
+
+    Arguments, H' and W' as of `atrous_conv2d`; dtypes as of its "direct". Differentiable.
+
+    >>> im2col(torch.arange(4.0).reshape(1, 1, 1, 4), (1, 2), rate=2)
+    tensor([[[[0., 1.]],
+    <BLANKLINE>
+             [[2., 3.]]]])
+    """
+    kernel_size = _pair("kernel_size", kernel_size, 1)
+    window = _pair("stride", stride, 1), _pair("padding", padding, 0), _pair("rate", rate, 1)
+    _check_map(x)
+    size = _checked_out_size(x, kernel_size, *window)
+    if torch.compiler.is_exporting():
+        columns = atrous_im2col(x, kernel_size, *window)
+    else:
+        _check_names(x, "im2col", "fp32", None)
+        columns = torch.ops.deeplab_repro.atrous_im2col(x, kernel_size, *window)
+    return columns.view(x.shape[0], x.shape[1] * kernel_size[0] * kernel_size[1], *size)
+
+
+# -------------------------------------------------------------------- what the arguments mean
+
+
+def _choose(x: torch.Tensor, weight: torch.Tensor, how: How, direction: str) -> str:
+    if how.precision != "fp32" and x.dtype == torch.float32:
+        return "direct"
+    image_size, kernel_size = (x.shape[2], x.shape[3]), (weight.shape[2], weight.shape[3])
+    return choose(
+        Problem(
+            direction,
+            x.device.type,
+            x.dtype,
+            x.is_contiguous(memory_format=torch.channels_last),
+            x.shape[0],
+            x.shape[1],
+            weight.shape[0],
+            image_size,
+            out_size(image_size, kernel_size, *how[:3]),
+            kernel_size,
+            *how[:4],
+        )
+    )
+
+
+def _autocast(x: Any, *others: Any) -> list[Any]:
+    """The tensors in autocast's dtype, where it is on and x is of a dtype that it casts."""
+    tensors = [x, *others]
+    if not isinstance(x, torch.Tensor) or not torch.is_autocast_enabled(x.device.type):
+        return tensors
+    dtype = torch.get_autocast_dtype(x.device.type)
+    return [
+        t.to(dtype)
+        if isinstance(t, torch.Tensor) and t.is_floating_point() and t.dtype != torch.float64
+        else t
+        for t in tensors
+    ]
 
 
 def _pair(name: str, value: Pair, least: int) -> tuple[int, int]:
-    pair = (value, value) if isinstance(value, int) else tuple(value)
-    if len(pair) != 2 or any(not isinstance(v, int) or v < least for v in pair):
+    pair = (value, value) if isinstance(value, int) else value
+    if (
+        not isinstance(pair, tuple | list)
+        or len(pair) != 2
+        or any(not isinstance(v, int) or v < least for v in pair)
+    ):
         raise ValueError(
             f"atrous_conv2d: {name} must be an int >= {least} or a pair (h, w) of them, got {value}"
         )
-    return pair
+    return pair[0], pair[1]
 
 
-def _check(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, groups: int) -> None:
+def _checked(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    stride: Pair,
+    padding: Pair,
+    rate: Pair,
+    groups: int,
+    precision: str,
+) -> How:
+    how = How(
+        _pair("stride", stride, 1),
+        _pair("padding", padding, 0),
+        _pair("rate", rate, 1),
+        groups,
+        precision,
+    )
     op = "atrous_conv2d"
-    if x.dim() != 4:
-        raise ValueError(f"{op}: x must have shape (N, C, H, W), got {tuple(x.shape)}")
-    if weight.dim() != 4 or 0 in weight.shape[2:]:
+    _check_map(x)
+    if not isinstance(weight, torch.Tensor):
+        raise TypeError(f"{op}: weight must be a tensor, got {type(weight).__name__}")
+    if weight.dim() != 4 or 0 in weight.shape:
         raise ValueError(f"{op}: weight must have shape (K, C, R, S), got {tuple(weight.shape)}")
-    if not x.is_floating_point():
-        raise TypeError(f"{op}: x must be floating point, got {x.dtype}")
     filters, per_group = weight.shape[:2]
-    if not isinstance(groups, int) or groups < 1 or x.shape[1] % groups or filters % groups:
-        raise ValueError(
-            f"{op}: groups must divide {x.shape[1]} channels and {filters} filters, got {groups}"
-        )
+    _check_groups(groups, x.shape[1], filters)
     if per_group * groups != x.shape[1]:
         raise ValueError(
             f"{op}: weight {tuple(weight.shape)} with groups={groups} needs x with "
             f"{per_group * groups} channels, got {tuple(x.shape)}"
         )
+    if bias is not None and not isinstance(bias, torch.Tensor):
+        raise TypeError(f"{op}: bias must be a tensor or None, got {type(bias).__name__}")
     if bias is not None and bias.shape != (filters,):
         raise ValueError(f"{op}: bias must have shape ({filters},), got {tuple(bias.shape)}")
     for name, tensor in (("weight", weight), ("bias", bias)):
@@ -87,3 +330,70 @@ def _check(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, gro
             raise TypeError(f"{op}: {name} must have x's dtype {x.dtype}, got {tensor.dtype}")
         if tensor.device != x.device:
             raise ValueError(f"{op}: {name} must be on x's device {x.device}, got {tensor.device}")
+    _checked_out_size(x, weight.shape[2:], *how[:3])
+    return how
+
+
+def _check_map(x: Any) -> None:
+    op = "atrous_conv2d"
+    if not isinstance(x, torch.Tensor):
+        raise TypeError(f"{op}: x must be a tensor or a DLPack array, got {type(x).__name__}")
+    if x.dim() != 4:
+        raise ValueError(f"{op}: x must have shape (N, C, H, W), got {tuple(x.shape)}")
+    if 0 in x.shape[2:]:
+        raise ValueError(f"{op}: x must have pixels, got {tuple(x.shape)}")
+    if not x.is_floating_point():
+        raise TypeError(f"{op}: x must be floating point, got {x.dtype}")
+
+
+def _checked_out_size(
+    x: torch.Tensor,
+    kernel_size: Sequence[int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    rate: tuple[int, int],
+) -> tuple[int, int]:
+    """(H', W'), of at least one pixel."""
+    for axis, name in enumerate("HW"):
+        reach = rate[axis] * (kernel_size[axis] - 1) + 1
+        size = x.shape[2 + axis] + 2 * padding[axis]
+        if size < reach:
+            raise ValueError(
+                f"atrous_conv2d: the filter spans {reach} pixels in {name} at rate {rate[axis]}, "
+                f"the padded input only {size}"
+            )
+    return out_size(x.shape[2:], kernel_size, stride, padding, rate)
+
+
+def _check_groups(groups: int, channels: int, filters: int) -> None:
+    if not isinstance(groups, int) or groups < 1 or channels % groups or filters % groups:
+        raise ValueError(
+            f"atrous_conv2d: groups must divide {channels} channels and {filters} filters, "
+            f"got {groups}"
+        )
+
+
+def _check_names(x: torch.Tensor, algorithm: str, precision: str, activation: str | None) -> None:
+    op = "atrous_conv2d"
+    for name, value, allowed in (
+        ("algorithm", algorithm, ("auto", *ALGORITHMS)),
+        ("precision", precision, PRECISIONS),
+        ("activation", activation, (None, "relu")),
+    ):
+        if value not in allowed:
+            raise ValueError(
+                f"{op}: {name} must be one of {', '.join(map(str, allowed))}, got {value!r}"
+            )
+    device = x.device.type
+    dtypes = DIRECT_DTYPES.get(device)
+    if algorithm in ("direct", "im2col") and dtypes is not None and x.dtype not in dtypes:
+        names = ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+        raise TypeError(
+            f"{op}: x must be {names} for algorithm {algorithm!r} on {device}, got {x.dtype}"
+        )
+    if precision == "fp32" or x.dtype != torch.float32 or algorithm in ("auto", "direct"):
+        return
+    if not (algorithm == "library" and precision == "tf32" and device == "cuda"):
+        raise ValueError(
+            f"{op}: precision {precision!r} needs algorithm 'auto' or 'direct', got {algorithm!r}"
+        )

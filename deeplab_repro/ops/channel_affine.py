@@ -8,22 +8,29 @@ import torch
 
 from deeplab_repro import _native
 from deeplab_repro.ops import reference
+from deeplab_repro.ops._arrays import Array, takes_arrays
 
 _OP = "deeplab_repro::channel_affine"
 
 
+@takes_arrays
 def channel_affine(
-    x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor | None = None, *, max_blocks: int = 0
+    x: torch.Tensor | Array,
+    scale: torch.Tensor | Array,
+    shift: torch.Tensor | Array | None = None,
+    *,
+    max_blocks: int = 0,
 ) -> torch.Tensor:
     """Return y with y[n, c, ...] = x[n, c, ...] * scale[c] + shift[c].
 
-    x: (N, C, *), float32 or float64; any strides, though only contiguous x is not copied.
+    x: (N, C, *), float32 or float64; any strides, though only contiguous x is not copied. Or an
+        array that speaks DLPack (CuPy, numpy), and so are the others; the result is of its kind.
     scale: (C), dtype and device of x.
     shift: (C), likewise; None = 0.
     max_blocks: for tests, caps the CUDA grid; 0 = automatic.
 
-    Returns a new contiguous tensor of x's shape and dtype. Differentiable once, in x, scale and
-    shift; the sums over a channel are added in the same order in every run. Raises TypeError or
+    Returns a new contiguous tensor of x's shape and dtype. Differentiable in x, scale and shift,
+    twice; the sums over a channel are added in the same order in every run. Raises TypeError or
     ValueError, naming the argument and what it got.
 
     >>> channel_affine(torch.ones(1, 2, 3), torch.tensor([2.0, 3.0]), torch.tensor([0.0, 1.0]))
@@ -96,3 +103,36 @@ def _backward(ctx: Any, grad_y: torch.Tensor) -> tuple:
 
 
 torch.library.register_autograd(_OP, _backward, setup_context=_setup_context)
+
+
+def _setup_backward_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+    grad_y, x, scale, *ctx.needs, ctx.max_blocks = inputs
+    ctx.save_for_backward(grad_y, x, scale)
+
+
+def _backward_backward(ctx: Any, *grads: torch.Tensor) -> tuple:
+    """Of grad_x = grad_y * scale, grad_scale = sum(grad_y * x) and grad_shift = sum(grad_y)."""
+    grad_y, x, scale = ctx.saved_tensors
+    to_x, to_scale, to_shift = (
+        grad if need else None for grad, need in zip(grads, ctx.needs, strict=True)
+    )
+    per_channel = (-1,) + (1,) * (x.dim() - 2)
+    to_grad_y = torch.zeros_like(grad_y)
+    if to_x is not None:
+        to_grad_y = to_grad_y + to_x * scale.reshape(per_channel)
+    if to_scale is not None:
+        to_grad_y = to_grad_y + to_scale.reshape(per_channel) * x
+    if to_shift is not None:
+        to_grad_y = to_grad_y + to_shift.reshape(per_channel)
+    others = [d for d in range(x.dim()) if d != 1]
+    return (
+        to_grad_y,
+        None if to_scale is None else to_scale.reshape(per_channel) * grad_y,
+        None if to_x is None else (to_x * grad_y).sum(others),
+        *(None for _ in range(4)),
+    )
+
+
+torch.library.register_autograd(
+    f"{_OP}_backward", _backward_backward, setup_context=_setup_backward_context
+)

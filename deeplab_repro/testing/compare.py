@@ -29,7 +29,8 @@ class Agreement:
 
     def within(self, tolerance: Tolerance) -> bool:
         """True if both measures keep to `tolerance`. NaN keeps to none."""
-        return self.rel <= tolerance.rel and self.max <= tolerance.max
+        # A measure may be numpy's, and then so is what a comparison gives: no bool, never `is`.
+        return bool(self.rel <= tolerance.rel and self.max <= tolerance.max)
 
     def __str__(self) -> str:
         numbers = f"rel {self.rel:.2e}, max {self.max:.2e}"

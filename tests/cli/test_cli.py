@@ -14,6 +14,9 @@ import pytest
 import torch
 
 from deeplab_repro import load_caffe
+from deeplab_repro.cli import common
+from deeplab_repro.graph_module import GraphModule
+from deeplab_repro.ops import ALGORITHMS
 from prototxt_import import read_weights
 
 ROOT = Path(__file__).parents[2]
@@ -46,6 +49,33 @@ def test_compare_equal(run, tmp_path):
     assert content["equal"] is True
     assert content["first_difference"] is None
     assert all(blob["rel"] <= 1e-5 for blob in content["blobs"])
+
+
+@pytest.mark.parametrize("algorithm", ["im2col", "interlace"])
+def test_compare_and_activations_by_an_algorithm(run, tmp_path, monkeypatch, algorithm):
+    used = []
+    monkeypatch.setattr(
+        GraphModule,
+        "set_algorithm",
+        lambda net, name, original=GraphModule.set_algorithm: (
+            used.append(name),
+            original(net, name),
+        ),
+    )
+    out = tmp_path / "out.h5"
+    code, _, _ = run("activations", MODEL, "--input", CAFFE, "-o", out, "--algorithm", algorithm)
+    assert code == 0
+    code, text, _ = run("compare", MODEL, "--activations", out, "--algorithm", algorithm)
+    assert code == 0
+    assert "worst rel 0.0e+00" in text
+    assert used == [algorithm, algorithm]
+    code, _, _ = run("compare", MODEL, "--activations", CAFFE, "--algorithm", algorithm)
+    assert code == 0
+    refused(run("compare", MODEL, "--activations", CAFFE, "--algorithm", "fft"), "'fft'")
+
+
+def test_the_algorithms_are_the_ops():
+    assert ("auto", *ALGORITHMS) == common.ALGORITHMS
 
 
 def spoilt(tmp_path, blob, change):

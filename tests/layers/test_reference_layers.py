@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from deeplab_repro import load_caffe
+from deeplab_repro.ops import ALGORITHMS
 from deeplab_repro.testing.compare import agreement
 from deeplab_repro.testing.tolerances import AGREEMENT
 from prototxt_import import parse_net
@@ -56,9 +57,27 @@ def build(case: h5py.Group, phase: str, device: str) -> tuple[Any, dict[str, tor
 
 @pytest.mark.parametrize("name", cases("layers.h5"))
 def test_layer(name: str, device: str) -> None:
+    check_layer(name, device, "auto")
+
+
+def convolutions() -> list[str]:
+    """The cases whose network has a convolution, or the columns that Caffe makes for one."""
+    with h5py.File(CAFFE / "layers.h5") as file:
+        types = {name: str(case.attrs["prototxt"]) for name, case in file.items()}
+    return [n for n, text in types.items() if '"Convolution"' in text or '"Im2col"' in text]
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("name", convolutions())
+def test_convolution_by_every_algorithm(name: str, algorithm: str, device: str) -> None:
+    check_layer(name, device, algorithm)
+
+
+def check_layer(name: str, device: str, algorithm: str) -> None:
     with h5py.File(CAFFE / "layers.h5") as file:
         case = file[name]
         net, inputs = build(case, "TEST", device)
+        net.set_algorithm(algorithm)
         outputs = net(**inputs)
         expected = arrays(case["out"])
         assert outputs.keys() == expected.keys()

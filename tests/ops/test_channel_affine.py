@@ -104,6 +104,7 @@ def test_gradcheck(with_shift):
     x, scale, shift, _ = (t.requires_grad_() for t in make((2, 3, 2, 2), torch.float64))
     inputs = (x, scale, shift) if with_shift else (x, scale)
     assert torch.autograd.gradcheck(channel_affine, inputs)
+    assert torch.autograd.gradgradcheck(channel_affine, inputs)
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 4), (0, 3, 4), (2, 3)])

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from deeplab_repro.testing.recordings import Recording, bundled_recordings, find_recordings
+from deeplab_repro.testing.tolerances import AGREEMENT
 from prototxt_import import CaffeImportError
 
 
@@ -36,6 +37,8 @@ def test_bundled_samples(data: Path) -> None:
     assert len(plain.blobs()) == 24
     assert plain.whole("data").shape == (1, 3, 98, 98)
     assert plain.whole("fc8_crop").shape == (1, 21, 98, 98)
+    verdict = plain.agreement("conv1_1", np.zeros((1, 4, 98, 98))).within(AGREEMENT["caffe"])
+    assert verdict is False
     with pytest.raises(CaffeImportError, match="holds only samples of /blobs/conv1_1"):
         plain.whole("conv1_1")
 

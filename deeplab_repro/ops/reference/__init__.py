@@ -4,6 +4,21 @@ Documentation, oracle of the tests, rival of the benchmarks, and what runs where
 compiled. Imports torch alone.
 """
 
+from deeplab_repro.ops.reference.atrous_conv2d import (
+    atrous_col2im,
+    atrous_conv2d_direct,
+    atrous_conv2d_direct_grad_input,
+    atrous_conv2d_direct_grad_weight,
+    atrous_im2col,
+)
 from deeplab_repro.ops.reference.channel_affine import channel_affine, channel_affine_backward
 
-__all__ = ["channel_affine", "channel_affine_backward"]
+__all__ = [
+    "atrous_col2im",
+    "atrous_conv2d_direct",
+    "atrous_conv2d_direct_grad_input",
+    "atrous_conv2d_direct_grad_weight",
+    "atrous_im2col",
+    "channel_affine",
+    "channel_affine_backward",
+]

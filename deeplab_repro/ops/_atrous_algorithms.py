@@ -1,0 +1,192 @@
+"""The algorithms of the atrous convolution, each a forward pass and its two gradients.
+
+What they compute is the same; `atrous_conv2d` says what. Here tensors have been checked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import torch
+import torch.nn.functional as F
+from torch.nn.grad import conv2d_input, conv2d_weight
+
+from deeplab_repro.ops._atrous_interlace import How, Interlacing
+from deeplab_repro.ops._atrous_native import behind_relu, out_size, sum_per_channel
+from deeplab_repro.ops.reference.atrous_conv2d import memory_format, torch_tf32
+
+_OPS = torch.ops.deeplab_repro
+
+
+class Algorithm:
+    """forward without bias, and the gradients of that; in the memory format of the first tensor."""
+
+    def forward(self, x: torch.Tensor, weight: torch.Tensor, how: How) -> torch.Tensor:
+        """y (N, K, H', W')."""
+        raise NotImplementedError
+
+    def grad_input(
+        self, grad_y: torch.Tensor, weight: torch.Tensor, image_size: Sequence[int], how: How
+    ) -> torch.Tensor:
+        """(N, C, H, W); image_size: (H, W)."""
+        raise NotImplementedError
+
+    def grad_weight(
+        self, grad_y: torch.Tensor, x: torch.Tensor, kernel_size: Sequence[int], how: How
+    ) -> torch.Tensor:
+        """(K, C / groups, R, S); kernel_size: (R, S)."""
+        raise NotImplementedError
+
+    def run(
+        self,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        how: How,
+        relu: bool,
+    ) -> torch.Tensor:
+        """forward, then bias (K) and ReLU."""
+        y = self.forward(x, weight, how)
+        if bias is not None:
+            y = y.add_(bias[:, None, None])
+        return y.relu_() if relu else y
+
+
+class Direct(Algorithm):
+    """The native kernels: no column buffer, no product with a tap outside the map."""
+
+    def forward(self, x, weight, how):
+        return self.run(x, weight, None, how, False)
+
+    def run(self, x, weight, bias, how, relu):
+        return _OPS.atrous_conv2d_direct(x, weight, bias, *how, relu)
+
+    def grad_input(self, grad_y, weight, image_size, how):
+        return _OPS.atrous_conv2d_direct_grad_input(grad_y, weight, image_size, *how)
+
+    def grad_weight(self, grad_y, x, kernel_size, how):
+        return _OPS.atrous_conv2d_direct_grad_weight(grad_y, x, kernel_size, *how)
+
+
+class Library(Algorithm):
+    """torch's own convolution."""
+
+    def forward(self, x, weight, how):
+        return self.run(x, weight, None, how, False)
+
+    def run(self, x, weight, bias, how, relu):
+        with torch_tf32(x, how.precision == "tf32"):
+            y = F.conv2d(x, weight, bias, how.stride, how.padding, how.rate, how.groups)
+        return y.relu_() if relu else y
+
+    def grad_input(self, grad_y, weight, image_size, how):
+        shape = (grad_y.shape[0], weight.shape[1] * how.groups, *image_size)
+        with torch_tf32(grad_y, how.precision == "tf32"):
+            return conv2d_input(shape, weight, grad_y, *how[:4])
+
+    def grad_weight(self, grad_y, x, kernel_size, how):
+        shape = (grad_y.shape[1], x.shape[1] // how.groups, *kernel_size)
+        with torch_tf32(x, how.precision == "tf32"):
+            return conv2d_weight(x, shape, grad_y, *how[:4])
+
+
+class Im2col(Algorithm):
+    """Caffe's form: the columns of one picture at a time, then a matrix product a group."""
+
+    def forward(self, x, weight, how):
+        size = out_size(x.shape[2:], weight.shape[2:], *how[:3])
+        rows = weight.reshape(how.groups, weight.shape[0] // how.groups, -1)
+        y = x.new_empty((x.shape[0], weight.shape[0], *size))
+        for picture, out in zip(x.unbind(), y.unbind(), strict=True):
+            columns = _columns(picture, weight.shape[2:], how)
+            out.copy_(torch.matmul(rows, columns).view(out.shape))
+        return y.contiguous(memory_format=memory_format(x))
+
+    def grad_input(self, grad_y, weight, image_size, how):
+        rows = weight.reshape(how.groups, weight.shape[0] // how.groups, -1).mT
+        pictures = []
+        for grad in grad_y.unbind():
+            columns = torch.matmul(rows, grad.reshape(how.groups, -1, grad[0].numel()))
+            columns = columns.reshape(1, -1, grad[0].numel())
+            pictures.append(_OPS.atrous_col2im(columns, image_size, weight.shape[2:], *how[:3]))
+        if not pictures:
+            return grad_y.new_empty((0, weight.shape[1] * how.groups, *image_size))
+        return torch.cat(pictures).contiguous(memory_format=memory_format(grad_y))
+
+    def grad_weight(self, grad_y, x, kernel_size, how):
+        shape = (grad_y.shape[1], x.shape[1] // how.groups, *kernel_size)
+        total = x.new_zeros(shape).view(how.groups, shape[0] // how.groups, -1)
+        for picture, grad in zip(x.unbind(), grad_y.unbind(), strict=True):
+            columns = _columns(picture, kernel_size, how)
+            rows = grad.reshape(how.groups, -1, columns.shape[2])
+            total = torch.baddbmm(total, rows, columns.mT)
+        return total.view(shape)
+
+
+def _columns(picture: torch.Tensor, kernel_size: Sequence[int], how: How) -> torch.Tensor:
+    """(groups, C / groups * R * S, H' * W') of one picture (C, H, W)."""
+    columns = _OPS.atrous_im2col(picture[None], kernel_size, *how[:3])
+    return columns.view(how.groups, -1, columns.shape[2])
+
+
+class Interlace(Algorithm):
+    """The second paper's form: maps of every rate-th pixel, convolved densely, woven together."""
+
+    def forward(self, x, weight, how):
+        plan = Interlacing.of(x.shape[2:], weight.shape[2:], how)
+        maps = Library().forward(plan.split(x), weight, plan.dense(how))
+        return plan.weave(maps).contiguous(memory_format=memory_format(x))
+
+    def grad_input(self, grad_y, weight, image_size, how):
+        plan = Interlacing.of(image_size, weight.shape[2:], how)
+        maps = Library().grad_input(plan.unweave(grad_y), weight, plan.map_size, plan.dense(how))
+        return plan.unsplit(maps).contiguous(memory_format=memory_format(grad_y))
+
+    def grad_weight(self, grad_y, x, kernel_size, how):
+        plan = Interlacing.of(x.shape[2:], kernel_size, how)
+        return Library().grad_weight(
+            plan.unweave(grad_y), plan.split(x), kernel_size, plan.dense(how)
+        )
+
+
+BY_NAME: Final[dict[str, Algorithm]] = {
+    "direct": Direct(),
+    "im2col": Im2col(),
+    "interlace": Interlace(),
+    "library": Library(),
+}
+
+
+class Convolution(torch.autograd.Function):
+    """Any algorithm forward, any backward: names are (forward, grad_input, grad_weight)."""
+
+    @staticmethod
+    def forward(x, weight, bias, how, names, relu):
+        return BY_NAME[names[0]].run(x, weight, bias, how, relu)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: torch.Tensor) -> None:
+        x, weight, _, ctx.how, ctx.names, relu = inputs
+        ctx.image_size, ctx.kernel_size = tuple(x.shape[2:]), tuple(weight.shape[2:])
+        needs = ctx.needs_input_grad
+        # Only what the backward pass reads: a frozen weight keeps no activation alive.
+        ctx.save_for_backward(
+            x if needs[1] else None, weight if needs[0] else None, output if relu else None
+        )
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: torch.Tensor) -> tuple:
+        x, weight, y = ctx.saved_tensors
+        if y is not None:
+            grad_y = behind_relu(grad_y, y)
+        need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
+        to_input, to_weight = BY_NAME[ctx.names[1]], BY_NAME[ctx.names[2]]
+        return (
+            to_input.grad_input(grad_y, weight, ctx.image_size, ctx.how) if need_x else None,
+            to_weight.grad_weight(grad_y, x, ctx.kernel_size, ctx.how) if need_weight else None,
+            sum_per_channel(grad_y) if need_bias else None,
+            None,
+            None,
+            None,
+        )

@@ -1,0 +1,114 @@
+"""Which algorithm `atrous_conv2d` takes by itself: one table, each row with its reason.
+
+`benchmarks/atrous_vs_cudnn.py` measures what the rows claim. A look-up takes a few microseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+import torch
+
+from deeplab_repro import _native
+
+ALGORITHMS: Final = ("direct", "im2col", "interlace", "library")
+DIRECTIONS: Final = ("forward", "grad_input", "grad_weight")
+PRECISIONS: Final = ("fp32", "tf32", "bf16", "fp16")
+
+_SINGLE: Final = (torch.float32,)
+_HALF: Final = (torch.float16, torch.bfloat16)
+_REAL: Final = (torch.float32, torch.float64)
+#: What the kernels take; other dtypes and devices are the library's.
+DIRECT_DTYPES: Final = {"cpu": _REAL, "cuda": (*_REAL, *_HALF)}
+
+
+class Problem(NamedTuple):
+    """One convolution, as far as a rule looks at it. Sizes in elements and pixels, pairs (h, w)."""
+
+    direction: str
+    device: str
+    dtype: torch.dtype
+    channels_last: bool
+    batch: int
+    channels: int
+    filters: int
+    image_size: tuple[int, int]
+    out_size: tuple[int, int]
+    kernel_size: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    rate: tuple[int, int]
+    groups: int
+
+    @property
+    def useful(self) -> float:
+        """The share of the multiply-adds whose value lies inside the map, not in its padding.
+
+        Counted tap by tap for stride 1, where padding matters; other strides count as 1.
+        """
+        if self.stride != (1, 1):
+            return 1.0
+        share = 1.0
+        for axis in range(2):
+            size, out = self.image_size[axis], self.out_size[axis]
+            taps = self.kernel_size[axis]
+            inside = 0
+            for tap in range(taps):
+                offset = tap * self.rate[axis] - self.padding[axis]
+                inside += max(0, min(out, size - offset) - max(0, -offset))
+            share *= inside / (taps * out)
+        return share
+
+
+class Rule(NamedTuple):
+    """Take `algorithm` for a problem of these kinds for which `when` holds."""
+
+    algorithm: str
+    directions: tuple[str, ...]
+    device: str
+    dtypes: tuple[torch.dtype, ...]
+    when: Callable[[Problem], bool]
+    reason: str
+
+
+#: The first row that fits decides; without one it is the library.
+RULES: Final = (
+    Rule(
+        "direct",
+        DIRECTIONS,
+        "cpu",
+        _SINGLE,
+        lambda p: max(p.rate) > 1 and p.groups == 1 and p.useful < 0.8,
+        "the library multiplies the padding, too",
+    ),
+    Rule(
+        "direct",
+        DIRECTIONS,
+        "cuda",
+        (*_SINGLE, *_HALF),
+        lambda p: max(p.rate) > 1 and p.groups == 1 and p.useful < 0.8,
+        "the library multiplies the padding, too",
+    ),
+)
+
+
+def choose(problem: Problem) -> str:
+    """The algorithm for a problem whose float32 values, if any, are multiplied in full."""
+    if not _kernels_are_there(problem.device):
+        return "library"  # `direct` would be the torch reference: the library, by a longer way
+    for rule in RULES:
+        if (
+            rule.device == problem.device
+            and problem.direction in rule.directions
+            and problem.dtype in rule.dtypes
+            and rule.when(problem)
+        ):
+            return rule.algorithm
+    return "library"
+
+
+def _kernels_are_there(device: str) -> bool:
+    if device == "cuda":
+        return _native.has_cuda() or _native.backends()["cupy"].available
+    return device == "cpu" and _native.has_cpu()

@@ -1,0 +1,127 @@
+"""What `algorithm="auto"` takes, and why."""
+
+import timeit
+
+import pytest
+import torch
+
+from deeplab_repro.ops import ALGORITHMS, _atrous_rules, atrous_conv2d, choose_algorithm
+from deeplab_repro.ops._atrous_rules import DIRECTIONS, RULES, Problem, Rule
+from tests.ops.atrous_conv2d_cases import CASES, make, random_case, taps
+
+pytestmark = pytest.mark.filterwarnings("ignore::deeplab_repro._native.FallbackWarning")
+
+X, WEIGHT = torch.ones(1, 3, 9, 9), torch.ones(4, 3, 3, 3)
+
+
+def problem(case, direction="forward"):
+    return Problem(
+        direction, "cpu", torch.float32, False, case.x[0], case.x[1], case.weight[0],
+        case.x[2:], case.out, case.weight[2:], *case.how,
+    )  # fmt: skip
+
+
+def test_the_table_is_sound():
+    for rule in RULES:
+        assert rule.algorithm in ALGORITHMS
+        assert set(rule.directions) <= set(DIRECTIONS)
+        assert rule.dtypes
+        assert rule.reason
+        assert rule.when(problem(CASES["same size at rate 2"])) in (True, False)
+
+
+def test_the_useful_share_is_what_the_taps_read():
+    for seed in range(30):
+        case = random_case(seed)
+        whole = case.out[0] * case.out[1] * case.weight[2] * case.weight[3]
+        expected = sum(1 for _ in taps(case)) / whole if case.stride == (1, 1) else 1
+        assert problem(case).useful == pytest.approx(expected)
+    case = CASES["rate beyond the map"]
+    assert problem(case).useful == pytest.approx(1 / 9)
+
+
+def test_the_first_rule_that_fits_decides(monkeypatch):
+    def rule(algorithm, directions=DIRECTIONS, when=lambda p: True, dtypes=(torch.float32,)):
+        return Rule(algorithm, directions, "cpu", dtypes, when, "")
+
+    monkeypatch.setattr(_atrous_rules, "_kernels_are_there", lambda device: True)
+    table = (
+        rule("im2col", dtypes=(torch.float64,)),
+        rule("direct", when=lambda p: p.rate[0] > 1),
+        rule("interlace", directions=("grad_weight",)),
+    )
+    monkeypatch.setattr(_atrous_rules, "RULES", table)
+    assert choose_algorithm(X, WEIGHT) == "library"
+    assert choose_algorithm(X, WEIGHT, rate=2) == "direct"
+    assert choose_algorithm(X, WEIGHT, direction="grad_weight") == "interlace"
+    assert choose_algorithm(X.double(), WEIGHT.double(), rate=2) == "im2col"
+    assert choose_algorithm(X.half(), WEIGHT.half(), rate=2) == "library"
+
+
+def test_every_direction_has_its_own_algorithm(monkeypatch):
+    calls = []
+    for name in ALGORITHMS:
+        chosen = _spy(name, calls)
+        monkeypatch.setitem(_by_name(), name, chosen)
+    picks = dict(zip(DIRECTIONS, ("interlace", "direct", "im2col"), strict=True))
+    monkeypatch.setattr(_op_module(), "choose", lambda p: picks[p.direction])
+    x, weight, bias, grad_y = make(CASES["groups"])
+    leaves = [t.requires_grad_() for t in (x, weight, bias)]
+    y = atrous_conv2d(*leaves, *CASES["groups"].how)
+    ours = torch.autograd.grad(y, leaves, grad_y)
+    assert calls == [("interlace", "run"), ("direct", "grad_input"), ("im2col", "grad_weight")]
+    expected = torch.nn.functional.conv2d(*leaves, *CASES["groups"].how)
+    torch.testing.assert_close(ours, torch.autograd.grad(expected, leaves, grad_y))
+
+
+def _op_module():
+    import importlib
+
+    return importlib.import_module("deeplab_repro.ops.atrous_conv2d")
+
+
+def _by_name():
+    from deeplab_repro.ops import _atrous_algorithms
+
+    return _atrous_algorithms.BY_NAME
+
+
+def _spy(name, calls):
+    algorithm = _by_name()[name]
+
+    class Spy:
+        def __getattr__(self, method):
+            def call(*args):
+                calls.append((name, method))
+                return getattr(algorithm, method)(*args)
+
+            return call
+
+    return Spy()
+
+
+def test_other_precisions_are_the_direct_kernels():
+    assert choose_algorithm(X, WEIGHT, precision="bf16") == "direct"
+    assert choose_algorithm(X.double(), WEIGHT.double(), precision="bf16") == "library"
+
+
+def test_without_kernels_it_is_the_library(monkeypatch):
+    monkeypatch.setattr(_atrous_rules, "_kernels_are_there", lambda device: False)
+    assert choose_algorithm(X, WEIGHT, padding=40, rate=40) == "library"
+
+
+def test_autocast_counts():
+    with torch.autocast("cpu", torch.bfloat16):
+        assert choose_algorithm(X, WEIGHT, padding=8, rate=8) == "library"
+
+
+def test_errors_are_the_ops():
+    with pytest.raises(ValueError, match="rate must be an int >= 1"):
+        choose_algorithm(X, WEIGHT, rate=0)
+    with pytest.raises(ValueError, match="direction must be one of forward, .* got 'up'"):
+        choose_algorithm(X, WEIGHT, direction="up")
+
+
+def test_it_costs_microseconds():
+    best = min(timeit.repeat(lambda: choose_algorithm(X, WEIGHT, padding=2, rate=2), number=200))
+    assert best / 200 < 200e-6

@@ -1,0 +1,75 @@
+"""Every recorded network by every algorithm of its convolutions."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from deeplab_repro import CaffeNet, load_caffe
+from deeplab_repro.layers.conv import Convolution
+from deeplab_repro.ops import ALGORITHMS
+from deeplab_repro.ops._atrous_algorithms import BY_NAME
+from deeplab_repro.parity import compare_recording
+from deeplab_repro.testing.recordings import Recording, bundled_recordings
+from deeplab_repro.testing.tolerances import AGREEMENT
+
+RECORDINGS = bundled_recordings(Path(__file__).parents[1] / "data")
+each_recording = pytest.mark.parametrize("recording", RECORDINGS, ids=lambda item: item.name)
+
+
+@lru_cache(maxsize=1)
+def load(recording: Recording) -> CaffeNet:
+    return load_caffe(recording.prototxt, recording.model)
+
+
+@pytest.mark.parametrize("algorithm", ["auto", *ALGORITHMS])
+@each_recording
+def test_every_blob_is_what_caffe_computed(recording: Recording, algorithm: str) -> None:
+    net = load(recording)
+    net.set_algorithm(algorithm)
+    reports = compare_recording(net, recording, AGREEMENT["caffe"])
+    assert sum(report.agreement is not None for report in reports) > 10
+    assert not [f"{r.blob}: {r.agreement}" for r in reports if r.equal is False]
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@each_recording
+def test_fused_networks(recording: Recording, algorithm: str) -> None:
+    net = load(recording)
+    net.set_algorithm(algorithm)
+    fused = net.fuse()
+    with torch.inference_mode():
+        outputs = fused(**{name: torch.from_numpy(recording.whole(name)) for name in net.inputs})
+    for name, blob in outputs.items():
+        found = recording.agreement(name, blob.numpy())
+        assert found.within(AGREEMENT["fused"]), f"{name}: {found}"
+
+
+def test_the_choice_reaches_every_convolution(monkeypatch: pytest.MonkeyPatch) -> None:
+    recording = RECORDINGS[0]
+    calls = []
+    im2col = BY_NAME["im2col"]
+
+    class Spy:
+        def run(self, *arguments: Any) -> torch.Tensor:
+            calls.append(arguments)
+            return im2col.run(*arguments)
+
+    monkeypatch.setitem(BY_NAME, "im2col", Spy())
+    net = load_caffe(recording.prototxt, recording.model, algorithm="im2col")
+    convolutions = [m for m in net.modules() if isinstance(m, Convolution)]
+    assert {module.algorithm for module in convolutions} == {"im2col"}
+    with torch.inference_mode():
+        net(data=recording.whole("data"))
+    assert len(calls) == len(convolutions)
+    assert {m.algorithm for m in net.fuse().modules() if isinstance(m, Convolution)} == {"im2col"}
+    net.set_algorithm("auto")
+    assert {module.algorithm for module in convolutions} == {"auto"}
+    with pytest.raises(ValueError, match="algorithm: expected one of auto, .* got 'fft'"):
+        net.set_algorithm("fft")
+    with pytest.raises(ValueError, match="got 'fft'"):
+        load_caffe(recording.prototxt, recording.model, algorithm="fft")
