@@ -43,25 +43,33 @@ constexpr int direct_shared_bytes() {
   return T::kStages * T::kStageBytes + T::kPixels * static_cast<int>(sizeof(PixelSource));
 }
 
-// Where a thread stands in the taps and chunks of its tile: k runs over taps, and within one over
-// chunks, so that few channels fill an iteration with several taps.
+// The taps of a tile and where a thread stands in them: k runs over taps, and within one over
+// chunks, so that few channels fill an iteration with several taps. In 32 bits: an iteration is 4
+// KB of operands at least, so their number fits.
 struct TapCursor {
-  Index r, s, chunk;
+  int last_r, first_s, last_s, chunks;
+  int r, s, chunk;
 
-  DEVICE_INLINE TapCursor(const DirectPlan::Box& box, Index chunks, Index k) {
+  DEVICE_INLINE TapCursor(const DirectPlan::Box& box, Index chunks_, Index k)
+      : last_r(static_cast<int>(box.r.last)),
+        first_s(static_cast<int>(box.s.first)),
+        last_s(static_cast<int>(box.s.last)),
+        chunks(static_cast<int>(chunks_)) {
     const Index tap = chunks > 0 ? k / chunks : 0;
-    chunk = k - tap * chunks;
     const Index across = most(1, box.s.count());
-    r = box.r.first + tap / across;
-    s = box.s.first + tap % across;
+    r = static_cast<int>(box.r.first + tap / across);
+    s = static_cast<int>(box.s.first + tap % across);
+    chunk = static_cast<int>(k - tap * chunks);
   }
 
-  DEVICE_INLINE void advance(const DirectPlan::Box& box, Index chunks) {
+  DEVICE_INLINE bool exists() const { return r < last_r; }
+
+  DEVICE_INLINE void advance() {
     chunk += kRowChunks;
     while (chunk >= chunks) {
       chunk -= chunks;
-      if (++s == box.s.last) {
-        s = box.s.first;
+      if (++s == last_s) {
+        s = first_s;
         ++r;
       }
     }
@@ -72,22 +80,22 @@ template <typename Operand>
 struct DirectOperands {
   const Operand* x;  // of the tile's group
   const Operand* w;  // of its group and first filter
-  Index filters;     // from that one on
+  int filters;       // of the tile that exist
 };
 
 // Copies what one iteration multiplies: for each pixel and filter of the tile, kRowChunks chunks.
 // One thread owns a column of chunks, so one position in the taps.
 template <typename T, typename Operand>
-DEVICE_INLINE void copy_stage(const DirectPlan& plan, const DirectPlan::Box& box,
-                              const DirectOperands<Operand>& from, const PixelSource* sources,
-                              const TapCursor& at, unsigned char* stage) {
+DEVICE_INLINE void copy_stage(const DirectPlan& plan, const DirectOperands<Operand>& from,
+                              const PixelSource* sources, const TapCursor& at,
+                              unsigned char* stage) {
   constexpr int kPerChunk = kChunkBytes / static_cast<int>(sizeof(Operand));
   constexpr int kStep = T::kThreads / kRowChunks;
   static_assert(T::kPixels % kStep == 0 && T::kFilters % kStep == 0, "all threads copy alike");
   const int column = static_cast<int>(threadIdx.x) % kRowChunks;
   const int first = static_cast<int>(threadIdx.x) / kRowChunks;
-  const bool tap_exists = at.r < box.r.last;
-  const Index down = at.r * plan.rows.step, right = at.s * plan.columns.step;
+  const bool tap_exists = at.exists();
+  const Index down = plan.rows.step * at.r, right = plan.columns.step * at.s;
   const Operand* const x = from.x + at.chunk * kPerChunk;
   UNROLL
   for (int i = 0; i < T::kPixels / kStep; ++i) {
@@ -98,8 +106,8 @@ DEVICE_INLINE void copy_stage(const DirectPlan& plan, const DirectPlan::Box& box
     const Index pixel = (source.image * plan.rows.in + h) * plan.columns.in + w;
     copy_chunk(stage + swizzled(row, column), inside ? x + pixel * plan.x_pixel : from.x, inside);
   }
-  const Index tap_row = at.r * plan.rows.tap_stride + plan.rows.tap_origin;
-  const Index tap_column = at.s * plan.columns.tap_stride + plan.columns.tap_origin;
+  const Index tap_row = plan.rows.tap_stride * at.r + plan.rows.tap_origin;
+  const Index tap_column = plan.columns.tap_stride * at.s + plan.columns.tap_origin;
   const Operand* const w =
       from.w + tap_row * plan.w_row + tap_column * plan.w_tap + at.chunk * kPerChunk;
   unsigned char* const filters = stage + T::kPixels * kRowBytes;
@@ -135,7 +143,7 @@ __global__ __launch_bounds__(T::kThreads) void direct_kernel(
     const Index piece = work / tiles;
     if (piece >= plan.pieces_of(iterations)) continue;
     const Index begin = piece * plan.piece_length;
-    const Index end = least(begin + plan.piece_length, iterations);
+    const int count = static_cast<int>(least(plan.piece_length, iterations - begin));
 
     Index y_offset = -1;
     __syncthreads();  // the tile before has been written out
@@ -157,25 +165,24 @@ __global__ __launch_bounds__(T::kThreads) void direct_kernel(
 
     const DirectOperands<typename Way::Operand> from{
         x + group * plan.x_group, w + group * plan.w_group + first_filter * plan.w_filter,
-        plan.filters - first_filter};
+        static_cast<int>(least(plan.filters - first_filter, T::kFilters))};
     TapCursor cursor(box, plan.chunks, begin * kRowChunks + thread % kRowChunks);
-    Index copied = begin;
+    int copied = 0;
     const auto copy_next = [&] {
-      if (copied < end) {
-        copy_stage<T>(plan, box, from, sources, cursor,
-                      stages + (copied - begin) % T::kStages * T::kStageBytes);
-        cursor.advance(box, plan.chunks);
+      if (copied < count) {
+        copy_stage<T>(plan, from, sources, cursor, stages + copied % T::kStages * T::kStageBytes);
+        cursor.advance();
         ++copied;
       }
       copy_commit();  // an empty group too, so that the count of groups is that of iterations
     };
     for (int i = 0; i < T::kStages - 1; ++i) copy_next();
     Sum sums[T::kM][T::kN][4] = {};
-    for (Index i = begin; i < end; ++i) {
+    for (int i = 0; i < count; ++i) {
       copy_wait<T::kStages - 2>();
       __syncthreads();  // stage i is there for all, and stage i - 1 has been multiplied by all
       copy_next();
-      const unsigned char* const stage = stages + (i - begin) % T::kStages * T::kStageBytes;
+      const unsigned char* const stage = stages + i % T::kStages * T::kStageBytes;
       Way::add_rows(sums, stage + warp_row * kRowBytes,
                     stage + (T::kPixels + warp_column) * kRowBytes);
     }

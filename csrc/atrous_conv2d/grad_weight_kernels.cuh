@@ -143,8 +143,8 @@ __global__ __launch_bounds__(T::kThreads) void grad_weight_kernel(
     const Index piece = rest / g.taps();
     const Index iterations = plan.iterations(tap);
     const Index begin = piece * plan.piece_length;
-    const Index end = least(begin + plan.piece_length, iterations);
     if (begin >= iterations) continue;
+    const Index count = least(plan.piece_length, iterations - begin);
 
     const GradWeightPlan::Span rows = plan.rows(tap), columns = plan.columns(tap);
     const GradOperand<Operand> from_y{grad_y + group * plan.y_padded + first_filter,
@@ -165,10 +165,10 @@ __global__ __launch_bounds__(T::kThreads) void grad_weight_kernel(
     const Index first = begin * plan.depth, row_pixels = rows.count * columns.count;
     PixelCursor cursor{first / row_pixels, first % row_pixels / columns.count,
                        first % columns.count};
-    Index copied = begin;
+    Index copied = 0;
     const auto copy_next = [&] {
-      if (copied < end) {
-        Operand* const stage = stages + (copied - begin) % T::kStages * Grad::kStage;
+      if (copied < count) {
+        Operand* const stage = stages + copied % T::kStages * Grad::kStage;
         copy_lines<T::kThreads, T::kPixels, Grad::kLineA, Grad::kDepth>(
             from_y, cursor, g.batch, rows.count, columns.count, stage);
         copy_lines<T::kThreads, T::kFilters, Grad::kLineB, Grad::kDepth>(
@@ -182,11 +182,11 @@ __global__ __launch_bounds__(T::kThreads) void grad_weight_kernel(
     __syncthreads();  // the tile before has been multiplied
     for (int i = 0; i < T::kStages - 1; ++i) copy_next();
     typename Way::Sum sums[T::kM][T::kN][4] = {};
-    for (Index i = begin; i < end; ++i) {
+    for (Index i = 0; i < count; ++i) {
       copy_wait<T::kStages - 2>();
       __syncthreads();  // stage i is there for all, and stage i - 1 has been multiplied by all
       copy_next();
-      const Operand* const stage = stages + (i - begin) % T::kStages * Grad::kStage;
+      const Operand* const stage = stages + i % T::kStages * Grad::kStage;
       Way::template add_columns<Grad::kLineA, Grad::kLineB, Grad::kDepth>(
           sums, stage + warp_row, stage + Grad::kDepth * Grad::kLineA + warp_column);
     }

@@ -105,7 +105,7 @@ struct OnTensorCores {
   template <int kM, int kN>
   static DEVICE_INLINE void add_rows(float (&sums)[kM][kN][4], const unsigned char* a_tile,
                                      const unsigned char* b_tile) {
-    UNROLL
+    NO_UNROLL
     for (int step = 0; step < kRowChunks / 2; ++step) {
       Fragments<kM, kN> fragments;
       fragments.load_rows(a_tile, b_tile, step);
@@ -116,7 +116,7 @@ struct OnTensorCores {
   template <int kLineA, int kLineB, int kLines, int kM, int kN, typename Operand>
   static DEVICE_INLINE void add_columns(float (&sums)[kM][kN][4], const Operand* a_tile,
                                         const Operand* b_tile) {
-    UNROLL
+    NO_UNROLL
     for (int step = 0; step < kLines * static_cast<int>(sizeof(Operand)) / 32; ++step) {
       Fragments<kM, kN> fragments;
       fragments.template load_columns<kLineA, kLineB>(a_tile, b_tile, step);

@@ -20,10 +20,12 @@
 
 // The loop that follows, unrolled: its arrays then live in registers.
 #define UNROLL _Pragma("unroll")
+#define NO_UNROLL _Pragma("unroll 1")
 
 #else
 
 #define UNROLL
+#define NO_UNROLL
 #include "cuda_on_host.h"
 
 #endif
