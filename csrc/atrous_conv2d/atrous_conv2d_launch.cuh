@@ -47,7 +47,7 @@ const typename Way::Operand* packed_map(const T* x, Index images, Index pixels, 
   using Operand = typename Way::Operand;
   constexpr Index kPerChunk = kChunkBytes / sizeof(Operand);
   const Index padded = round_up(channels / groups, kPerChunk);
-  if constexpr (Same<T, Operand>::kValue && !Same<Way, Tf32>::kValue) {
+  if constexpr (Same<T, Operand>::kValue && Way::kExact) {
     const bool aligned = reinterpret_cast<unsigned long long>(x) % kChunkBytes == 0;
     if (options.channels_last && padded == channels / groups && aligned) return x;
   }
@@ -73,8 +73,8 @@ const typename Way::Operand* packed_weight(const ConvGeometry& g, const T* weigh
   const Index bytes = bank.items() * bank.taps() * static_cast<Index>(sizeof(Operand));
   auto* const packed = static_cast<Operand*>(allocate(bytes));
   if (bank.items() > 0) {
-    launch(pack_weight_kernel<Way, T>, grid_size(bank.items(), kIm2colThreads, options.max_blocks),
-           kIm2colThreads, stream, bank, weight, packed);
+    launch(pack_weight_kernel<Way, T>, grid_size(bank.items(), kPackThreads, options.max_blocks),
+           kPackThreads, stream, bank, weight, packed);
   }
   return packed;
 }
@@ -86,7 +86,7 @@ void launch_plan(const DirectPlan& plan, const typename Way::Operand* x,
                  Index max_blocks, cudaStream_t stream) {
   launch_with_shared(direct_kernel<Way, TileOfPlan, T>,
                      grid_size(plan.tiles() * plan.pieces, 1, max_blocks), TileOfPlan::kThreads,
-                     direct_shared_bytes<TileOfPlan>(), stream, plan, x, w, bias, y, partial);
+                     TileOfPlan::kSharedBytes, stream, plan, x, w, bias, y, partial);
   if (plan.pieces > 1) {
     const Index lines = ceil_div(plan.tile_size(), kDirectSumThreads);
     launch(direct_sum_kernel<Way, T>, grid_size(plan.tiles() * lines, 1, max_blocks),
@@ -155,7 +155,7 @@ void launch_grad_weight(const ConvGeometry& g, const T* grad_y, const T* x, T* g
                      TileOfPlan::kThreads, GradTile<TileOfPlan, Operand>::kSharedBytes, stream,
                      plan, y_map, x_map, partial);
   launch(grad_weight_sum_kernel<Way, T>,
-         grid_size(plan.weights(), kIm2colThreads, options.max_blocks), kIm2colThreads, stream,
+         grid_size(plan.weights(), kGradSumThreads, options.max_blocks), kGradSumThreads, stream,
          plan, static_cast<const Sum*>(partial), grad_weight);
 }
 
@@ -184,8 +184,8 @@ void dispatch_way(Precision precision, bool tensor_cores, const F& f) {
 // f(tile): for so many filters of a group, or filters and channels.
 template <typename Way, typename F>
 void dispatch_tile(Index filters, const F& f) {
-  if constexpr (Same<Way, MultiplyAdd<double>>::kValue) {
-    f(DoubleTile{});
+  if constexpr (!Way::kOnTensorCores) {
+    f(PlainTile{});
   } else if (filters <= NarrowTile::kFilters) {
     f(NarrowTile{});
   } else {
@@ -195,7 +195,7 @@ void dispatch_tile(Index filters, const F& f) {
 
 template <typename Way, typename F>
 void dispatch_grad_tile(Index filters, Index channels, const F& f) {
-  if constexpr (!Same<Way, MultiplyAdd<double>>::kValue) {
+  if constexpr (Way::kOnTensorCores) {
     if (filters <= LowTile::kPixels) return f(LowTile{});
   }
   dispatch_tile<Way>(channels, f);

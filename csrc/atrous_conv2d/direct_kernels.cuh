@@ -13,6 +13,13 @@
 
 namespace deeplab {
 
+// A pixel of the tile: the map it reads, and what position (0, 0) of the filter reads there. After
+// the last iteration `image` becomes the pixel's offset in y, -1 where there is none.
+struct PixelSource {
+  Index image;  // its rows of x start at image * rows.in
+  Index h, w;
+};
+
 template <int kPixels_, int kFilters_, int kWarpsDown, int kWarpsAcross>
 struct Tile {
   static constexpr int kPixels = kPixels_, kFilters = kFilters_;
@@ -24,24 +31,15 @@ struct Tile {
   static_assert(kThreads >= kPixels, "each pixel of a tile has a thread that looks it up");
   static constexpr int kStages = 3;
   static constexpr int kStageBytes = (kPixels + kFilters) * kRowBytes;
+  static constexpr int kSharedBytes =
+      kStages * kStageBytes + kPixels * static_cast<int>(sizeof(PixelSource));
 };
 
 using WideTile = Tile<128, 128, 2, 4>;
 using NarrowTile = Tile<128, 32, 4, 1>;  // for scores of 21 classes
 using LowTile = Tile<32, 128, 1, 4>;     // for the gradient of such filters
-using DoubleTile = Tile<64, 64, 2, 2>;   // double sums take twice the registers
-
-// A pixel of the tile: the map it reads, and what position (0, 0) of the filter reads there. After
-// the last iteration `image` becomes the pixel's offset in y, -1 where there is none.
-struct PixelSource {
-  Index image;  // its rows of x start at image * rows.in
-  Index h, w;
-};
-
-template <typename T>
-constexpr int direct_shared_bytes() {
-  return T::kStages * T::kStageBytes + T::kPixels * static_cast<int>(sizeof(PixelSource));
-}
+using PlainTile = Tile<64, 64, 2, 2>;    // without tensor cores: double's sums are twice as wide,
+                                         // and sm_75 has 64 KB of shared memory
 
 // The taps of a tile and where a thread stands in them: k runs over taps, and within one over
 // chunks, so that few channels fill an iteration with several taps. In 32 bits: an iteration is 4

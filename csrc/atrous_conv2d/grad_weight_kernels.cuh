@@ -213,9 +213,12 @@ __global__ __launch_bounds__(T::kThreads) void grad_weight_kernel(
 
 // grad_weight (K, C / groups, R, S), each weight the sum of its pieces in order. One thread owns
 // all taps of one filter and channel: they lie side by side.
+constexpr int kGradSumThreads = 256;
+
 template <typename Way, typename Out>
-__global__ void grad_weight_sum_kernel(const __grid_constant__ GradWeightPlan plan,
-                                       const typename Way::Sum* partial, Out* grad_weight) {
+__global__ __launch_bounds__(kGradSumThreads) void grad_weight_sum_kernel(
+    const __grid_constant__ GradWeightPlan plan, const typename Way::Sum* partial,
+    Out* grad_weight) {
   const Index taps = plan.g.taps();
   GRID_STRIDE_LOOP(i, plan.weights()) {
     for (Index tap = 0; tap < taps; ++tap) {

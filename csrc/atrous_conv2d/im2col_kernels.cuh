@@ -13,7 +13,8 @@ constexpr int kIm2colThreads = 256;
 
 // columns (N, C * R * S, H' * W'). One thread owns the elements i, i + grid, ... of it.
 template <typename T>
-__global__ void im2col_kernel(ConvGeometry g, const T* x, T* columns) {
+__global__ __launch_bounds__(kIm2colThreads) void im2col_kernel(ConvGeometry g, const T* x,
+                                                                T* columns) {
   const Index pixels = g.out_pixels();
   GRID_STRIDE_LOOP(i, g.batch * g.in_channels * g.taps() * pixels) {
     const Index pixel = i % pixels;
@@ -30,7 +31,8 @@ __global__ void im2col_kernel(ConvGeometry g, const T* x, T* columns) {
 // One thread owns the pixels i, i + grid, ... of x. It gathers what im2col read from that pixel, in
 // the order of the taps: no atomics, and the same sum in every run and grid.
 template <typename T>
-__global__ void col2im_kernel(ConvGeometry g, const T* columns, T* x) {
+__global__ __launch_bounds__(kIm2colThreads) void col2im_kernel(ConvGeometry g, const T* columns,
+                                                                T* x) {
   GRID_STRIDE_LOOP(i, g.batch * g.in_channels * g.in_pixels()) {
     const Index w = i % g.width;
     const Index h = i / g.width % g.height;

@@ -4,6 +4,8 @@
 //   W::Operand               what operands are stored as
 //   W::Sum                   what sums are formed in
 //   W::operand(v)            a float or double as such an operand
+//   W::kExact                whether operand(v) is v where v has that type already
+//   W::kOnTensorCores        whether it needs sm_80
 //   W::add_rows(...)         sum += a b^T of two tiles whose rows run along k
 //   W::add_columns(...)      the same of two tiles whose columns run along k
 // A warp owns kM x 16 rows of a and kN x 8 rows of b. All ways share one ownership of the sums:
@@ -101,6 +103,7 @@ struct Fragments {
 template <typename Way>
 struct OnTensorCores {
   using Sum = float;
+  static constexpr bool kOnTensorCores = true;
 
   template <int kM, int kN>
   static DEVICE_INLINE void add_rows(float (&sums)[kM][kN][4], const unsigned char* a_tile,
@@ -127,6 +130,7 @@ struct OnTensorCores {
 
 struct Tf32 : OnTensorCores<Tf32> {
   using Operand = float;
+  static constexpr bool kExact = false;
   static DEVICE_INLINE float operand(float value) { return round_tf32(value); }
 
   template <int kM, int kN>
@@ -141,6 +145,7 @@ struct Tf32 : OnTensorCores<Tf32> {
 
 struct Bf16 : OnTensorCores<Bf16> {
   using Operand = BFloat16;
+  static constexpr bool kExact = true;
   static DEVICE_INLINE BFloat16 operand(float value) { return from_real<BFloat16>(value); }
 
   template <int kM, int kN>
@@ -155,6 +160,7 @@ struct Bf16 : OnTensorCores<Bf16> {
 
 struct Fp16 : OnTensorCores<Fp16> {
   using Operand = Half;
+  static constexpr bool kExact = true;
   static DEVICE_INLINE Half operand(float value) { return from_real<Half>(value); }
 
   template <int kM, int kN>
@@ -174,6 +180,7 @@ struct Fp16 : OnTensorCores<Fp16> {
 // that rounds to nearest. An infinite operand has no rest: it gives NaN.
 struct Tf32x3 : OnTensorCores<Tf32x3> {
   using Operand = float;
+  static constexpr bool kExact = true;
   static DEVICE_INLINE float operand(float value) { return value; }
 
   static DEVICE_INLINE void split(unsigned bits, unsigned& high, unsigned& low) {
@@ -218,6 +225,8 @@ template <typename T>
 struct MultiplyAdd {
   using Operand = T;
   using Sum = T;
+  static constexpr bool kExact = true;
+  static constexpr bool kOnTensorCores = false;
   static DEVICE_INLINE T operand(T value) { return value; }
 
   template <int kM, int kN>

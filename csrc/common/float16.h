@@ -19,7 +19,11 @@ template <typename To, typename From>
 HOST_DEVICE To bits_as(From from) {
   static_assert(sizeof(To) == sizeof(From), "same bits, other type");
   To to;
+#if defined(__CUDACC_RTC__)
+  memcpy(&to, &from, sizeof(To));  // a built-in there, and the other unknown
+#else
   __builtin_memcpy(&to, &from, sizeof(To));
+#endif
   return to;
 }
 
