@@ -142,11 +142,13 @@ def direct_grad_weight(
     record = call.plan("grad_weight_plan_kernel", tile, g)
     operands = call.packed_map(grad_y, groups), call.packed_map(x, groups)
     partial = x.new_empty(record.sums, dtype=call.way.sums)
-    args = (record.plan, *operands, partial)
-    call.launch("grad_weight_kernel", tile, record.work, record.threads, args, record.shared_bytes)
+    products = (record.plan, *operands, partial)
+    call.launch(
+        "grad_weight_kernel", tile, record.work, record.threads, products, record.shared_bytes
+    )
     blocks = -(-record.sum_work // GRAD_SUM_THREADS)
-    args = (record.plan, partial, grad_weight)
-    call.launch("grad_weight_sum_kernel", None, blocks, GRAD_SUM_THREADS, args)
+    sums = (record.plan, partial, grad_weight)
+    call.launch("grad_weight_sum_kernel", None, blocks, GRAD_SUM_THREADS, sums)
     return grad_weight
 
 
@@ -310,10 +312,12 @@ class _Call:
     ) -> None:
         """launch_plan of the launchers."""
         partial = y.new_empty(record.sums, dtype=self.way.sums)
-        args = (record.plan, x, w, bias, y, partial)
-        self.launch("direct_kernel", tile, record.work, record.threads, args, record.shared_bytes)
-        args = (record.plan, partial, bias, y)
-        self.launch("direct_sum_kernel", None, record.sum_work, DIRECT_SUM_THREADS, args)
+        products = (record.plan, x, w, bias, y, partial)
+        self.launch(
+            "direct_kernel", tile, record.work, record.threads, products, record.shared_bytes
+        )
+        sums = (record.plan, partial, bias, y)
+        self.launch("direct_sum_kernel", None, record.sum_work, DIRECT_SUM_THREADS, sums)
 
     def launch(
         self,
@@ -342,9 +346,9 @@ def _plan(name: str, g: bytes, settings: tuple[int, ...], device: torch.device) 
     record = torch.empty(_RECORD_WORDS, dtype=torch.int64, device=device)
     args = (np.frombuffer(g, _GEOMETRY), *map(np.int64, settings), record)
     runtime.launch(KERNEL_FILE, (name,), name, device, 1, 1, args)
-    plan_bytes, *head = record[:_RECORD_HEAD].tolist()
+    plan_bytes, work, threads, shared_bytes, sums, sum_work = record[:_RECORD_HEAD].tolist()
     words = record[_RECORD_HEAD : _RECORD_HEAD + plan_bytes // 8].tolist()
-    return _Record(*head, plan=_words(*words))
+    return _Record(work, threads, shared_bytes, sums, sum_work, _words(*words))
 
 
 def _way(dtype: torch.dtype, precision: str, device: torch.device) -> Way:
