@@ -4,6 +4,9 @@
 // least, that lives until the stream has run what was launched here.
 #pragma once
 
+#include <stdexcept>
+#include <string>
+
 #include "../common/cuda_launch.cuh"
 #include "direct_kernels.cuh"
 #include "grad_weight_kernels.cuh"
@@ -36,6 +39,29 @@ void launch_col2im(const ConvGeometry& g, const T* columns, T* x, Index max_bloc
   const Index items = g.batch * g.in_channels * g.in_pixels();
   launch(col2im_kernel<T>, grid_size(items, kIm2colThreads, max_blocks), kIm2colThreads, stream, g,
          columns, x);
+}
+
+// Kernels find rows and columns in 32 bits; offsets have 64.
+inline void check_extents(const ConvGeometry& g) {
+  const Index extents[] = {g.batch,
+                           g.height,
+                           g.width,
+                           g.out_height,
+                           g.out_width,
+                           g.stride_h,
+                           g.stride_w,
+                           g.pad_h,
+                           g.pad_w,
+                           g.rate_h * (g.kernel_h - 1),
+                           g.rate_w * (g.kernel_w - 1)};
+  for (const Index extent : extents) {
+    if (extent > kMaxExtent) {
+      throw std::runtime_error(
+          "atrous_conv2d: sizes, stride, padding and reach of the filter must be "
+          "at most " +
+          std::to_string(kMaxExtent) + " pixels on CUDA, got " + std::to_string(extent));
+    }
+  }
 }
 
 // A map ready to be multiplied: packed, or where it is if it lies that way already and the way
@@ -100,16 +126,13 @@ Index partial_bytes(const DirectPlan& plan) {
   return sums * static_cast<Index>(sizeof(typename Way::Sum));
 }
 
-template <typename Way, typename T>
-DirectSetup setup_of(const ConvOptions& options) {
-  return {sizeof(typename Way::Operand), T::kPixels, T::kFilters, options.channels_last};
-}
-
 template <typename Way, typename TileOfPlan, typename T, typename Allocate>
 void launch_direct(const ConvGeometry& g, const T* x, const T* weight, const WeightStrides& strides,
                    const T* bias, T* y, const ConvOptions& options, const Allocate& allocate,
                    cudaStream_t stream) {
-  const DirectPlan plan = forward_plan(g, setup_of<Way, TileOfPlan>(options), options.relu);
+  check_extents(g);
+  const DirectPlan plan =
+      forward_plan(g, setup_of<Way, TileOfPlan>(), options.channels_last, options.relu);
   const auto* const map = packed_map<Way>(x, g.batch, g.in_pixels(), g.in_channels, g.groups,
                                           options, allocate, stream);
   const auto* const bank =
@@ -122,14 +145,15 @@ template <typename Way, typename TileOfPlan, typename T, typename Allocate>
 void launch_grad_input(const ConvGeometry& g, const T* grad_y, const T* weight,
                        const WeightStrides& strides, T* grad_x, const ConvOptions& options,
                        const Allocate& allocate, cudaStream_t stream) {
+  check_extents(g);
   const auto* const map = packed_map<Way>(grad_y, g.batch, g.out_pixels(), g.out_channels, g.groups,
                                           options, allocate, stream);
   const auto* const bank =
       packed_weight<Way>(g, weight, strides, /*transposed=*/true, options, allocate, stream);
-  const DirectSetup setup = setup_of<Way, TileOfPlan>(options);
+  const Setup setup = setup_of<Way, TileOfPlan>();
   for (Index r = 0; r < least(g.stride_h, g.height); ++r) {
     for (Index s = 0; s < least(g.stride_w, g.width); ++s) {
-      const DirectPlan plan = grad_input_plan(g, setup, r, s);
+      const DirectPlan plan = grad_input_plan(g, setup, options.channels_last, r, s);
       auto* const partial = static_cast<typename Way::Sum*>(allocate(partial_bytes<Way>(plan)));
       launch_plan<Way, TileOfPlan>(plan, map, bank, static_cast<const T*>(nullptr), grad_x, partial,
                                    options.max_blocks, stream);
@@ -142,12 +166,12 @@ void launch_grad_weight(const ConvGeometry& g, const T* grad_y, const T* x, T* g
                         const ConvOptions& options, const Allocate& allocate, cudaStream_t stream) {
   using Operand = typename Way::Operand;
   using Sum = typename Way::Sum;
+  check_extents(g);
   const auto* const y_map = packed_map<Way>(grad_y, g.batch, g.out_pixels(), g.out_channels,
                                             g.groups, options, allocate, stream);
   const auto* const x_map = packed_map<Way>(x, g.batch, g.in_pixels(), g.in_channels, g.groups,
                                             options, allocate, stream);
-  const GradWeightPlan plan =
-      grad_weight_plan(g, sizeof(Operand), TileOfPlan::kPixels, TileOfPlan::kFilters);
+  const GradWeightPlan plan = grad_weight_plan(g, setup_of<Way, TileOfPlan>());
   const Index sums = plan.pieces * g.taps() * plan.weights();
   auto* const partial = static_cast<Sum*>(allocate(sums * static_cast<Index>(sizeof(Sum))));
   launch_with_shared(grad_weight_kernel<Way, TileOfPlan>,

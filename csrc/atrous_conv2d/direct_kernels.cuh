@@ -13,12 +13,17 @@
 
 namespace deeplab {
 
-// A pixel of the tile: the map it reads, and what position (0, 0) of the filter reads there. After
-// the last iteration `image` becomes the pixel's offset in y, -1 where there is none.
+// What tap (0, 0) of a pixel reads: where in x, in elements and possibly outside, and at which row
+// and column. After the last iteration `offset` becomes the pixel's own in y, -1 where there is
+// none.
 struct PixelSource {
-  Index image;  // its rows of x start at image * rows.in
-  Index h, w;
+  Index offset;
+  int h, w;
 };
+
+// A row or column from which no tap leads back to the map, and adding to which does not overflow.
+constexpr int kFarOutside = -(1 << 30);
+static_assert(4 * kMaxExtent < -static_cast<Index>(kFarOutside) * 2, "32 bits hold every row");
 
 template <int kPixels_, int kFilters_, int kWarpsDown, int kWarpsAcross>
 struct Tile {
@@ -30,6 +35,8 @@ struct Tile {
   static constexpr int kM = kPixels / kWarpsDown / 16, kN = kFilters / kWarpsAcross / 8;
   static_assert(kThreads >= kPixels, "each pixel of a tile has a thread that looks it up");
   static constexpr int kStages = 3;
+  // Blocks that share a multiprocessor with 227 KB and 64 K registers, at float32.
+  static constexpr int kTogether = kWarps == 8 ? 1 : 3;
   static constexpr int kStageBytes = (kPixels + kFilters) * kRowBytes;
   static constexpr int kSharedBytes =
       kStages * kStageBytes + kPixels * static_cast<int>(sizeof(PixelSource));
@@ -40,6 +47,11 @@ using NarrowTile = Tile<128, 32, 4, 1>;  // for scores of 21 classes
 using LowTile = Tile<32, 128, 1, 4>;     // for the gradient of such filters
 using PlainTile = Tile<64, 64, 2, 2>;    // without tensor cores: double's sums are twice as wide,
                                          // and sm_75 has 64 KB of shared memory
+
+template <typename Way, typename T>
+HOST_DEVICE Setup setup_of() {
+  return {sizeof(typename Way::Operand), T::kPixels, T::kFilters, kMultiprocessors * T::kTogether};
+}
 
 // The taps of a tile and where a thread stands in them: k runs over taps, and within one over
 // chunks, so that few channels fill an iteration with several taps. In 32 bits: an iteration is 4
@@ -93,27 +105,29 @@ DEVICE_INLINE void copy_stage(const DirectPlan& plan, const DirectOperands<Opera
   const int column = static_cast<int>(threadIdx.x) % kRowChunks;
   const int first = static_cast<int>(threadIdx.x) / kRowChunks;
   const bool tap_exists = at.exists();
-  const Index down = plan.rows.step * at.r, right = plan.columns.step * at.s;
-  const Operand* const x = from.x + at.chunk * kPerChunk;
+  const int down = static_cast<int>(plan.rows.step) * at.r;
+  const int right = static_cast<int>(plan.columns.step) * at.s;
+  const auto height = static_cast<unsigned>(plan.rows.in);
+  const auto width = static_cast<unsigned>(plan.columns.in);
+  const Operand* const x =
+      from.x + plan.x_tap_row * at.r + plan.x_tap_column * at.s + at.chunk * kPerChunk;
   UNROLL
   for (int i = 0; i < T::kPixels / kStep; ++i) {
     const int row = first + i * kStep;
     const PixelSource source = sources[row];
-    const Index h = source.h + down, w = source.w + right;
-    const bool inside = tap_exists && h >= 0 && h < plan.rows.in && w >= 0 && w < plan.columns.in;
-    const Index pixel = (source.image * plan.rows.in + h) * plan.columns.in + w;
-    copy_chunk(stage + swizzled(row, column), inside ? x + pixel * plan.x_pixel : from.x, inside);
+    // As unsigned, what lies before the map lies far behind it.
+    const bool inside = tap_exists && static_cast<unsigned>(source.h + down) < height &&
+                        static_cast<unsigned>(source.w + right) < width;
+    copy_chunk(stage + swizzled(row, column), x + source.offset, inside);
   }
-  const Index tap_row = plan.rows.tap_stride * at.r + plan.rows.tap_origin;
-  const Index tap_column = plan.columns.tap_stride * at.s + plan.columns.tap_origin;
-  const Operand* const w =
-      from.w + tap_row * plan.w_row + tap_column * plan.w_tap + at.chunk * kPerChunk;
+  const Operand* const w = from.w + plan.w_tap_row * at.r + plan.w_tap_column * at.s +
+                           at.chunk * kPerChunk + first * plan.w_filter;
   unsigned char* const filters = stage + T::kPixels * kRowBytes;
   UNROLL
   for (int i = 0; i < T::kFilters / kStep; ++i) {
     const int row = first + i * kStep;
     const bool exists = tap_exists && row < from.filters;
-    copy_chunk(filters + swizzled(row, column), exists ? w + row * plan.w_filter : from.w, exists);
+    copy_chunk(filters + swizzled(row, column), w + i * kStep * plan.w_filter, exists);
   }
 }
 
@@ -147,12 +161,14 @@ __global__ __launch_bounds__(T::kThreads) void direct_kernel(
     __syncthreads();  // the tile before has been written out
     if (thread < T::kPixels) {
       const Index m = pixel_tile * T::kPixels + thread;
-      constexpr Index kFarOutside = -(Index{1} << 60);
       PixelSource source{0, kFarOutside, kFarOutside};
       if (m < plan.pixels()) {
         const Pixel pixel = plan.locate(m);
-        source = {pixel.image, pixel.i * plan.rows.stride + plan.rows.origin,
-                  pixel.j * plan.columns.stride + plan.columns.origin};
+        const Index h = pixel.i * plan.rows.stride + plan.rows.origin;
+        const Index w = pixel.j * plan.columns.stride + plan.columns.origin;
+        const Index row = pixel.image * plan.rows.in + h;
+        source = {(row * plan.columns.in + w) * plan.x_pixel, static_cast<int>(h),
+                  static_cast<int>(w)};
         y_offset = pixel.image * plan.y_image +
                    (pixel.i * plan.rows.out_stride + plan.rows.out_origin) * plan.y_row +
                    (pixel.j * plan.columns.out_stride + plan.columns.out_origin) * plan.y_column;
@@ -162,7 +178,8 @@ __global__ __launch_bounds__(T::kThreads) void direct_kernel(
     __syncthreads();
 
     const DirectOperands<typename Way::Operand> from{
-        x + group * plan.x_group, w + group * plan.w_group + first_filter * plan.w_filter,
+        x + group * plan.x_group,
+        w + plan.w_origin + group * plan.w_group + first_filter * plan.w_filter,
         static_cast<int>(least(plan.filters - first_filter, T::kFilters))};
     TapCursor cursor(box, plan.chunks, begin * kRowChunks + thread % kRowChunks);
     int copied = 0;
@@ -204,14 +221,14 @@ __global__ __launch_bounds__(T::kThreads) void direct_kernel(
       }
       continue;
     }
-    __syncthreads();  // all have read their sources
-    if (thread < T::kPixels) sources[thread].image = y_offset;
+    // The last iterations copy nothing, so all have read their sources a barrier ago.
+    if (thread < T::kPixels) sources[thread].offset = y_offset;
     __syncthreads();
     UNROLL
     for (int m = 0; m < T::kM; ++m) {
       UNROLL
       for (int half = 0; half < 2; ++half) {
-        const Index offset = sources[warp_row + 16 * m + half * 8 + g].image;
+        const Index offset = sources[warp_row + 16 * m + half * 8 + g].offset;
         if (offset < 0) continue;
         UNROLL
         for (int n = 0; n < T::kN; ++n) {

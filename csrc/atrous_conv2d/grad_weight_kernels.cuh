@@ -17,6 +17,7 @@ struct GradWeightPlan {
   Index x_padded, y_padded;  // channels (filters) of a group, as packed
   Index tile_filters, tile_channels;
   Index depth;  // pixels of an iteration
+  Index slots;  // blocks that run at a time
   Index pieces, piece_length;
 
   // Positions first .. first + count - 1 on an axis, for one tap.
@@ -48,25 +49,25 @@ struct GradWeightPlan {
   HOST_DEVICE Index weights() const { return g.out_channels * g.group_in(); }  // of one tap
 };
 
-HOST_DEVICE GradWeightPlan grad_weight_plan(const ConvGeometry& g, Index element_bytes,
-                                            Index tile_filters, Index tile_channels) {
-  const Index per_chunk = 16 / element_bytes;
+HOST_DEVICE GradWeightPlan grad_weight_plan(const ConvGeometry& g, const Setup& setup) {
+  const Index per_chunk = 16 / setup.element_bytes;
   GradWeightPlan plan{};
   plan.g = g;
   plan.x_padded = round_up(g.group_in(), per_chunk);
   plan.y_padded = round_up(g.group_out(), per_chunk);
-  plan.tile_filters = tile_filters;
-  plan.tile_channels = tile_channels;
-  plan.depth = kGradDepthBytes / element_bytes;
+  plan.tile_filters = setup.tile_rows;
+  plan.tile_channels = setup.tile_columns;
+  plan.depth = kGradDepthBytes / setup.element_bytes;
+  plan.slots = setup.slots;
   cut_into_pieces(plan);
   return plan;
 }
 
 // A pixel of a tap's rectangle, counted from its corner.
 struct PixelCursor {
-  Index image, i, j;
+  int image, i, j;
 
-  DEVICE_INLINE void advance(int pixels, Index height, Index width) {
+  DEVICE_INLINE void advance(int pixels, int height, int width) {
     j += pixels;
     while (j >= width) {
       j -= width;
@@ -98,8 +99,8 @@ struct GradOperand {
 
 // Copies kDepth pixels' channels, a line each.
 template <int kThreads, int kWidth, int kLine, int kDepth, typename Operand>
-DEVICE_INLINE void copy_lines(const GradOperand<Operand>& from, const PixelCursor& at, Index batch,
-                              Index height, Index width, Operand* to) {
+DEVICE_INLINE void copy_lines(const GradOperand<Operand>& from, const PixelCursor& at, int batch,
+                              int height, int width, Operand* to) {
   constexpr int kPerChunk = kChunkBytes / static_cast<int>(sizeof(Operand));
   constexpr int kChunks = kWidth / kPerChunk;
   constexpr int kCopies = kChunks * kDepth;
@@ -114,8 +115,7 @@ DEVICE_INLINE void copy_lines(const GradOperand<Operand>& from, const PixelCurso
     const bool exists = pixel.image < batch && channel < from.channels;
     const Index offset = pixel.image * from.image_pixels + from.corner + pixel.i * from.row_step +
                          pixel.j * from.column_step;
-    copy_chunk(to + line * kLine + channel,
-               exists ? from.at + offset * from.width + channel : from.at, exists);
+    copy_chunk(to + line * kLine + channel, from.at + offset * from.width + channel, exists);
   }
 }
 
@@ -163,18 +163,20 @@ __global__ __launch_bounds__(T::kThreads) void grad_weight_kernel(
                                       g.stride_h * g.width,
                                       g.stride_w};
     const Index first = begin * plan.depth, row_pixels = rows.count * columns.count;
-    PixelCursor cursor{first / row_pixels, first % row_pixels / columns.count,
-                       first % columns.count};
+    const int height = static_cast<int>(rows.count), width = static_cast<int>(columns.count);
+    const int batch = static_cast<int>(g.batch);
+    PixelCursor cursor{static_cast<int>(first / row_pixels),
+                       static_cast<int>(first % row_pixels / width),
+                       static_cast<int>(first % width)};
     Index copied = 0;
     const auto copy_next = [&] {
       if (copied < count) {
         Operand* const stage = stages + copied % T::kStages * Grad::kStage;
-        copy_lines<T::kThreads, T::kPixels, Grad::kLineA, Grad::kDepth>(
-            from_y, cursor, g.batch, rows.count, columns.count, stage);
+        copy_lines<T::kThreads, T::kPixels, Grad::kLineA, Grad::kDepth>(from_y, cursor, batch,
+                                                                        height, width, stage);
         copy_lines<T::kThreads, T::kFilters, Grad::kLineB, Grad::kDepth>(
-            from_x, cursor, g.batch, rows.count, columns.count,
-            stage + Grad::kDepth * Grad::kLineA);
-        cursor.advance(Grad::kDepth, rows.count, columns.count);
+            from_x, cursor, batch, height, width, stage + Grad::kDepth * Grad::kLineA);
+        cursor.advance(Grad::kDepth, height, width);
         ++copied;
       }
       copy_commit();  // an empty group too, so that the count of groups is that of iterations

@@ -15,6 +15,9 @@
 
 namespace deeplab {
 
+// Of maps, padding, stride and the filter's reach, in pixels: rows and columns then fit 32 bits.
+constexpr Index kMaxExtent = (1 << 28) - 1;
+
 constexpr int kMaxSegments = 8;
 constexpr int kRowBytes = 128;  // of one pixel or filter in a tile: its share of an iteration
 constexpr int kRowChunks = 8;   // the same in copies of 16 bytes
@@ -97,12 +100,13 @@ struct DirectPlan {
   Index batch, groups;
   Index filters;  // of a group
   Index chunks;   // 16-byte pieces of a group's channels, at one pixel
-  // Steps in elements: x from pixel to pixel and group to group; w [group][tap][filter][channel].
-  Index x_pixel, x_group;
-  Index w_row, w_group, w_tap, w_filter;  // w_row: from one row of taps to the next
+  // Steps in elements, of x [pixel][group][channel] and w [group][tap][filter][channel].
+  Index x_pixel, x_group, x_tap_row, x_tap_column;
+  Index w_filter, w_group, w_tap_row, w_tap_column, w_origin;  // w_origin: of tap (0, 0)
   Index y_image, y_filter, y_row, y_column;
   Index relu;
   Index tile_pixels, tile_filters;
+  Index slots;  // blocks that run at a time
   // Work of a tile is done in pieces of piece_length iterations, at most `pieces` of them. With
   // more than one, partial sums are written out and added in order by another kernel.
   Index pieces, piece_length;
@@ -167,15 +171,16 @@ struct DirectPlan {
   }
 };
 
-// Blocks that run at a time on the GPU that plans are made for, an H200. A constant, because the
-// cut into pieces decides the order of additions, and results are to be the same on every card.
-constexpr Index kSlots = 132;
+// Of the GPU that plans are made for, an H200. A constant, because the cut into pieces decides the
+// order of additions, and results are to be the same on every card.
+constexpr Index kMultiprocessors = 132;
 
 constexpr Index kMaxPieces = 32;
 constexpr Index kUncut = Index{1} << 60;  // a piece longer than any work
 
-// Enough work for each slot that it need not be cut; bounds the memory for partial sums too.
-constexpr Index kManyPieces = 8 * kSlots;
+// So many for each block that runs at a time need no further cut. Bounds the memory for partial
+// sums too.
+constexpr Index kManyPieces = 8;
 
 // What a piece costs beside its iterations, in iterations: filling the pipeline, writing its
 // partial sums and reading them again.
@@ -189,7 +194,7 @@ template <typename Plan>
 HOST_DEVICE void cut_into_pieces(Plan& plan) {
   plan.pieces = 1;
   plan.piece_length = kUncut;
-  if (plan.units() * plan.per_unit() >= kManyPieces) return;
+  if (plan.units() * plan.per_unit() >= kManyPieces * plan.slots) return;
   Index longest = 1;
   for (Index unit = 0; unit < plan.units(); ++unit) {
     longest = most(longest, plan.iterations(unit));
@@ -204,10 +209,10 @@ HOST_DEVICE void cut_into_pieces(Plan& plan) {
       total += plan.per_unit() * iterations;
       count += plan.per_unit() * most(1, ceil_div(iterations, length));
     }
-    if (pieces > 1 && count > kManyPieces) return;
+    if (pieces > 1 && count > kManyPieces * plan.slots) return;
     const Index tail = length + overhead;
-    const Index share = ceil_div(total + count * overhead, kSlots);
-    const Index time = count <= kSlots ? tail : most(tail, share + tail / 2);
+    const Index share = ceil_div(total + count * overhead, plan.slots);
+    const Index time = count <= plan.slots ? tail : most(tail, share + tail / 2);
     if (pieces == 1 || time < best) {
       best = time;
       plan.pieces = pieces;
@@ -220,17 +225,17 @@ HOST_DEVICE Index round_up(Index value, Index multiple) {
   return ceil_div(value, multiple) * multiple;
 }
 
-// How the kernel finds its operands and what it is made of.
-struct DirectSetup {
+// What a kernel's template arguments say to its plan.
+struct Setup {
   Index element_bytes;  // of the operands as they are multiplied
-  Index tile_pixels, tile_filters;
-  bool channels_last;
+  Index tile_rows, tile_columns;
+  Index slots;  // blocks that run at a time
 };
 
-// Everything but the axes: in channels of the operand that is read, out channels of the result,
-// whose map is out_height x out_width.
-HOST_DEVICE void describe_operands(DirectPlan& plan, const ConvGeometry& g,
-                                   const DirectSetup& setup, Index in, Index out, Index out_height,
+// Everything but the axes, which must be there already: in channels of the operand that is read,
+// out channels of the result, whose map is out_height x out_width.
+HOST_DEVICE void describe_operands(DirectPlan& plan, const ConvGeometry& g, const Setup& setup,
+                                   bool channels_last, Index in, Index out, Index out_height,
                                    Index out_width) {
   const Index per_chunk = 16 / setup.element_bytes;
   const Index group_in = in / g.groups;
@@ -241,17 +246,22 @@ HOST_DEVICE void describe_operands(DirectPlan& plan, const ConvGeometry& g,
   plan.chunks = padded / per_chunk;
   plan.x_group = padded;
   plan.x_pixel = padded * g.groups;
+  plan.x_tap_row = plan.rows.step * plan.columns.in * plan.x_pixel;
+  plan.x_tap_column = plan.columns.step * plan.x_pixel;
+  const Index w_tap = plan.filters * padded;
   plan.w_filter = padded;
-  plan.w_tap = plan.filters * padded;
-  plan.w_row = g.kernel_w * plan.w_tap;
-  plan.w_group = g.taps() * plan.w_tap;
+  plan.w_group = g.taps() * w_tap;
+  plan.w_tap_row = plan.rows.tap_stride * g.kernel_w * w_tap;
+  plan.w_tap_column = plan.columns.tap_stride * w_tap;
+  plan.w_origin = (plan.rows.tap_origin * g.kernel_w + plan.columns.tap_origin) * w_tap;
   plan.y_image = out * out_height * out_width;
-  plan.y_filter = setup.channels_last ? 1 : out_height * out_width;
-  plan.y_column = setup.channels_last ? out : 1;
+  plan.y_filter = channels_last ? 1 : out_height * out_width;
+  plan.y_column = channels_last ? out : 1;
   plan.y_row = out_width * plan.y_column;
   plan.relu = 0;
-  plan.tile_pixels = setup.tile_pixels;
-  plan.tile_filters = setup.tile_filters;
+  plan.tile_pixels = setup.tile_rows;
+  plan.tile_filters = setup.tile_columns;
+  plan.slots = setup.slots;
 }
 
 HOST_DEVICE Axis forward_axis(Index in, Index out, Index taps, Index stride, Index pad,
@@ -269,11 +279,13 @@ HOST_DEVICE Axis forward_axis(Index in, Index out, Index taps, Index stride, Ind
   return axis;
 }
 
-HOST_DEVICE DirectPlan forward_plan(const ConvGeometry& g, const DirectSetup& setup, bool relu) {
+HOST_DEVICE DirectPlan forward_plan(const ConvGeometry& g, const Setup& setup, bool channels_last,
+                                    bool relu) {
   DirectPlan plan{};
   plan.rows = forward_axis(g.height, g.out_height, g.kernel_h, g.stride_h, g.pad_h, g.rate_h);
   plan.columns = forward_axis(g.width, g.out_width, g.kernel_w, g.stride_w, g.pad_w, g.rate_w);
-  describe_operands(plan, g, setup, g.in_channels, g.out_channels, g.out_height, g.out_width);
+  describe_operands(plan, g, setup, channels_last, g.in_channels, g.out_channels, g.out_height,
+                    g.out_width);
   plan.relu = relu;
   cut_into_pieces(plan);
   return plan;
@@ -304,14 +316,16 @@ HOST_DEVICE Axis backward_axis(Index in, Index out, Index taps, Index stride, In
   return axis;
 }
 
-HOST_DEVICE DirectPlan grad_input_plan(const ConvGeometry& g, const DirectSetup& setup,
-                                       Index row_remainder, Index column_remainder) {
+HOST_DEVICE DirectPlan grad_input_plan(const ConvGeometry& g, const Setup& setup,
+                                       bool channels_last, Index row_remainder,
+                                       Index column_remainder) {
   DirectPlan plan{};
   plan.rows = backward_axis(g.height, g.out_height, g.kernel_h, g.stride_h, g.pad_h, g.rate_h,
                             row_remainder);
   plan.columns = backward_axis(g.width, g.out_width, g.kernel_w, g.stride_w, g.pad_w, g.rate_w,
                                column_remainder);
-  describe_operands(plan, g, setup, g.out_channels, g.in_channels, g.height, g.width);
+  describe_operands(plan, g, setup, channels_last, g.out_channels, g.in_channels, g.height,
+                    g.width);
   cut_into_pieces(plan);
   return plan;
 }

@@ -35,23 +35,20 @@ __device__ PlanRecord<DirectPlan> direct_record(const DirectPlan& plan) {
 template <typename Way, typename T>
 __global__ void forward_plan_kernel(ConvGeometry g, Index channels_last, Index relu,
                                     PlanRecord<DirectPlan>* record) {
-  const DirectSetup setup{sizeof(typename Way::Operand), T::kPixels, T::kFilters,
-                          channels_last != 0};
-  *record = direct_record<T>(forward_plan(g, setup, relu != 0));
+  *record = direct_record<T>(forward_plan(g, setup_of<Way, T>(), channels_last != 0, relu != 0));
 }
 
 template <typename Way, typename T>
 __global__ void grad_input_plan_kernel(ConvGeometry g, Index channels_last, Index row_remainder,
                                        Index column_remainder, PlanRecord<DirectPlan>* record) {
-  const DirectSetup setup{sizeof(typename Way::Operand), T::kPixels, T::kFilters,
-                          channels_last != 0};
-  *record = direct_record<T>(grad_input_plan(g, setup, row_remainder, column_remainder));
+  *record = direct_record<T>(
+      grad_input_plan(g, setup_of<Way, T>(), channels_last != 0, row_remainder, column_remainder));
 }
 
 template <typename Way, typename T>
 __global__ void grad_weight_plan_kernel(ConvGeometry g, PlanRecord<GradWeightPlan>* record) {
   using Operand = typename Way::Operand;
-  const GradWeightPlan plan = grad_weight_plan(g, sizeof(Operand), T::kPixels, T::kFilters);
+  const GradWeightPlan plan = grad_weight_plan(g, setup_of<Way, T>());
   *record = {sizeof(plan),
              plan.tiles() * plan.pieces,
              T::kThreads,

@@ -21,6 +21,7 @@ DIRECT_SUM_THREADS = 256
 GRAD_SUM_THREADS = 256
 CHUNK_BYTES = 16
 NARROW_FILTERS = 32
+MAX_EXTENT = (1 << 28) - 1
 
 _GEOMETRY = np.dtype(
     [
@@ -212,6 +213,13 @@ def geometry(
     """struct ConvGeometry of x with `shape` (N, C, H, W)."""
     axes = zip(shape[2:], kernel, padding, rate, stride, strict=True)
     out = [(size + 2 * p - d * (k - 1) - 1) // s + 1 for size, k, p, d, s in axes]
+    reach = [d * (k - 1) for d, k in zip(rate, kernel, strict=True)]
+    extent = max(shape[0], *shape[2:], *out, *stride, *padding, *reach)
+    if extent > MAX_EXTENT:
+        raise ValueError(
+            "atrous_conv2d: sizes, stride, padding and reach of the filter must be at most "
+            f"{MAX_EXTENT} pixels on CUDA, got {extent}"
+        )
     values = (*shape, filters, *out, *kernel, *stride, *padding, *rate, groups)
     return np.array([values], dtype=_GEOMETRY)
 

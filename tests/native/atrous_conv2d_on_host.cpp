@@ -90,6 +90,18 @@ void grad_weight(const ConvGeometry& g, const T* grad_y, const T* x, T* result, 
 
 }  // namespace
 
+// The taps that the tiles of a forward product run, counted once for each pixel they have room for.
+extern "C" int taps_run(const Index* sizes, Index tile_pixels, Index* result) {
+  return guarded(0, [&] {
+    const DirectPlan plan =
+        forward_plan(geometry_of(sizes), {4, tile_pixels, 32, 132}, false, false);
+    *result = 0;
+    for (Index tile = 0; tile < plan.pixel_tiles(); ++tile) {
+      *result += plan.box(tile).taps() * tile_pixels;
+    }
+  });
+}
+
 #define FOR_TYPE(T, name)                                                                          \
   extern "C" int im2col_##name(const Index* sizes, const T* x, T* columns, Index max_blocks,       \
                                int order) {                                                        \

@@ -138,7 +138,7 @@ def test_columns(fake_gpu, name, dtype):
 
 def test_constants_are_those_of_the_kernels():
     folder = _build.source_dir()
-    text = "".join(p.read_text() for p in sorted((folder / "atrous_conv2d").glob("*.cuh")))
+    text = "".join(p.read_text() for p in sorted((folder / "atrous_conv2d").glob("*.*h")))
     text += (folder / "common/mma.cuh").read_text()
 
     def constant(name: str) -> int:
@@ -150,6 +150,8 @@ def test_constants_are_those_of_the_kernels():
     assert constant("kDirectSumThreads") == atrous_conv2d.DIRECT_SUM_THREADS
     assert constant("kGradSumThreads") == atrous_conv2d.GRAD_SUM_THREADS
     assert constant("kChunkBytes") == atrous_conv2d.CHUNK_BYTES
+    shift = re.search(r"kMaxExtent = \(1 << (\d+)\) - 1;", text)[1]
+    assert (1 << int(shift)) - 1 == atrous_conv2d.MAX_EXTENT
     narrow = re.search(r"NarrowTile = Tile<\d+, (\d+)", text)[1]
     assert int(narrow) == atrous_conv2d.NARROW_FILTERS
 
@@ -163,6 +165,11 @@ def test_geometry_has_the_layout_of_the_struct():
     body = text[text.index("struct ConvGeometry {") : text.index("HOST_DEVICE")]
     fields = [f for names in re.findall(r"Index ([\w, ]+);", body) for f in names.split(", ")]
     assert tuple(fields) == g.dtype.names
+
+
+def test_extents_beyond_32_bits_are_refused():
+    with pytest.raises(ValueError, match="at most 268435455 pixels on CUDA, got 536870912"):
+        atrous_conv2d.geometry((1, 1, 1, 1), 1, (3, 1), (1, 1), (2**28, 0), (2**28, 1), 1)
 
 
 @pytest.mark.parametrize("architecture", ["compute_75", "compute_80"])
