@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 SOURCES := $(shell find csrc -type f) setup.py deeplab_repro/_build.py
 
-.PHONY: demo test lint cuda bench clean
+.PHONY: demo test lint cuda cuda-report bench clean
 
 $(READY): requirements.lock pyproject.toml $(SOURCES)
 	$(PYTHON) -m venv .venv
@@ -29,6 +29,10 @@ lint: $(READY)
 # Compile the CUDA library; needs nvcc, but neither a GPU nor a CUDA build of torch.
 cuda: $(READY)
 	DEEPLAB_REPRO_BUILD=cuda $(BIN)/deeplab-repro build
+
+# Registers, shared memory and spills of each kernel on each architecture; fails if one spills.
+cuda-report: $(READY)
+	$(BIN)/python benchmarks/cuda_report.py
 
 bench: $(READY)
 	$(BIN)/python benchmarks/forward.py

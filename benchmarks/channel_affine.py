@@ -30,7 +30,7 @@ def backends(device: str) -> dict:
     if device == "cuda" and _native.backends()["cupy"].available:
         from deeplab_repro import _cupy
 
-        found["cupy"] = (_cupy.channel_affine, _cupy.channel_affine_backward)
+        found["cupy"] = (_cupy.KERNELS["channel_affine"], _cupy.KERNELS["channel_affine_backward"])
     return found
 
 

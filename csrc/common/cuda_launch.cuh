@@ -16,16 +16,28 @@ inline unsigned grid_size(Index items, Index per_block, Index max_blocks) {
   return static_cast<unsigned>(wanted < limit ? wanted : limit);
 }
 
+// kernel<<<blocks, threads>>> with `shared_bytes` of DYNAMIC_SHARED.
 #if defined(__CUDACC__)
 template <typename Kernel, typename... Args>
-void launch(Kernel kernel, unsigned blocks, unsigned threads, cudaStream_t stream, Args... args) {
-  kernel<<<blocks, threads, 0, stream>>>(args...);
+void launch_with_shared(Kernel kernel, unsigned blocks, unsigned threads, int shared_bytes,
+                        cudaStream_t stream, Args... args) {
+  constexpr int kGrantedUnasked = 48 * 1024;
+  if (shared_bytes > kGrantedUnasked) {
+    cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
+  }
+  kernel<<<blocks, threads, shared_bytes, stream>>>(args...);
 }
 #else
 template <typename Kernel, typename... Args>
-void launch(Kernel kernel, unsigned blocks, unsigned threads, cudaStream_t, Args... args) {
-  cuda_on_host::launch(blocks, threads, [=] { kernel(args...); });
+void launch_with_shared(Kernel kernel, unsigned blocks, unsigned threads, int shared_bytes,
+                        cudaStream_t, Args... args) {
+  cuda_on_host::launch(blocks, threads, [=] { kernel(args...); }, shared_bytes);
 }
 #endif
+
+template <typename Kernel, typename... Args>
+void launch(Kernel kernel, unsigned blocks, unsigned threads, cudaStream_t stream, Args... args) {
+  launch_with_shared(kernel, blocks, threads, 0, stream, args...);
+}
 
 }  // namespace deeplab

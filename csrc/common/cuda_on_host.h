@@ -5,7 +5,8 @@
 // returns. What that shows and what it does not:
 //   - a missing __syncthreads: `order` runs the fibers forwards, backwards or shuffled, so a thread
 //     that reads too early reads garbage in at least one order;
-//   - shared memory that was never written: SHARED_ARRAY is filled with 0xFF (NaN) for each block;
+//   - shared memory that was never written: SHARED_ARRAY and DYNAMIC_SHARED are filled with 0xFF
+//     (NaN) for each block;
 //   - a barrier that not all threads reach, or two different ones at a time: an exception;
 //   - not shown: races inside a warp between plain instructions, memory ordering between blocks,
 //     anything about speed.
@@ -34,10 +35,13 @@
 #define __forceinline__ inline
 #define __restrict__ __restrict
 #define __launch_bounds__(...)
+#define __grid_constant__
 #define __shared__ static
 #define SHARED_ARRAY(type, name, count)                               \
   static ::cuda_on_host::SharedStorage<type, (count)> name##_storage; \
   type* const name = name##_storage.enter()
+#define DYNAMIC_SHARED(type, name) \
+  type* const name = reinterpret_cast<type*>(::cuda_on_host::machine.dynamic_shared.data())
 #define __syncthreads() ::cuda_on_host::block_barrier(__FILE__, __LINE__)
 #define __syncwarp(...) ::cuda_on_host::warp_barrier()
 
@@ -83,6 +87,11 @@ struct Fiber {
   alignas(16) unsigned char lane_value[16] = {};  // what a shuffle offers to the other lanes
 };
 
+// Shared memory whose size the launch chooses, in pieces that keep its alignment.
+struct alignas(128) SharedLine {
+  unsigned char bytes[128];
+};
+
 struct Machine {
   ucontext_t scheduler;
   std::vector<Fiber> fibers;
@@ -91,6 +100,7 @@ struct Machine {
   std::uint64_t block_serial = 0;  // counts blocks over all launches
   std::function<void()> body;
   std::string error;
+  std::vector<SharedLine> dynamic_shared;
 };
 
 inline Machine machine;
@@ -175,6 +185,7 @@ inline void start_fiber(unsigned t) {
 
 inline void run_block(const std::vector<unsigned>& sequence) {
   ++machine.block_serial;
+  for (SharedLine& line : machine.dynamic_shared) std::memset(line.bytes, 0xFF, sizeof(line.bytes));
   for (unsigned t = 0; t < machine.threads; ++t) start_fiber(t);
   for (;;) {
     bool all_done = true;
@@ -196,7 +207,8 @@ inline void run_block(const std::vector<unsigned>& sequence) {
 }
 
 // body() is the kernel call; it runs once for each thread of the grid.
-inline void launch(dim3 grid, dim3 block, std::function<void()> body) {
+inline void launch(dim3 grid, dim3 block, std::function<void()> body,
+                   std::size_t shared_bytes = 0) {
   const unsigned threads = block.x * block.y * block.z;
   if (threads < 1 || threads > kMaxThreads || grid.x < 1 || grid.y < 1 || grid.z < 1) {
     throw std::runtime_error("invalid launch: " + std::to_string(grid.x * grid.y * grid.z) +
@@ -204,6 +216,7 @@ inline void launch(dim3 grid, dim3 block, std::function<void()> body) {
   }
   machine.threads = threads;
   machine.body = std::move(body);
+  machine.dynamic_shared.resize((shared_bytes + sizeof(SharedLine) - 1) / sizeof(SharedLine));
   if (machine.fibers.size() < threads) machine.fibers.resize(threads);
   std::vector<unsigned> sequence(threads);
   std::iota(sequence.begin(), sequence.end(), 0u);

@@ -13,8 +13,19 @@
   __shared__ type name##_storage[(count)]; \
   type* const name = name##_storage
 
+// The shared memory whose size launch_with_shared was told; at most one a kernel.
+#define DYNAMIC_SHARED(type, name)                                     \
+  extern __shared__ __align__(128) unsigned char dynamic_shared_raw[]; \
+  type* const name = reinterpret_cast<type*>(dynamic_shared_raw)
+
+// The loop that follows, unrolled: its arrays then live in registers.
+#define UNROLL _Pragma("unroll")
+#define NO_UNROLL _Pragma("unroll 1")
+
 #else
 
+#define UNROLL
+#define NO_UNROLL
 #include "cuda_on_host.h"
 
 #endif

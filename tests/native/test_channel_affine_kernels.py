@@ -81,7 +81,7 @@ def on_gpu(request):
         pytest.skip(f"CuPy: {backend.reason}")
     from deeplab_repro import _cupy
 
-    return _cupy.channel_affine, _cupy.channel_affine_backward
+    return _cupy.KERNELS["channel_affine"], _cupy.KERNELS["channel_affine_backward"]
 
 
 @pytest.mark.cuda

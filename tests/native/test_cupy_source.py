@@ -5,13 +5,15 @@ import ctypes.util
 import glob
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from deeplab_repro import _build, _cupy
+from deeplab_repro import _build
+from deeplab_repro._cupy import channel_affine, runtime
 
 KERNELS = "channel_affine/channel_affine_kernels.cuh"
 NAMES = tuple(
@@ -22,7 +24,7 @@ NAMES = tuple(
 
 
 def test_source_is_whole_and_holds_each_header_once():
-    source = _cupy.assemble(KERNELS)
+    source = runtime.assemble(KERNELS)
     assert '#include "' not in source
     assert source.count("struct ChannelAffineGeometry {") == 1
     assert source.count("HOST_DEVICE Index ceil_div") == 1
@@ -31,7 +33,7 @@ def test_source_is_whole_and_holds_each_header_once():
 
 
 def test_source_includes_no_system_header():
-    assert "#include <" not in _cupy.assemble(KERNELS)  # NVRTC has none
+    assert "#include <" not in runtime.assemble(KERNELS)  # NVRTC has none
 
 
 def test_constants_are_those_of_the_launchers():
@@ -39,8 +41,8 @@ def test_constants_are_those_of_the_launchers():
         text = (_build.source_dir() / file).read_text()
         return int(re.search(rf"constexpr \w+ {name} = (\d+);", text)[1])
 
-    assert constant(KERNELS, "kChannelAffineThreads") == _cupy.CHANNEL_AFFINE_THREADS
-    assert constant("common/cuda_launch.cuh", "kAutomaticMaxBlocks") == _cupy.AUTOMATIC_MAX_BLOCKS
+    assert constant(KERNELS, "kChannelAffineThreads") == channel_affine.THREADS
+    assert constant("common/cuda_launch.cuh", "kAutomaticMaxBlocks") == runtime.AUTOMATIC_MAX_BLOCKS
 
 
 @pytest.mark.parametrize(
@@ -48,13 +50,13 @@ def test_constants_are_those_of_the_launchers():
     [(1, 256, 0, 1), (256, 256, 0, 1), (257, 256, 0, 2), (9999, 256, 3, 3), (10**9, 256, 0, 4096)],
 )
 def test_grid_size(items, per_block, max_blocks, blocks):
-    assert _cupy.grid_size(items, per_block, max_blocks) == blocks
+    assert runtime.grid_size(items, per_block, max_blocks) == blocks
 
 
 def test_geometry_has_the_layout_of_the_struct():
-    geometry = _cupy._channel_affine_geometry(torch.empty(2, 3, 5, 7))
+    geometry = channel_affine.geometry(torch.empty(2, 3, 5, 7))
     assert geometry.tobytes() == np.array([2, 3, 35], np.int64).tobytes()
-    assert _cupy._channel_affine_geometry(torch.empty(4, 6)).tobytes() == (
+    assert channel_affine.geometry(torch.empty(4, 6)).tobytes() == (
         np.array([4, 6, 1], np.int64).tobytes()
     )
     fields = re.findall(
@@ -65,20 +67,20 @@ def test_geometry_has_the_layout_of_the_struct():
 
 @pytest.fixture
 def fake_gpu(monkeypatch, on_host):
-    """_cupy.launch with the host harness in the GPU's place: same names, grids and arguments."""
+    """runtime.launch with the host harness in the GPU's place: same names, grids and arguments."""
     library = on_host("channel_affine")
     calls = []
 
     def launch(kernel_file, names, name, device, blocks, threads, args):
         assert name in names
         assert kernel_file == KERNELS
-        assert threads == _cupy.CHANNEL_AFFINE_THREADS
+        assert threads == channel_affine.THREADS
         function, dtype = re.fullmatch(r"deeplab::(\w+)_kernel<(\w+)>", name).groups()
         arrays = [a.numpy() if isinstance(a, torch.Tensor) else a for a in args]
         library.call(f"{function}_{dtype}", *arrays, blocks, 0)
         calls.append(name)
 
-    monkeypatch.setattr(_cupy, "launch", launch)
+    monkeypatch.setattr(runtime, "launch", launch)
     return calls
 
 
@@ -89,13 +91,13 @@ def test_glue_calls_the_kernels_rightly(fake_gpu, shape, dtype):
 
     x, scale, shift, grad_y = make(shape, dtype)
     got = (
-        _cupy.channel_affine(x, scale, shift),
-        *_cupy.channel_affine_backward(grad_y, x, scale, True, True, True),
+        channel_affine.channel_affine(x, scale, shift),
+        *channel_affine.channel_affine_backward(grad_y, x, scale, True, True, True),
     )
     assert_agrees(got, loops(x, scale, shift, grad_y), dtype)
     # Compare the mask too: what is not needed is not computed.
     fake_gpu.clear()
-    grads = _cupy.channel_affine_backward(grad_y, x, scale, False, False, True)
+    grads = channel_affine.channel_affine_backward(grad_y, x, scale, False, False, True)
     assert [g.numel() for g in grads] == [0, 0, shape[1]]
     assert len(fake_gpu) == (shape[1] > 0)
     if shape[1]:
@@ -124,17 +126,21 @@ def find_nvrtc() -> str | None:
     return None
 
 
-def test_nvrtc_compiles_what_cupy_is_given():
+def compile_with_nvrtc(kernel_file: str, names: Sequence[str], architecture: str) -> None:
+    """Skips where there is no NVRTC; fails with its log if it objects or warns."""
     path = find_nvrtc()
     if path is None:
         pytest.skip("no libnvrtc on this machine")
     nvrtc = ctypes.CDLL(path)
     program = ctypes.c_void_p()
-    source = _cupy.assemble(KERNELS).encode()
+    source = runtime.assemble(kernel_file).encode()
     assert nvrtc.nvrtcCreateProgram(ctypes.byref(program), source, b"k.cu", 0, None, None) == 0
-    for name in NAMES:
+    for name in names:
         assert nvrtc.nvrtcAddNameExpression(program, name.encode()) == 0
-    options = [*(o.encode() for o in _cupy.OPTIONS), b"--gpu-architecture=compute_80"]
+    options = [
+        *(o.encode() for o in runtime.OPTIONS),
+        f"--gpu-architecture={architecture}".encode(),
+    ]
     status = nvrtc.nvrtcCompileProgram(
         program, len(options), (ctypes.c_char_p * len(options))(*options)
     )
@@ -147,8 +153,12 @@ def test_nvrtc_compiles_what_cupy_is_given():
     nvrtc.nvrtcGetPTXSize(program, ctypes.byref(size))
     ptx = ctypes.create_string_buffer(size.value)
     nvrtc.nvrtcGetPTX(program, ptx)
-    for name in NAMES:
+    for name in names:
         lowered = ctypes.c_char_p()
         assert nvrtc.nvrtcGetLoweredName(program, name.encode(), ctypes.byref(lowered)) == 0
         assert f".entry {lowered.value.decode()}(".encode() in ptx.value
     nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
+
+
+def test_nvrtc_compiles_what_cupy_is_given():
+    compile_with_nvrtc(KERNELS, NAMES, "compute_80")

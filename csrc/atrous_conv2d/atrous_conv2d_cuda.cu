@@ -1,0 +1,128 @@
+#include <torch/csrc/stable/library.h>
+
+#include <vector>
+
+#include "../common/cuda_torch.cuh"
+#include "atrous_conv2d_entry.h"
+#include "atrous_conv2d_launch.cuh"
+
+namespace deeplab {
+namespace {
+
+bool has_tensor_cores(int device) {
+  int major = 0;
+  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+  return major >= 8;
+}
+
+// Memory from torch's allocator. It may be given back as soon as the launches are queued: torch
+// hands it out again in the order of the stream.
+class Workspace {
+ public:
+  explicit Workspace(int device) : device_(torch::headeronly::DeviceType::CUDA, device) {}
+
+  void* operator()(Index bytes) const {
+    const int64_t sizes[] = {bytes};
+    blocks_.push_back(
+        torch::stable::empty({sizes, 1}, torch::headeronly::ScalarType::Byte, {}, device_));
+    return blocks_.back().mutable_data_ptr();
+  }
+
+ private:
+  torch::stable::Device device_;
+  mutable std::vector<Tensor> blocks_;
+};
+
+struct AtrousConv2dCuda {
+  static constexpr const char* kDtypes = "float16, bfloat16, float32 or float64";
+  static constexpr bool kPlanarGradWeight = false;
+
+  static bool accepts(torch::headeronly::ScalarType dtype) {
+    using torch::headeronly::ScalarType;
+    return dtype == ScalarType::Half || dtype == ScalarType::BFloat16 ||
+           dtype == ScalarType::Float || dtype == ScalarType::Double;
+  }
+
+  template <typename F>
+  static void dispatch(const Tensor& t, const F& f) {
+    using torch::headeronly::ScalarType;
+    if (t.scalar_type() == ScalarType::Half) {
+      f(Half{});
+    } else if (t.scalar_type() == ScalarType::BFloat16) {
+      f(BFloat16{});
+    } else {
+      dispatch_float(t, f);
+    }
+  }
+
+  template <typename T>
+  static void forward(const ConvGeometry& g, const T* x, const T* weight, WeightStrides strides,
+                      const T* bias, T* y, const ConvOptions& options) {
+    run<T>(options, [&](auto way, const Workspace& workspace, cudaStream_t stream) {
+      dispatch_tile<decltype(way)>(g.group_out(), [&](auto tile) {
+        launch_direct<decltype(way), decltype(tile)>(g, x, weight, strides, bias, y, options,
+                                                     workspace, stream);
+      });
+    });
+  }
+
+  template <typename T>
+  static void grad_input(const ConvGeometry& g, const T* grad_y, const T* weight,
+                         WeightStrides strides, T* grad_x, const ConvOptions& options) {
+    run<T>(options, [&](auto way, const Workspace& workspace, cudaStream_t stream) {
+      dispatch_tile<decltype(way)>(g.group_in(), [&](auto tile) {
+        launch_grad_input<decltype(way), decltype(tile)>(g, grad_y, weight, strides, grad_x,
+                                                         options, workspace, stream);
+      });
+    });
+  }
+
+  template <typename T>
+  static void grad_weight(const ConvGeometry& g, const T* grad_y, const T* x, T* grad_weight,
+                          const ConvOptions& options) {
+    run<T>(options, [&](auto way, const Workspace& workspace, cudaStream_t stream) {
+      dispatch_grad_tile<decltype(way)>(g.group_out(), g.group_in(), [&](auto tile) {
+        launch_grad_weight<decltype(way), decltype(tile)>(g, grad_y, x, grad_weight, options,
+                                                          workspace, stream);
+      });
+    });
+  }
+
+  template <typename T>
+  static void im2col(const ConvGeometry& g, const T* x, T* columns, const ConvOptions& options) {
+    on_current_stream(options.device, [&](cudaStream_t stream) {
+      launch_im2col(g, x, columns, options.max_blocks, stream);
+    });
+  }
+
+  template <typename T>
+  static void col2im(const ConvGeometry& g, const T* columns, T* x, const ConvOptions& options) {
+    on_current_stream(options.device, [&](cudaStream_t stream) {
+      launch_col2im(g, columns, x, options.max_blocks, stream);
+    });
+  }
+
+ private:
+  template <typename T, typename F>
+  static void run(const ConvOptions& options, const F& f) {
+    const Workspace workspace(options.device);
+    on_current_stream(options.device, [&](cudaStream_t stream) {
+      dispatch_way<T>(options.precision, has_tensor_cores(options.device),
+                      [&](auto way) { f(way, workspace, stream); });
+    });
+  }
+};
+
+}  // namespace
+}  // namespace deeplab
+
+STABLE_TORCH_LIBRARY_IMPL(deeplab_repro, CUDA, m) {
+  using deeplab::AtrousConv2dCuda;
+  m.impl("atrous_conv2d_direct", TORCH_BOX(&deeplab::conv_direct<AtrousConv2dCuda>));
+  m.impl("atrous_conv2d_direct_grad_input",
+         TORCH_BOX(&deeplab::conv_direct_grad_input<AtrousConv2dCuda>));
+  m.impl("atrous_conv2d_direct_grad_weight",
+         TORCH_BOX(&deeplab::conv_direct_grad_weight<AtrousConv2dCuda>));
+  m.impl("atrous_im2col", TORCH_BOX(&deeplab::conv_im2col<AtrousConv2dCuda>));
+  m.impl("atrous_col2im", TORCH_BOX(&deeplab::conv_col2im<AtrousConv2dCuda>));
+}
