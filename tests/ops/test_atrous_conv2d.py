@@ -72,7 +72,8 @@ def test_float32_at_a_real_size(rate, algorithm, device):
     exact = run(case, [t.double() for t in tensors], "library")
     for ours, theirs in zip(run(case, tensors, algorithm), exact, strict=True):
         assert ours.dtype == torch.float32
-        assert (ours.double() - theirs).norm() < 1e-6 * theirs.norm()
+        # The library's gradient of the weight, a sum of 3,362 products in one order, is 1.1e-6 off.
+        assert (ours.double() - theirs).norm() < 2e-6 * theirs.norm()
 
 
 def test_int_means_both_axes():
