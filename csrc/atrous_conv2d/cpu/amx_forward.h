@@ -18,32 +18,36 @@ class AmxForward {
     const Index groups = ceil_div(job.target_channels, kTileLanes);
     const Index blocks = ceil_div(groups, larger(1, job.memory / one));
     groups_ = ceil_div(groups, blocks);
+    band_pixels_ = largest_band();
   }
 
-  bool run() {
-    const Index band_pixels = largest_band();
-    const AlignedBytes pixels(band_pixels * pixel_bytes(chunks_));
-    const AlignedBytes weights(groups_ * taps_ * chunks_ * kGroupChunk);
-    const AlignedBytes copies(shares(job_.plan.tile_count) * copy_bytes());
-    pixels_ = pixels.get();
-    weights_ = weights.get();
-    copies_ = copies.get();
+  Index shared_bytes() const {
+    return band_pixels_ * pixel_bytes(chunks_) + groups_ * taps_ * chunks_ * kGroupChunk;
+  }
+  Index member_bytes() const { return taps_ * kTileLanes * pixel_bytes(chunks_); }
+  Index count() const { return multiply_adds(job_); }
+
+  void run(Member& member) {
+    AmxThread thread;
+    pixels_ = member.shared;
+    weights_ = pixels_ + band_pixels_ * pixel_bytes(chunks_);
     for (group_ = 0; group_ < job_.groups; ++group_) {
       // At least once: without channels the result is the bias.
       for (c0_ = 0; c0_ == 0 || c0_ < job_.source_channels; c0_ += chunks_ * kChunk) {
         cn_ = smaller(chunks_ * kChunk, job_.source_channels - c0_);
         for (band_ = Band{}; next_band();) {
-          split_pixels();
+          split_pixels(member, thread);
           for (k0_ = 0; k0_ < job_.target_channels; k0_ += groups_ * kTileLanes) {
             kn_ = smaller(groups_ * kTileLanes, job_.target_channels - k0_);
-            pack_weights();
-            multiply();
-            if (!suits_) return false;
+            pack_weights(member, thread);
+            if (member.declined()) return;
+            member.each(band_.tile_end - band_.tile_begin, [&](Index t) {
+              multiply_tile(job_.plan.tiles[band_.tile_begin + t], thread, member.own);
+            });
           }
         }
       }
     }
-    return true;
   }
 
  private:
@@ -59,8 +63,6 @@ class AmxForward {
   // ---- sizes
 
   static Index pixel_bytes(Index chunks) { return kParts * chunks * kRowBytes; }
-  Index copy_bytes() const { return taps_ * kTileLanes * pixel_bytes(chunks_); }
-  Index shares(Index items) const { return larger(1, smaller(job_.parallel.threads, items)); }
 
   template <typename F>
   void each_source(const PixelTile& tile, const F& f) const {
@@ -105,16 +107,11 @@ class AmxForward {
     return pixels;
   }
 
-  void note(const AmxThread& thread) {
-    if (!thread.suits()) __atomic_store_n(&suits_, false, __ATOMIC_RELAXED);
-  }
-
   // ---- pixels: [pixel][part][chunk] rows of 32 channels
 
-  void split_pixels() {
+  void split_pixels(Member& member, AmxThread& thread) {
     const Index blocks = ceil_div(band_.high - band_.low, kSplitPixels);
-    each(job_.parallel, blocks * chunks_, [&](Index i) {
-      AmxThread thread;
+    member.each(blocks * chunks_, [&](Index i) {
       const Index first = band_.low + i / chunks_ * kSplitPixels;
       const Index count = smaller(kSplitPixels, band_.high - first);
       if (job_.channels_last) {
@@ -122,7 +119,7 @@ class AmxForward {
       } else {
         split_planes(first, count, i % chunks_, thread);
       }
-      note(thread);
+      if (!thread.suits()) member.decline();
     });
   }
 
@@ -196,10 +193,9 @@ class AmxForward {
     return weights_ + ((g * taps_ + tap) * chunks_ + chunk) * kGroupChunk;
   }
 
-  void pack_weights() {
+  void pack_weights(Member& member, AmxThread& thread) {
     const Index groups = ceil_div(kn_, kTileLanes);
-    each(job_.parallel, groups * chunks_, [&](Index i) {
-      AmxThread thread;
+    member.each(groups * chunks_, [&](Index i) {
       const Index g = i / chunks_, chunk = i % chunks_;
       const Index entries = smaller(kChunk, cn_ - chunk * kChunk);
       const WeightView& w = job_.weights;
@@ -219,27 +215,11 @@ class AmxForward {
                                weight_tiles(g, tap, chunk) + half * kTileBytes, 2 * kTileBytes);
         }
       }
-      note(thread);
+      if (!thread.suits()) member.decline();
     });
   }
 
   // ---- products
-
-  void multiply() {
-    const Index tiles = band_.tile_end - band_.tile_begin;
-    const Index share_count = shares(tiles);
-    each(job_.parallel, share_count, [&](Index share) {
-      AmxThread thread;
-      const Index end = share_begin(share + 1, share_count);
-      for (Index t = share_begin(share, share_count); t < end; ++t) {
-        multiply_tile(job_.plan.tiles[t], thread, copies_ + share * copy_bytes());
-      }
-    });
-  }
-
-  Index share_begin(Index share, Index share_count) const {
-    return even_share(job_.plan, band_.tile_begin, band_.tile_end, share, share_count);
-  }
 
   void multiply_tile(const PixelTile& tile, AmxThread& thread, unsigned char* copies) const {
     const Index* taps = job_.plan.tile_taps + tile.taps_begin;
@@ -366,10 +346,9 @@ class AmxForward {
   const Index taps_;
   Index chunks_;  // of 32 channels, in a block
   Index groups_;  // of 32 filters, in a block
+  Index band_pixels_;
   unsigned char* pixels_ = nullptr;
   unsigned char* weights_ = nullptr;
-  unsigned char* copies_ = nullptr;
   Index group_ = 0, k0_ = 0, kn_ = 0, c0_ = 0, cn_ = 0;
   Band band_;
-  bool suits_ = true;
 };

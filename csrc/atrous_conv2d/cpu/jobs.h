@@ -14,6 +14,57 @@ struct Parallel {
   void (*run)(Index count, void (*body)(Index, void*), void* context);
 };
 
+// Threads that work through the same phases together: who comes first takes the next item, and a
+// phase ends when all its items are done. One entry into the thread pool thus serves a whole
+// convolution, and a thread that the system has put aside holds up nobody but by the item that it
+// is at. Nothing is waited for that another thread does not already work on, so a team of one, or
+// one whose members come one after the other, works too.
+class Team {
+ public:
+  // An item of the phase whose items are [.., end), or -1 when all are taken.
+  Index claim(Index end);
+  void finish();
+  void wait(Index end);
+
+  // The arithmetic does not suit the numbers; members see it after the phase in which it was said.
+  void decline();
+  bool declined() const;
+
+ private:
+  Index claimed_ = 0;
+  Index finished_ = 0;
+  bool declined_ = false;
+};
+
+// One thread of a team. Every member goes through the same phases.
+class Member {
+ public:
+  Member(Team& team, unsigned char* shared, unsigned char* own)
+      : shared(shared), own(own), team_(team) {}
+
+  // One phase: f(i) for i in [0, count), shared out among the members.
+  template <typename F>
+  void each(Index count, const F& f) {
+    const Index begin = end_;
+    end_ += count;
+    for (Index i; (i = team_.claim(end_)) >= 0;) {
+      f(i - begin);
+      team_.finish();
+    }
+    team_.wait(end_);
+  }
+
+  void decline() { team_.decline(); }
+  bool declined() const { return team_.declined(); }
+
+  unsigned char* const shared;  // memory of the team
+  unsigned char* const own;     // memory of this member
+
+ private:
+  Team& team_;
+  Index end_ = 0;  // items of all phases so far
+};
+
 // A PixelPlan without its vectors.
 struct PlanView {
   PlanView() = default;

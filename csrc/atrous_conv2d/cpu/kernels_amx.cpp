@@ -32,6 +32,8 @@ namespace {
 #define DEEPLAB_LANES_AVX512
 #include "engine.h"
 // In this order.
+#include "engine_grad_weight.h"
+// In this order.
 #include "amx_unit.h"
 // In this order.
 #include "amx_forward.h"
@@ -106,8 +108,8 @@ struct AmxKernel {
 template <int kParts>
 bool forward_in(const ForwardJob<float>& job) {
   // Channels that fill less than half of a chunk are better off with all taps in one.
-  if (2 * job.source_channels <= kChunk) return Forward<AmxKernel<kParts>>(job).run();
-  return AmxForward<kParts>(job).run();
+  if (2 * job.source_channels <= kChunk) return run_in_team<Forward<AmxKernel<kParts>>>(job);
+  return run_in_team<AmxForward<kParts>>(job);
 }
 
 bool forward(const ForwardJob<float>& job, Precision precision) {
@@ -124,11 +126,11 @@ bool forward(const ForwardJob<float>& job, Precision precision) {
 bool grad_weight(const GradWeightJob<float>& job, Precision precision) {
   switch (precision) {
     case Precision::fp32:
-      return GradWeight<AmxKernel<3>>(job).run();
+      return run_in_team<GradWeight<AmxKernel<3>>>(job);
     case Precision::bf16:
-      return GradWeight<AmxKernel<1>>(job).run();
+      return run_in_team<GradWeight<AmxKernel<1>>>(job);
     default:
-      return GradWeight<AmxKernel<2>>(job).run();
+      return run_in_team<GradWeight<AmxKernel<2>>>(job);
   }
 }
 

@@ -23,6 +23,8 @@ namespace {
 #define DEEPLAB_LANES_AVX512
 #include "engine.h"
 // In this order.
+#include "engine_grad_weight.h"
+// In this order.
 #include "vector_kernel.h"
 
 }  // namespace

@@ -6,6 +6,8 @@ namespace {
 
 #include "engine.h"
 // In this order.
+#include "engine_grad_weight.h"
+// In this order.
 #include "vector_kernel.h"
 
 }  // namespace

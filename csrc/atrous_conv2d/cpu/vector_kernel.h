@@ -97,12 +97,12 @@ struct VectorKernel {
 
 template <typename T, int kLanes, int kMostRows, int kVectors>
 bool vector_forward(const ForwardJob<T>& job, Precision) {
-  return Forward<VectorKernel<T, kLanes, kMostRows, kVectors>>(job).run();
+  return run_in_team<Forward<VectorKernel<T, kLanes, kMostRows, kVectors>>>(job);
 }
 
 template <typename T, int kLanes, int kMostRows, int kVectors>
 bool vector_grad_weight(const GradWeightJob<T>& job, Precision) {
-  return GradWeight<VectorKernel<T, kLanes, kMostRows, kVectors>>(job).run();
+  return run_in_team<GradWeight<VectorKernel<T, kLanes, kMostRows, kVectors>>>(job);
 }
 
 template <int kBytes, int kRows, int kVectors>

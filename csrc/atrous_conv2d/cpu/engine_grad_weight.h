@@ -1,0 +1,124 @@
+// The gradient of the direct convolution's weights. Included behind engine.h, inside the same
+// unnamed namespace.
+
+// Left panels are x, rows its channels, right panels grad_y, columns its filters; the depth runs
+// over pixels, of which a tap leaves out the tiles where it reads nothing.
+template <typename Kernel>
+class GradWeight {
+  using T = typename Kernel::Element;
+  using Thread = typename Kernel::Thread;
+
+ public:
+  explicit GradWeight(const GradWeightJob<T>& job) : job_(job) {
+    const Index one = kRangeTiles * Kernel::right_bytes(kTileLanes);
+    filters_ =
+        smaller(round_up(job.out_channels, kTileLanes), larger(1, job.memory / one) * kTileLanes);
+  }
+
+  Index shared_bytes() const {
+    return filters_ / kTileLanes * kRangeTiles * Kernel::right_bytes(kTileLanes);
+  }
+  Index member_bytes() const { return kRangeTiles * Kernel::left_bytes(kTileLanes); }
+  Index count() const {
+    return job_.plan.tile_count * kTileLanes * job_.plan.taps * job_.out_channels *
+           job_.in_channels * job_.groups;
+  }
+
+  void run(Member& member) {
+    Thread thread;
+    packed_ = member.shared;
+    for (group_ = 0; group_ < job_.groups; ++group_) {
+      for (k0_ = 0; k0_ < job_.out_channels; k0_ += filters_) {
+        kn_ = smaller(filters_, job_.out_channels - k0_);
+        for (tile0_ = 0; tile0_ < job_.plan.tile_count; tile0_ += kRangeTiles) {
+          tiles_ = smaller(kRangeTiles, job_.plan.tile_count - tile0_);
+          block(member, thread);
+          if (member.declined()) return;
+        }
+      }
+    }
+  }
+
+ private:
+  static constexpr Index kRangeTiles = 24;
+
+  Groups channel_groups() const {
+    return Groups(job_.in_channels, Kernel::kRows, Kernel::kBalanced);
+  }
+
+  void block(Member& member, Thread& thread) {
+    const Groups filters(kn_, kTileLanes, false);
+    member.each(filters.count * tiles_, [&](Index i) {
+      const Index g = i / tiles_;
+      pack_gradients(g, static_cast<int>(filters.size(g)), i % tiles_, thread);
+      if (!thread.suits()) member.decline();
+    });
+    member.each(channel_groups().count * job_.plan.taps, [&](Index i) {
+      multiply(i / job_.plan.taps, i % job_.plan.taps, filters, thread, member.own);
+      if (!thread.suits()) member.decline();
+    });
+  }
+
+  unsigned char* gradient_panel(Index group, Index tile) const {
+    return packed_ + (group * kRangeTiles + tile) * Kernel::right_bytes(kTileLanes);
+  }
+
+  void pack_gradients(Index g, int filters, Index tile, Thread& thread) {
+    alignas(64) T staging[kTileLanes * kTileLanes] = {};
+    const Lanes targets =
+        Lanes::of_targets(job_.plan, job_.plan.tiles[tile0_ + tile], job_.outputs);
+    const Index channel = group_ * job_.out_channels + k0_ + g * kTileLanes;
+    load_lanes(targets, job_.grad_y + channel * job_.outputs.channel, job_.outputs.channel, filters,
+               staging);
+    transpose(staging);
+    Kernel::pack_right(staging, kTileLanes, 0, thread, gradient_panel(g, tile));
+  }
+
+  void multiply(Index channel_group, Index tap, const Groups& filters, Thread& thread,
+                unsigned char* panel) {
+    const Groups channels = channel_groups();
+    const Index c0 = channels.begin(channel_group);
+    const int rows = static_cast<int>(channels.size(channel_group));
+    const T* x = job_.x + (group_ * job_.in_channels + c0) * job_.inputs.channel;
+    alignas(64) T staging[Kernel::kRows * kChunk > kTileLanes * kChunk ? Kernel::kRows * kChunk
+                                                                       : kTileLanes * kChunk];
+    alignas(64) T result[Kernel::kRows * kTileLanes];
+    Index used[kRangeTiles];
+    int count = 0;
+    for (Index t = 0; t < tiles_; ++t) {
+      const Lanes lanes =
+          Lanes::of_sources(job_.plan, job_.plan.tiles[tile0_ + t], tap, job_.inputs);
+      if (lanes.begin[kTileLanes / kPieceLanes] == 0) continue;
+      load_lanes(lanes, x, job_.inputs.channel, rows, staging);
+      Kernel::pack_left(staging, rows, kTileLanes, 0, thread,
+                        panel + count * Kernel::left_bytes(kTileLanes));
+      used[count++] = t;
+    }
+    Run runs[kRangeTiles];
+    for (Index g = 0; g < filters.count; ++g) {
+      for (int i = 0; i < count; ++i) {
+        runs[i] = {panel + i * Kernel::left_bytes(kTileLanes), gradient_panel(g, used[i]),
+                   kTileLanes};
+      }
+      const int columns = static_cast<int>(filters.size(g));
+      Kernel::multiply(runs, count, rows, columns, thread, result);
+      emit(k0_ + g * kTileLanes, columns, c0, rows, tap, result);
+    }
+  }
+
+  void emit(Index k, int filters, Index c, int channels, Index tap, const T* result) const {
+    const Index taps = job_.plan.taps, per_filter = job_.in_channels * taps;
+    T* to = job_.grad_weight + (group_ * job_.out_channels + k) * per_filter + c * taps + tap;
+    for (int i = 0; i < filters; ++i) {
+      for (int j = 0; j < channels; ++j) {
+        T& sum = to[i * per_filter + j * taps];
+        sum = tile0_ == 0 ? result[j * kTileLanes + i] : sum + result[j * kTileLanes + i];
+      }
+    }
+  }
+
+  const GradWeightJob<T>& job_;
+  Index filters_;  // of a block, a multiple of kTileLanes
+  unsigned char* packed_ = nullptr;
+  Index group_ = 0, k0_ = 0, kn_ = 0, tile0_ = 0, tiles_ = 0;
+};
