@@ -362,9 +362,10 @@ def _plan(name: str, g: bytes, settings: tuple[int, ...], device: torch.device) 
     record = torch.empty(_RECORD_WORDS, dtype=torch.int64, device=device)
     args = (np.frombuffer(g, _GEOMETRY), *map(np.int64, settings), record)
     runtime.launch(KERNEL_FILE, (name,), name, device, 1, 1, args)
-    plan_bytes, *head = record[:_RECORD_HEAD].tolist()
+    plan_bytes, work, threads, shared_bytes, *rest = record[:_RECORD_HEAD].tolist()
+    sums, sum_work, targets = rest
     words = record[_RECORD_HEAD : _RECORD_HEAD + plan_bytes // 8].tolist()
-    return _Record(*head, _words(*words))
+    return _Record(work, threads, shared_bytes, sums, sum_work, targets, _words(*words))
 
 
 def _way(dtype: torch.dtype, precision: str, device: torch.device) -> Way:
