@@ -28,7 +28,7 @@ struct Same<A, A> {
 template <typename T>
 void launch_im2col(const ConvGeometry& g, const T* x, T* columns, Index max_blocks,
                    cudaStream_t stream) {
-  const Index items = g.batch * g.in_channels * g.taps() * g.out_pixels();
+  const Index items = g.batch * g.in_channels * g.out_pixels();
   launch(im2col_kernel<T>, grid_size(items, kIm2colThreads, max_blocks), kIm2colThreads, stream, g,
          x, columns);
 }
@@ -105,25 +105,27 @@ const typename Way::Operand* packed_weight(const ConvGeometry& g, const T* weigh
   return packed;
 }
 
-// Runs one plan on packed operands. Plans of one call may share `partial`, they run in turn.
-template <typename Way, typename TileOfPlan, typename T>
+// Runs one plan on packed operands.
+template <typename Way, typename TileOfPlan, typename T, typename Allocate>
 void launch_plan(const DirectPlan& plan, const typename Way::Operand* x,
-                 const typename Way::Operand* w, const T* bias, T* y, typename Way::Sum* partial,
-                 Index max_blocks, cudaStream_t stream) {
+                 const typename Way::Operand* w, const T* bias, T* y, Index max_blocks,
+                 const Allocate& allocate, cudaStream_t stream) {
+  using Sum = typename Way::Sum;
+  Sum* partial = nullptr;
+  Index* targets = nullptr;
+  const Index elements = plan.tiles() * plan.tile_size();
+  if (plan.pieces > 1) {
+    partial = static_cast<Sum*>(allocate(plan.pieces * elements * static_cast<Index>(sizeof(Sum))));
+    targets = static_cast<Index*>(allocate(plan.targets() * static_cast<Index>(sizeof(Index))));
+  }
   launch_with_shared(direct_kernel<Way, TileOfPlan, T>,
                      grid_size(plan.tiles() * plan.pieces, 1, max_blocks), TileOfPlan::kThreads,
-                     TileOfPlan::kSharedBytes, stream, plan, x, w, bias, y, partial);
+                     TileOfPlan::kSharedBytes, stream, plan, x, w, bias, y, partial, targets);
   if (plan.pieces > 1) {
-    const Index lines = ceil_div(plan.tile_size(), kDirectSumThreads);
-    launch(direct_sum_kernel<Way, T>, grid_size(plan.tiles() * lines, 1, max_blocks),
-           kDirectSumThreads, stream, plan, partial, bias, y);
+    launch(direct_sum_kernel<Way, TileOfPlan, T>,
+           grid_size(elements, kDirectSumThreads, max_blocks), kDirectSumThreads, stream, plan,
+           static_cast<const Sum*>(partial), static_cast<const Index*>(targets), bias, y);
   }
-}
-
-template <typename Way>
-Index partial_bytes(const DirectPlan& plan) {
-  const Index sums = plan.pieces > 1 ? plan.tiles() * plan.pieces * plan.tile_size() : 0;
-  return sums * static_cast<Index>(sizeof(typename Way::Sum));
 }
 
 template <typename Way, typename TileOfPlan, typename T, typename Allocate>
@@ -137,8 +139,7 @@ void launch_direct(const ConvGeometry& g, const T* x, const T* weight, const Wei
                                           options, allocate, stream);
   const auto* const bank =
       packed_weight<Way>(g, weight, strides, /*transposed=*/false, options, allocate, stream);
-  auto* const partial = static_cast<typename Way::Sum*>(allocate(partial_bytes<Way>(plan)));
-  launch_plan<Way, TileOfPlan>(plan, map, bank, bias, y, partial, options.max_blocks, stream);
+  launch_plan<Way, TileOfPlan>(plan, map, bank, bias, y, options.max_blocks, allocate, stream);
 }
 
 template <typename Way, typename TileOfPlan, typename T, typename Allocate>
@@ -154,9 +155,8 @@ void launch_grad_input(const ConvGeometry& g, const T* grad_y, const T* weight,
   for (Index r = 0; r < least(g.stride_h, g.height); ++r) {
     for (Index s = 0; s < least(g.stride_w, g.width); ++s) {
       const DirectPlan plan = grad_input_plan(g, setup, options.channels_last, r, s);
-      auto* const partial = static_cast<typename Way::Sum*>(allocate(partial_bytes<Way>(plan)));
-      launch_plan<Way, TileOfPlan>(plan, map, bank, static_cast<const T*>(nullptr), grad_x, partial,
-                                   options.max_blocks, stream);
+      launch_plan<Way, TileOfPlan>(plan, map, bank, static_cast<const T*>(nullptr), grad_x,
+                                   options.max_blocks, allocate, stream);
     }
   }
 }

@@ -136,7 +136,8 @@ DEVICE_INLINE void copy_stage(const DirectPlan& plan, const DirectOperands<Opera
 template <typename Way, typename T, typename Out>
 __global__ __launch_bounds__(T::kThreads) void direct_kernel(
     const __grid_constant__ DirectPlan plan, const typename Way::Operand* x,
-    const typename Way::Operand* w, const Out* bias, Out* y, typename Way::Sum* partial) {
+    const typename Way::Operand* w, const Out* bias, Out* y, typename Way::Sum* partial,
+    Index* targets) {
   using Sum = typename Way::Sum;
   DYNAMIC_SHARED(unsigned char, stages);
   auto* const sources = reinterpret_cast<PixelSource*>(stages + T::kStages * T::kStageBytes);
@@ -203,6 +204,11 @@ __global__ __launch_bounds__(T::kThreads) void direct_kernel(
     }
 
     if (plan.pieces > 1) {
+      if (piece == 0 && group == 0 && first_filter == 0) {
+        Index* const to = targets + pixel_tile * (T::kPixels + 1);
+        if (thread < T::kPixels) to[thread] = y_offset;
+        if (thread == 0) to[T::kPixels] = plan.pieces_of(iterations);
+      }
       Sum* const to = partial + (tile * plan.pieces + piece) * plan.tile_size();
       // In the order in which y lies, so that the other kernel reads and writes along lines.
       const int pixel_step = plan.y_filter == 1 ? T::kFilters : 1;
@@ -249,37 +255,33 @@ __global__ __launch_bounds__(T::kThreads) void direct_kernel(
   }
 }
 
-// Adds the pieces of each tile in order, then bias and ReLU. One block owns the tiles b, b + grid,
-// ..., one thread every kDirectSumThreads-th element of them.
+// Adds the pieces of each tile in order, then bias and ReLU. One thread owns an element of a tile.
+// `targets` (pixel tiles, kPixels + 1), from the kernel before: where each pixel lies in y, -1 for
+// none, and how many pieces its tile has. Few tiles are ever cut, so 32 bits count their elements.
 constexpr int kDirectSumThreads = 256;
 
-template <typename Way, typename Out>
-__global__ void direct_sum_kernel(const __grid_constant__ DirectPlan plan,
-                                  const typename Way::Sum* partial, const Out* bias, Out* y) {
+template <typename Way, typename T, typename Out>
+__global__ __launch_bounds__(kDirectSumThreads) void direct_sum_kernel(
+    const __grid_constant__ DirectPlan plan, const typename Way::Sum* partial, const Index* targets,
+    const Out* bias, Out* y) {
   using Sum = typename Way::Sum;
-  const Index lines = ceil_div(plan.tile_size(), kDirectSumThreads);
-  for (Index work = blockIdx.x; work < plan.tiles() * lines; work += gridDim.x) {
-    const Index tile = work / lines;
-    const Index element = work % lines * kDirectSumThreads + threadIdx.x;
-    const bool along_filters = plan.y_filter == 1;
-    const Index row = along_filters ? element / plan.tile_filters : element % plan.tile_pixels;
-    const Index column = along_filters ? element % plan.tile_filters : element / plan.tile_pixels;
-    const Index pixel_tile = tile / plan.filter_tiles() / plan.groups;
-    const Index m = pixel_tile * plan.tile_pixels + row;
-    const Index in_group = tile % plan.filter_tiles() * plan.tile_filters + column;
-    if (element >= plan.tile_size() || m >= plan.pixels() || in_group >= plan.filters) continue;
-    const Index filter = tile / plan.filter_tiles() % plan.groups * plan.filters + in_group;
-    const Index pieces = plan.pieces_of(plan.iterations(plan.box(pixel_tile)));
+  constexpr int kElements = T::kPixels * T::kFilters;
+  const int filter_tiles = static_cast<int>(plan.filter_tiles());
+  const int groups = static_cast<int>(plan.groups);
+  const bool along_filters = plan.y_filter == 1;
+  GRID_STRIDE_LOOP(i, plan.tiles() * kElements) {
+    const int tile = static_cast<int>(i / kElements), element = static_cast<int>(i % kElements);
+    const int row = along_filters ? element / T::kFilters : element % T::kPixels;
+    const int column = along_filters ? element % T::kFilters : element / T::kPixels;
+    const Index in_group = tile % filter_tiles * T::kFilters + column;
+    const Index* const target = targets + tile / filter_tiles / groups * (T::kPixels + 1);
+    if (target[row] < 0 || in_group >= plan.filters) continue;
+    const Index filter = tile / filter_tiles % groups * plan.filters + in_group;
+    const Sum* from = partial + tile * plan.pieces * kElements + element;
     Sum sum = 0;
-    for (Index piece = 0; piece < pieces; ++piece) {
-      sum += partial[(tile * plan.pieces + piece) * plan.tile_size() + element];
-    }
+    for (Index piece = 0; piece < target[T::kPixels]; ++piece, from += kElements) sum += *from;
     if (bias) sum += to_real(bias[filter]);
-    const Pixel pixel = plan.locate(m);
-    const Index h = pixel.i * plan.rows.out_stride + plan.rows.out_origin;
-    const Index w = pixel.j * plan.columns.out_stride + plan.columns.out_origin;
-    y[pixel.image * plan.y_image + h * plan.y_row + w * plan.y_column + filter * plan.y_filter] =
-        from_real<Out>(plan.relu && sum < 0 ? Sum{0} : sum);
+    y[target[row] + filter * plan.y_filter] = from_real<Out>(plan.relu && sum < 0 ? Sum{0} : sum);
   }
 }
 

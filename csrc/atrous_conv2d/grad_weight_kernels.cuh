@@ -221,15 +221,25 @@ template <typename Way, typename Out>
 __global__ __launch_bounds__(kGradSumThreads) void grad_weight_sum_kernel(
     const __grid_constant__ GradWeightPlan plan, const typename Way::Sum* partial,
     Out* grad_weight) {
+  SHARED_ARRAY(int, pieces, kGradSumThreads);  // of as many taps at a time
   const Index taps = plan.g.taps();
-  GRID_STRIDE_LOOP(i, plan.weights()) {
-    for (Index tap = 0; tap < taps; ++tap) {
-      const Index pieces = plan.pieces_of(plan.iterations(tap));
-      typename Way::Sum sum = 0;
-      for (Index piece = 0; piece < pieces; ++piece) {
-        sum += partial[(piece * taps + tap) * plan.weights() + i];
+  for (Index first = 0; first < taps; first += kGradSumThreads) {
+    const int count = static_cast<int>(least(taps - first, kGradSumThreads));
+    const int thread = static_cast<int>(threadIdx.x);
+    __syncthreads();
+    if (thread < count) {
+      pieces[thread] = static_cast<int>(plan.pieces_of(plan.iterations(first + thread)));
+    }
+    __syncthreads();
+    GRID_STRIDE_LOOP(i, plan.weights()) {
+      for (int tap = 0; tap < count; ++tap) {
+        const typename Way::Sum* from = partial + (first + tap) * plan.weights() + i;
+        typename Way::Sum sum = 0;
+        for (int piece = 0; piece < pieces[tap]; ++piece, from += taps * plan.weights()) {
+          sum += *from;
+        }
+        grad_weight[i * taps + first + tap] = from_real<Out>(sum);
       }
-      grad_weight[i * taps + tap] = from_real<Out>(sum);
     }
   }
 }

@@ -11,20 +11,25 @@ namespace deeplab {
 // Threads of a block. _cupy/atrous_conv2d.py launches with the same number.
 constexpr int kIm2colThreads = 256;
 
-// columns (N, C * R * S, H' * W'). One thread owns the elements i, i + grid, ... of it.
+// columns (N, C * R * S, H' * W'). One thread owns the output pixels i, i + grid, ... of all
+// channels and writes their taps, side by side with its neighbours'.
 template <typename T>
 __global__ __launch_bounds__(kIm2colThreads) void im2col_kernel(ConvGeometry g, const T* x,
                                                                 T* columns) {
   const Index pixels = g.out_pixels();
-  GRID_STRIDE_LOOP(i, g.batch * g.in_channels * g.taps() * pixels) {
+  GRID_STRIDE_LOOP(i, g.batch * g.in_channels * pixels) {
+    const Index channel = i / pixels;  // of all images
     const Index pixel = i % pixels;
-    const Index row = i / pixels;  // of all images' columns
-    const Index tap = row % g.taps();
-    const Index image_channel = row / g.taps();
-    const Index h = g.in_row(pixel / g.out_width, tap / g.kernel_w);
-    const Index w = g.in_column(pixel % g.out_width, tap % g.kernel_w);
-    const bool inside = h >= 0 && h < g.height && w >= 0 && w < g.width;
-    columns[i] = inside ? x[(image_channel * g.height + h) * g.width + w] : T{};
+    const T* const map = x + channel * g.in_pixels();
+    T* to = columns + channel * g.taps() * pixels + pixel;
+    for (Index r = 0; r < g.kernel_h; ++r) {
+      const Index h = g.in_row(pixel / g.out_width, r);
+      for (Index s = 0; s < g.kernel_w; ++s, to += pixels) {
+        const Index w = g.in_column(pixel % g.out_width, s);
+        const bool inside = h >= 0 && h < g.height && w >= 0 && w < g.width;
+        *to = inside ? map[h * g.width + w] : T{};
+      }
+    }
   }
 }
 

@@ -121,13 +121,15 @@ __global__ void pack_weight_kernel(PackWeight bank, const T* weight,
     const Index group = i / bank.padded / bank.rows;
     const T* const from =
         weight + group * bank.group_step + row * bank.row_step + column * bank.column_step;
-    for (Index tap = 0; tap < bank.taps(); ++tap) {
-      typename Way::Operand value{};
-      if (column < bank.columns) {
-        value = Way::operand(to_real(from[tap / bank.kernel_w * bank.tap_row_step +
-                                          tap % bank.kernel_w * bank.tap_column_step]));
+    const Index tap_step = bank.rows * bank.padded;
+    typename Way::Operand* to =
+        packed + group * bank.taps() * tap_step + row * bank.padded + column;
+    for (Index r = 0; r < bank.kernel_h; ++r) {
+      for (Index s = 0; s < bank.kernel_w; ++s, to += tap_step) {
+        const bool exists = column < bank.columns;
+        *to = exists ? Way::operand(to_real(from[r * bank.tap_row_step + s * bank.tap_column_step]))
+                     : typename Way::Operand{};
       }
-      packed[((group * bank.taps() + tap) * bank.rows + row) * bank.padded + column] = value;
     }
   }
 }

@@ -116,6 +116,7 @@ struct DirectPlan {
   HOST_DEVICE Index filter_tiles() const { return ceil_div(filters, tile_filters); }
   HOST_DEVICE Index tiles() const { return pixel_tiles() * groups * filter_tiles(); }
   HOST_DEVICE Index tile_size() const { return tile_pixels * tile_filters; }
+  HOST_DEVICE Index targets() const { return pixel_tiles() * (tile_pixels + 1); }
 
   // The k-th region of the snake.
   HOST_DEVICE void region(Index k, Index& a, Index& b) const {

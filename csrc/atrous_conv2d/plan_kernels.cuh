@@ -16,7 +16,8 @@ struct PlanRecord {
   Index work;  // blocks with something to do
   Index threads, shared_bytes;
   Index sums;      // elements of `partial`
-  Index sum_work;  // of the kernel that adds them: blocks for pixels, threads for filters; 0 = none
+  Index sum_work;  // threads with something to do in the kernel that adds them; 0 = not to be run
+  Index targets;   // elements of `targets`
   Plan plan;
 };
 
@@ -28,7 +29,8 @@ __device__ PlanRecord<DirectPlan> direct_record(const DirectPlan& plan) {
           T::kThreads,
           T::kSharedBytes,
           cut ? plan.tiles() * plan.pieces * plan.tile_size() : 0,
-          cut ? plan.tiles() * ceil_div(plan.tile_size(), kDirectSumThreads) : 0,
+          cut ? plan.tiles() * plan.tile_size() : 0,
+          cut ? plan.targets() : 0,
           plan};
 }
 
@@ -55,6 +57,7 @@ __global__ void grad_weight_plan_kernel(ConvGeometry g, PlanRecord<GradWeightPla
              GradTile<T, Operand>::kSharedBytes,
              plan.pieces * g.taps() * plan.weights(),
              plan.weights(),
+             0,
              plan};
 }
 

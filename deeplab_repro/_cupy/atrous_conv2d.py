@@ -35,7 +35,7 @@ _GEOMETRY = np.dtype(
     ]
 )
 _RECORD_WORDS = 256  # more than struct PlanRecord has
-_RECORD_HEAD = 6
+_RECORD_HEAD = 7
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ def im2col(
     pixels = int(g["out_height"][0] * g["out_width"][0])
     rows = x.shape[1] * kernel_size[0] * kernel_size[1]
     columns = x.new_empty((x.shape[0], rows, pixels))
-    _launch_columns("im2col_kernel", g, x, columns, max_blocks)
+    _launch_columns("im2col_kernel", g, x, columns, x.shape[0] * x.shape[1] * pixels, max_blocks)
     return columns
 
 
@@ -185,18 +185,23 @@ def col2im(
     channels = columns.shape[1] // (kernel_size[0] * kernel_size[1])
     x = columns.new_empty((columns.shape[0], channels, *image_size))
     g = geometry(x.shape, 1, kernel_size, stride, padding, rate, 1)
-    _launch_columns("col2im_kernel", g, columns, x, max_blocks)
+    _launch_columns("col2im_kernel", g, columns, x, x.numel(), max_blocks)
     return x
 
 
 def _launch_columns(
-    kernel: str, g: np.ndarray, source: torch.Tensor, result: torch.Tensor, max_blocks: int
+    kernel: str,
+    g: np.ndarray,
+    source: torch.Tensor,
+    result: torch.Tensor,
+    items: int,
+    max_blocks: int,
 ) -> None:
-    if result.numel() == 0:
+    if items == 0:
         return
     element = runtime.TYPES[source.dtype]
     names = tuple(f"deeplab::{k}<{element}>" for k in ("im2col_kernel", "col2im_kernel"))
-    blocks = runtime.grid_size(result.numel(), IM2COL_THREADS, max_blocks)
+    blocks = runtime.grid_size(items, IM2COL_THREADS, max_blocks)
     name, args = f"deeplab::{kernel}<{element}>", (g, source, result)
     runtime.launch(IM2COL_FILE, names, name, source.device, blocks, IM2COL_THREADS, args)
 
@@ -238,6 +243,7 @@ class _Record:
     shared_bytes: int
     sums: int
     sum_work: int
+    targets: int
     plan: np.ndarray
 
 
@@ -320,12 +326,14 @@ class _Call:
     ) -> None:
         """launch_plan of the launchers."""
         partial = y.new_empty(record.sums, dtype=self.way.sums)
-        products = (record.plan, x, w, bias, y, partial)
+        targets = y.new_empty(record.targets, dtype=torch.int64)
+        products = (record.plan, x, w, bias, y, partial, targets)
         self.launch(
             "direct_kernel", tile, record.work, record.threads, products, record.shared_bytes
         )
-        sums = (record.plan, partial, bias, y)
-        self.launch("direct_sum_kernel", None, record.sum_work, DIRECT_SUM_THREADS, sums)
+        sums = (record.plan, partial, targets, bias, y)
+        blocks = -(-record.sum_work // DIRECT_SUM_THREADS)
+        self.launch("direct_sum_kernel", tile, blocks, DIRECT_SUM_THREADS, sums)
 
     def launch(
         self,
@@ -354,9 +362,10 @@ def _plan(name: str, g: bytes, settings: tuple[int, ...], device: torch.device) 
     record = torch.empty(_RECORD_WORDS, dtype=torch.int64, device=device)
     args = (np.frombuffer(g, _GEOMETRY), *map(np.int64, settings), record)
     runtime.launch(KERNEL_FILE, (name,), name, device, 1, 1, args)
-    plan_bytes, work, threads, shared_bytes, sums, sum_work = record[:_RECORD_HEAD].tolist()
+    plan_bytes, work, threads, shared_bytes, *rest = record[:_RECORD_HEAD].tolist()
+    sums, sum_work, targets = rest
     words = record[_RECORD_HEAD : _RECORD_HEAD + plan_bytes // 8].tolist()
-    return _Record(work, threads, shared_bytes, sums, sum_work, _words(*words))
+    return _Record(work, threads, shared_bytes, sums, sum_work, targets, _words(*words))
 
 
 def _way(dtype: torch.dtype, precision: str, device: torch.device) -> Way:

@@ -131,3 +131,21 @@ FOR_TYPE(float, float32)
 FOR_TYPE(double, float64)
 FOR_TYPE(Half, float16)
 FOR_TYPE(BFloat16, bfloat16)
+
+// Every 16-bit float as float32, and float32 rounded to them.
+extern "C" int widen(const Half* half, const BFloat16* bfloat, Index count, float* wide) {
+  return guarded(0, [&] {
+    for (Index i = 0; i < count; ++i) {
+      wide[i] = to_real(half[i]);
+      wide[count + i] = to_real(bfloat[i]);
+    }
+  });
+}
+extern "C" int narrow(const float* wide, Index count, Half* half, BFloat16* bfloat) {
+  return guarded(0, [&] {
+    for (Index i = 0; i < count; ++i) {
+      half[i] = from_real<Half>(wide[i]);
+      bfloat[i] = from_real<BFloat16>(wide[i]);
+    }
+  });
+}

@@ -28,9 +28,10 @@ Run bind(void (*kernel)(Args...)) {
 #define FOR_ELEMENT(T) KERNEL(deeplab::im2col_kernel<T>), KERNEL(deeplab::col2im_kernel<T>)
 #define FOR_WAY(Way, T)                                                                  \
   KERNEL(deeplab::pack_map_kernel<Way, T>), KERNEL(deeplab::pack_weight_kernel<Way, T>), \
-      KERNEL(deeplab::direct_sum_kernel<Way, T>), KERNEL(deeplab::grad_weight_sum_kernel<Way, T>)
-#define FOR_TILE(Way, Tile, T)                                                                   \
-  KERNEL(deeplab::direct_kernel<Way, Tile, T>), KERNEL(deeplab::forward_plan_kernel<Way, Tile>), \
+      KERNEL(deeplab::grad_weight_sum_kernel<Way, T>)
+#define FOR_TILE(Way, Tile, T)                                                                    \
+  KERNEL(deeplab::direct_kernel<Way, Tile, T>), KERNEL(deeplab::direct_sum_kernel<Way, Tile, T>), \
+      KERNEL(deeplab::forward_plan_kernel<Way, Tile>),                                            \
       KERNEL(deeplab::grad_input_plan_kernel<Way, Tile>)
 #define FOR_GRAD_TILE(Way, Tile)                  \
   KERNEL(deeplab::grad_weight_kernel<Way, Tile>), \

@@ -95,7 +95,7 @@ def test_bias_relu_and_pieces(fake_gpu):
     torch.testing.assert_close(y.double(), want.relu(), rtol=0, atol=1e-4)
     names = [name for name, _ in fake_gpu]
     assert "deeplab::direct_kernel<deeplab::Tf32x3, deeplab::WideTile, float>" in names
-    assert "deeplab::direct_sum_kernel<deeplab::Tf32x3, float>" in names
+    assert "deeplab::direct_sum_kernel<deeplab::Tf32x3, deeplab::WideTile, float>" in names
 
 
 def test_a_plan_is_made_once(fake_gpu):
@@ -183,8 +183,8 @@ def test_nvrtc_compiles_what_cupy_is_given(architecture):
         element = "double" if "double" in way else "float"
         pair = f"{way}, deeplab::{tile}"
         names += [f"deeplab::{k}_kernel<{way}, {element}>" for k in ("pack_map", "pack_weight")]
-        names += [f"deeplab::{k}_sum_kernel<{way}, {element}>" for k in ("direct", "grad_weight")]
-        names += [f"deeplab::direct_kernel<{pair}, {element}>"]
+        names += [f"deeplab::{k}_kernel<{pair}, {element}>" for k in ("direct", "direct_sum")]
+        names += [f"deeplab::grad_weight_sum_kernel<{way}, {element}>"]
         names += [f"deeplab::grad_weight_kernel<{pair}>"]
         for plan in ("forward", "grad_input", "grad_weight"):
             names.append(f"deeplab::{plan}_plan_kernel<{pair}>")
