@@ -152,7 +152,7 @@ class AmxForward {
   void split_planes(Index first, Index count, Index chunk, AmxThread& thread) const {
     // Long runs of each plane, which the processor fetches ahead, before short ones of all of them.
     alignas(64) float planes[kChunk * kSplitPixels];
-    const Index entries = smaller(kChunk, cn_ - chunk * kChunk);
+    const Index entries = larger(0, smaller(kChunk, cn_ - chunk * kChunk));
     for (Index e = 0; e < entries; ++e) {
       for (Index done = 0; done < count;) {
         const Index pixel = first + done;
@@ -162,27 +162,36 @@ class AmxForward {
         done += run;
       }
     }
+    for (Index e = entries; e < kChunk; ++e) {
+      __builtin_memset(planes + e * kSplitPixels, 0, count * sizeof(float));
+    }
     for (Index at = 0; at < count; at += kTileRows) {
-      const __mmask16 mask = first_lanes(count - at);
-      __m512i channels[kChunk];
-      for (int e = 0; e < kChunk; ++e) {
-        channels[e] = e < entries ? _mm512_maskz_load_epi32(mask, planes + e * kSplitPixels + at)
-                                  : _mm512_setzero_si512();
-        thread.saw_left(magnitude(channels[e]));
+      split_block(planes + at, first_lanes(count - at), thread, pixel_row(first + at, chunk));
+    }
+  }
+
+  // 16 pixels of 32 planes. What is left of the numbers goes back to where they came from: there
+  // are too many of them for registers.
+  void split_block(float* planes, __mmask16 mask, AmxThread& thread, unsigned char* to) const {
+    for (int part = 0; part < kParts; ++part, to += chunks_ * kRowBytes) {
+      __m512i rows[16];
+#pragma GCC unroll 16
+      for (int pair = 0; pair < 16; ++pair) {
+        float* at = planes + 2 * pair * kSplitPixels;
+        __m512i a = _mm512_maskz_load_epi32(mask, at);
+        __m512i b = _mm512_maskz_load_epi32(mask, at + kSplitPixels);
+        if (part == 0) thread.saw_left(_mm512_max_epu32(magnitude(a), magnitude(b)));
+        const __m512i x = Parts<kParts>::next(a, part), y = Parts<kParts>::next(b, part);
+        if (part < kParts - 1) {
+          _mm512_store_si512(at, a);
+          _mm512_store_si512(at + kSplitPixels, b);
+        }
+        rows[pair] = Parts<kParts>::pair(x, y);
       }
-      const Index present = smaller(kTileRows, count - at);
-      for (int part = 0; part < kParts; ++part) {
-        __m512i rows[16];
-        for (int pair = 0; pair < 16; ++pair) {
-          const __m512i a = Parts<kParts>::next(channels[2 * pair], part);
-          const __m512i b = Parts<kParts>::next(channels[2 * pair + 1], part);
-          rows[pair] = Parts<kParts>::pair(a, b);
-        }
-        transpose16(rows);
-        unsigned char* to = pixel_row(first + at, chunk) + part * chunks_ * kRowBytes;
-        for (Index i = 0; i < present; ++i) {
-          _mm512_store_si512(to + i * pixel_bytes(chunks_), rows[i]);
-        }
+      transpose16(rows);
+#pragma GCC unroll 16
+      for (int i = 0; i < kTileRows; ++i) {
+        if (mask >> i & 1) _mm512_store_si512(to + i * pixel_bytes(chunks_), rows[i]);
       }
     }
   }

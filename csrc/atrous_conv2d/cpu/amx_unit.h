@@ -91,8 +91,9 @@ struct Parts {
   }
 };
 
-inline void transpose16(__m512i r[16]) {
+inline __attribute__((always_inline)) void transpose16(__m512i r[16]) {
   __m512i t[16];
+#pragma GCC unroll 4
   for (int i = 0; i < 16; i += 4) {
     const __m512i a = _mm512_unpacklo_epi32(r[i], r[i + 1]);
     const __m512i b = _mm512_unpackhi_epi32(r[i], r[i + 1]);
@@ -103,6 +104,7 @@ inline void transpose16(__m512i r[16]) {
     t[i + 2] = _mm512_unpacklo_epi64(b, d);
     t[i + 3] = _mm512_unpackhi_epi64(b, d);
   }
+#pragma GCC unroll 4
   for (int i = 0; i < 4; ++i) {
     const __m512i a = _mm512_shuffle_i32x4(t[i], t[i + 4], 0x88);
     const __m512i b = _mm512_shuffle_i32x4(t[i], t[i + 4], 0xdd);

@@ -5,6 +5,9 @@
 namespace deeplab {
 namespace {
 
+// Enough that empty lanes between groups of images do not count.
+constexpr Index kPixelsTogether = 1024;
+
 // Positions first, first + step, ... of one axis of the target that have the same taps.
 // source[r]: the position that tap r reads for the first of them, or kTapOutside.
 struct Range {
@@ -64,11 +67,15 @@ class Planner {
     for (const Range& rows : rows_.ranges) {
       for (const Range& columns : columns_.ranges) add_offsets(rows, columns);
     }
-    for (Index image = 0; image < images_; ++image) {
-      Index region = 0;
-      for (const Range& rows : rows_.ranges) {
-        for (const Range& columns : columns_.ranges) add_pixels(image, region++, rows, columns);
-      }
+    // Small images share their tiles.
+    const Index pixels = std::max<Index>(1, target_pixels());
+    const Index together = ceil_div(kPixelsTogether, pixels);
+    for (Index first = 0; first < images_; first += together) {
+      const Index last = std::min(images_, first + together);
+      // Whole vectors first: they are read and written in one go. Then what is left of every row.
+      align();
+      add_images(first, last, /*whole=*/true);
+      add_images(first, last, /*whole=*/false);
     }
     close_tile();
     return std::move(plan_);
@@ -84,43 +91,72 @@ class Planner {
     }
   }
 
-  void add_pixels(Index image, Index region, const Range& rows, const Range& columns) {
-    for (Index i = 0; i < rows.count; ++i) {
-      const Index target_row = rows.first + i * rows_.target_step;
-      add_run({image, i * rows_.source_step * source_width_,
-               target_row * target_width_ + columns.first, 0, 0, region},
-              columns.count);
+  Index target_pixels() const {
+    Index height = 0, width = 0;
+    for (const Range& rows : rows_.ranges) height += rows.count;
+    for (const Range& columns : columns_.ranges) width += columns.count;
+    return height * width;
+  }
+
+  void add_images(Index first, Index last, bool whole) {
+    for (Index image = first; image < last; ++image) {
+      Index region = 0;
+      for (const Range& rows : rows_.ranges) {
+        for (const Range& columns : columns_.ranges) {
+          add_pixels(image, region++, rows, columns, whole);
+        }
+      }
     }
   }
 
-  // Pixels of one row: into the open tile, cut where a vector or a tile ends.
-  void add_run(Piece run, Index count) {
-    while (count > 0) {
+  void add_pixels(Index image, Index region, const Range& rows, const Range& columns, bool whole) {
+    Run run{};
+    for (Index i = 0; i < rows.count; ++i) {
+      const Index target_row = rows.first + i * rows_.target_step;
+      const Run next = {image, i * rows_.source_step * source_width_,
+                        target_row * target_width_ + columns.first, columns.count, region};
+      // The end of a row may continue in the next one, as it always does at one tap.
+      if (run.count > 0 && next.source == run.source + run.count * plan_.source_step &&
+          next.target == run.target + run.count * plan_.target_step) {
+        run.count += next.count;
+      } else {
+        add_run(run, whole);
+        run = next;
+      }
+    }
+    add_run(run, whole);
+  }
+
+  // Equally spaced pixels of one region.
+  struct Run {
+    Index image, source, target, count, region;
+  };
+
+  // Its whole vectors, or the rest.
+  void add_run(Run run, bool whole) {
+    const Index vectors = run.count / kPieceLanes * kPieceLanes;
+    if (whole) {
+      run.count = vectors;
+    } else {
+      run.source += vectors * plan_.source_step;
+      run.target += vectors * plan_.target_step;
+      run.count -= vectors;
+    }
+    while (run.count > 0) {
       if (lanes_ == kTileLanes) close_tile();
-      const int taken =
-          static_cast<int>(std::min<Index>(kPieceLanes - lanes_ % kPieceLanes, count));
-      append({run.image, run.source - lanes_ * plan_.source_step,
-              run.target - lanes_ * plan_.target_step, lanes_, taken, run.region});
+      const Index room = kPieceLanes - lanes_ % kPieceLanes;
+      const int taken = static_cast<int>(std::min(room, run.count));
+      plan_.pieces.push_back({run.image, run.source - lanes_ * plan_.source_step,
+                              run.target - lanes_ * plan_.target_step, lanes_, taken, run.region});
       lanes_ += taken;
       run.source += taken * plan_.source_step;
       run.target += taken * plan_.target_step;
-      count -= taken;
+      run.count -= taken;
     }
   }
 
-  void append(const Piece& piece) {
-    const bool first_of_vector = piece.lane % kPieceLanes == 0;
-    if (!first_of_vector) {
-      Piece& last = plan_.pieces.back();
-      // The end of a row may continue in the next one, as it always does at one tap.
-      if (last.image == piece.image && last.region == piece.region && last.source == piece.source &&
-          last.target == piece.target) {
-        last.count += piece.count;
-        return;
-      }
-    }
-    plan_.pieces.push_back(piece);
-  }
+  // Leaves lanes empty, so that the next one begins a vector.
+  void align() { lanes_ = (lanes_ + kPieceLanes - 1) / kPieceLanes * kPieceLanes; }
 
   void close_tile() {
     if (lanes_ == 0) return;

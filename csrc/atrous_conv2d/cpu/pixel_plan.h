@@ -2,9 +2,10 @@
 //
 // A tap reads inside the map for a rectangle of output pixels only. The rectangles' edges cut the
 // output into regions, each with one set of taps. An image's pixels are handed out region by
-// region, in tiles of 32; a tile knows the taps that any of its pixels has, so that no other tap
-// costs anything. The same plan serves the gradient with respect to the input, where the roles
-// change: there a stride leaves each pixel only the taps of its phase.
+// region, in tiles of 32 lanes, whole vectors of a row first; a tile knows the taps that any of its
+// pixels has, so that no other tap costs anything. The same plan serves the gradient with respect
+// to the input, where the roles change: there a stride leaves each pixel only the taps of its
+// phase.
 #pragma once
 
 #include <vector>
@@ -34,7 +35,7 @@ struct Piece {
 struct PixelTile {
   Index pieces_begin, pieces_end;
   Index taps_begin, taps_end;  // in tile_taps, ascending
-  int lanes;                   // pixels; the lanes behind are empty
+  int lanes;                   // up to the last that is a pixel; pieces say which are
 };
 
 struct PixelPlan {
