@@ -47,13 +47,14 @@ template <typename Work, typename Job>
 bool run_in_team(const Job& job) {
   constexpr Index kWorthAThread = 1 << 20;
   const Work work(job);
-  const Index members = larger(1, smaller(job.parallel.threads, work.count() / kWorthAThread));
+  const Index most = smaller(job.parallel.threads, Team::kMostMembers);
+  const Index members = larger(1, smaller(most, work.count() / kWorthAThread));
   const Index own_bytes = round_up(work.member_bytes(), 4096);
   const AlignedBytes shared(work.shared_bytes());
   const AlignedBytes own(members * own_bytes);
-  Team team;
+  Team team(members);
   auto body = [&](Index i) {
-    Member member(team, shared.get(), own.get() + i * own_bytes);
+    Member member(team, i, shared.get(), own.get() + i * own_bytes);
     Work mine = work;
     mine.run(member);
   };

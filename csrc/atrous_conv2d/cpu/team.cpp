@@ -4,12 +4,13 @@
 
 namespace deeplab {
 
-// Plain members and the compiler's atomics: jobs.h is read where no standard header may be.
+// Plain numbers and the compiler's atomics: jobs.h is read where no standard header may be.
 
-Index Team::claim(Index end) {
-  Index next = __atomic_load_n(&claimed_, __ATOMIC_RELAXED);
+Index Team::claim(Index m, Index end) {
+  Index* const claimed = &claimed_[m].value;
+  Index next = __atomic_load_n(claimed, __ATOMIC_RELAXED);
   while (next < end) {
-    if (__atomic_compare_exchange_n(&claimed_, &next, next + 1, /*weak=*/true, __ATOMIC_RELAXED,
+    if (__atomic_compare_exchange_n(claimed, &next, next + 1, /*weak=*/true, __ATOMIC_RELAXED,
                                     __ATOMIC_RELAXED)) {
       return next;
     }
@@ -17,11 +18,16 @@ Index Team::claim(Index end) {
   return -1;
 }
 
-void Team::finish() { __atomic_fetch_add(&finished_, 1, __ATOMIC_RELEASE); }
+void Team::finish(Index m) { __atomic_fetch_add(&finished_[m].value, 1, __ATOMIC_RELEASE); }
 
-void Team::wait(Index end) {
+void Team::wait(Index count) const {
   constexpr int kSpins = 1000;
-  for (int spins = 0; __atomic_load_n(&finished_, __ATOMIC_ACQUIRE) < end; ++spins) {
+  for (int spins = 0;; ++spins) {
+    Index finished = 0;
+    for (Index m = 0; m < members; ++m) {
+      finished += __atomic_load_n(&finished_[m].value, __ATOMIC_ACQUIRE);
+    }
+    if (finished >= count) return;
     // Items take some microseconds; whoever takes longer has lost its core, and may have ours.
     if (spins > kSpins) std::this_thread::yield();
   }
