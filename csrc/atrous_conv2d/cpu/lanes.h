@@ -39,9 +39,9 @@ struct Lanes {
   void visit(F&& f) const {
     for (int v = 0; v < kTileLanes / kPieceLanes; ++v) {
       for (int i = begin[v]; i < begin[v + 1]; ++i) {
-        for (int l = 0; l < kPieceLanes; ++l) {
-          const int lane = v * kPieceLanes + l;
-          if (mask[i] >> l & 1) f(lane, offset[i] + lane * step);
+        for (unsigned bits = mask[i]; bits; bits &= bits - 1) {
+          const int lane = v * kPieceLanes + __builtin_ctz(bits);
+          f(lane, offset[i] + lane * step);
         }
       }
     }
@@ -205,3 +205,29 @@ void store_channels(const Lanes& lanes, int first, int rows, int channels, const
     }
   });
 }
+
+#if defined(DEEPLAB_LANES_AVX512)
+
+inline void store_channels(const Lanes& lanes, int first, int rows, int channels,
+                           const float* result, float* y, bool add, const float* bias, bool relu) {
+  const __mmask16 masks[2] = {
+      static_cast<__mmask16>(channels >= 16 ? 0xffffu : (1u << channels) - 1),
+      static_cast<__mmask16>(channels >= 32  ? 0xffffu
+                             : channels > 16 ? (1u << (channels - 16)) - 1
+                                             : 0u)};
+  lanes.visit([&](int lane, Index offset) {
+    if (lane < first || lane >= first + rows) return;
+    for (int half = 0; half < 2; ++half) {
+      float* to = y + offset + 16 * half;
+      __m512 value = _mm512_load_ps(result + (lane - first) * kTileLanes + 16 * half);
+      if (add) value = _mm512_add_ps(value, _mm512_maskz_loadu_ps(masks[half], to));
+      if (bias) {
+        value = _mm512_add_ps(value, _mm512_maskz_loadu_ps(masks[half], bias + 16 * half));
+      }
+      if (relu) value = _mm512_max_ps(_mm512_setzero_ps(), value);
+      _mm512_mask_storeu_ps(to, masks[half], value);
+    }
+  });
+}
+
+#endif
