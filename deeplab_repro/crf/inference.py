@@ -1,0 +1,313 @@
+"""Mean field inference in a fully connected CRF, over pictures or over features of any kind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint as checkpointed
+
+from deeplab_repro.crf.checks import check_energies, check_image, check_memory, check_unary
+from deeplab_repro.crf.energy import Energies, energies_of
+from deeplab_repro.crf.features import bilateral_features, spatial_features
+from deeplab_repro.crf.params import CRFParams
+from deeplab_repro.ops import mean_field, permutohedral_build
+from deeplab_repro.ops.permutohedral import Lattice
+
+__all__ = ["Compatibility", "Normalization", "Output", "dense_crf", "dense_crf_features"]
+
+#: For all kernels, or in a list one for each.
+Compatibility: TypeAlias = Tensor | None | Sequence[Tensor | None]
+Normalization: TypeAlias = str | Sequence[str]
+Output = Literal["marginals", "labels", "log"]
+_OUTPUTS = ("marginals", "labels", "log")
+
+
+def dense_crf(
+    unary: Tensor,
+    image: Tensor | None,
+    params: CRFParams = CRFParams(),  # noqa: B008 - frozen
+    compatibility: Compatibility = None,
+    normalization: Normalization = "after",
+    relaxation: float = 1.0,
+    output: Output = "marginals",
+    *,
+    weights: Tensor | None = None,
+    expnorm: str = "deeplab",
+    padding_points: bool = False,
+    checkpoint: bool = True,
+    energies: bool = False,
+) -> Any:
+    """Refine a map of scores so that it follows the edges of a picture.
+
+    Computes what DeepLab's densecrf programs compute (P. Kraehenbuehl and V. Koltun, arXiv
+    1210.5644): Q = softmax(-unary); then, ``params.iterations`` times and for all pixels at once,
+    Q = softmax(-unary - sum over kernels of w * mu (K Q)), K a Gaussian filter over positions, or
+    over positions and colours, by permutohedral lattice.
+
+    Args:
+        unary: (N, C, H, W) float32 or float64 energies, -score or -log p; +inf rules a label out.
+        image: (N, channels, H, W) of any number type, 0..255 as a rule; one or more channels,
+            whose order hardly matters.  May be None where no bilateral kernel has a weight.
+        params: kernels and iterations; see :meth:`CRFParams.named`.
+        compatibility: mu.  None is Potts, -1 for equal labels; (C,) a diagonal; (C, C) a matrix,
+            used as given.  A list has one for each kernel.
+        normalization: ``"after"`` divides by K 1 (DeepLab); ``"symmetric"`` by its square root on
+            both sides (pydensecrf's default); ``"before"``; ``"none"``.  A list: one a kernel.
+        relaxation: r; each step gives (1 - r) * Q + r * new Q.
+        output: ``"marginals"`` Q; ``"log"`` log(max(Q, least normal float)); ``"labels"`` the first
+            maximum of Q.
+        weights: (kernels,) to take the place of those in ``params``, to learn them.
+        expnorm: ``"deeplab"`` sets labels below exp(-20) of the largest to exactly 0, as the 2011
+            program does; ``"exact"`` does not.
+        padding_points: the densecrf programs fill the last block of four pixels with points at
+            position 0 and colour 0, which take part in the blur; True does so too.
+        checkpoint: where gradients are needed, keep Q of each step only and compute the rest again
+            in the backward pass.
+        energies: also return the :class:`Energies` of every step.
+
+    Returns:
+        (N, C, H, W) of unary's dtype, or (N, H, W) int64 labels; with ``energies`` a pair.
+        Differentiable in unary, weights and compatibility, not in the image.
+
+    Raises:
+        TypeError: no tensor, or of another dtype.
+        ValueError: shapes that do not fit (height and width swapped is recognised), NaN or
+            infinite values, stds so small that the lattice's keys overflow, an unknown word.
+        MemoryError: more than this machine has, told before it is allocated.
+
+    >>> q = dense_crf(-scores, image, CRFParams.named("deeplab_v2_resnet101"))
+    """
+    op = "dense_crf"
+    check_unary(op, unary)
+    batch, labels, height, width = unary.shape
+    used = list(range(len(params.weights)))
+    if weights is None:
+        used = [k for k in used if params.weights[k]]
+        weights = unary.new_tensor([params.weights[k] for k in used])
+    if image is not None:
+        check_image(op, image, unary)
+    elif any(used):
+        raise ValueError(f"{op}: image is None, but there is a bilateral kernel with a weight")
+    channels = 0 if image is None else image.shape[1]
+    dimensions = [2 if k == 0 else 2 + channels for k in used]
+    check_memory(op, batch, height * width, labels, dimensions, unary)
+    check_energies(op, unary)
+    lattices = []
+    for k in used:
+        if k == 0:
+            name = f"the spatial kernel (pos_xy_std {params.pos_xy_std})"
+            features = spatial_features(height, width, params.pos_xy_std, like=unary)[None]
+        else:
+            kernel = params.bilaterals[k - 1]
+            name = f"the bilateral kernel (xy_std {kernel.xy_std}, rgb_std {kernel.rgb_std})"
+            assert image is not None
+            features = bilateral_features(image, kernel.xy_std, kernel.rgb_std, dtype=unary.dtype)
+        lattices.append(_lattice(f"{op}: {name}", features, batch, padding_points))
+        del features
+    return _infer(
+        unary,
+        lattices,
+        weights,
+        compatibility=_chosen(compatibility, used, len(params.weights)),
+        normalization=_chosen(normalization, used, len(params.weights)),
+        relaxation=relaxation,
+        iterations=params.iterations,
+        expnorm=expnorm,
+        output=output,
+        checkpoint=checkpoint,
+        energies=energies,
+    )
+
+
+def dense_crf_features(
+    unary: Tensor,
+    features: Sequence[Tensor],
+    weights: Tensor | Sequence[float],
+    compatibility: Compatibility = None,
+    normalization: Normalization = "after",
+    relaxation: float = 1.0,
+    output: Output = "marginals",
+    *,
+    iterations: int = 10,
+    expnorm: str = "deeplab",
+    padding_points: bool = False,
+    checkpoint: bool = True,
+    energies: bool = False,
+) -> Any:
+    """A dense CRF over free features: volumes, point clouds, any number of axes and channels.
+
+    Args:
+        unary: (N, C, ...) energies as of :func:`dense_crf`, one or more axes after C.
+        features: one for each kernel, (d, ...) for all pictures alike or (N, d, ...), d from 1 to
+            16, each feature divided by its std.
+        weights: (kernels,).
+        iterations: mean field steps.
+        compatibility, normalization, relaxation, output, expnorm, padding_points, checkpoint,
+        energies: as of :func:`dense_crf`.
+
+    Returns:
+        (N, C, ...) of unary's dtype, or (N, ...) int64 labels; with ``energies`` a pair.
+
+    Raises:
+        TypeError, ValueError, MemoryError: as :func:`dense_crf`.
+
+    >>> z, y, x = torch.meshgrid(*map(torch.arange, volume.shape), indexing="ij")
+    >>> features = torch.stack([z / 2, y / 3, x / 3, volume / 15])
+    >>> q = dense_crf_features(unary, [features], [4.0])
+    """
+    op = "dense_crf_features"
+    check_unary(op, unary, None)
+    batch, labels, *shape = unary.shape
+    if isinstance(features, Tensor):
+        raise TypeError(f"{op}: features must be a list of tensors, one for each kernel")
+    for k, one in enumerate(features):
+        _check_features(f"{op}: features[{k}]", one, unary)
+    weights = torch.as_tensor(weights, dtype=unary.dtype, device=unary.device)
+    if weights.shape != (len(features),):
+        raise ValueError(
+            f"{op}: weights must have shape ({len(features)},), one for each kernel,"
+            f" got {tuple(weights.shape)}"
+        )
+    dimensions = [one.shape[-1 - len(shape)] for one in features]
+    check_memory(op, batch, unary[0, 0].numel() if batch else 0, labels, dimensions, unary)
+    check_energies(op, unary)
+    lattices = []
+    for k, one in enumerate(features):
+        batched = one if one.dim() == unary.dim() else one[None]
+        what = f"{op}: features[{k}]"
+        lattices.append(_lattice(what, batched.to(unary.dtype), batch, padding_points))
+    return _infer(
+        unary,
+        lattices,
+        weights,
+        compatibility=_chosen(compatibility, range(len(features)), len(features)),
+        normalization=_chosen(normalization, range(len(features)), len(features)),
+        relaxation=relaxation,
+        iterations=iterations,
+        expnorm=expnorm,
+        output=output,
+        checkpoint=checkpoint,
+        energies=energies,
+    )
+
+
+def _check_features(what: str, features: Tensor, unary: Tensor) -> None:
+    if not isinstance(features, Tensor) or not features.is_floating_point():
+        kind = features.dtype if isinstance(features, Tensor) else type(features).__name__
+        raise TypeError(f"{what} must be a tensor of floats, got {kind}")
+    batch, _, *shape = unary.shape
+    axes = len(shape)
+    batched = features.dim() == axes + 2 and features.shape[0] == batch
+    if list(features.shape[-axes:]) != shape or not (batched or features.dim() == axes + 1):
+        places = ", ".join(map(str, shape))
+        hint = ""
+        if list(features.shape[-axes:]) == shape[::-1]:
+            hint = ": the axes are in the opposite order"
+        raise ValueError(
+            f"{what} must have shape (d, {places}) or ({batch}, d, {places}),"
+            f" got {tuple(features.shape)}{hint}"
+        )
+    if features.device != unary.device:
+        raise ValueError(f"{what} must be on unary's device {unary.device}, got {features.device}")
+
+
+def _lattice(what: str, features: Tensor, batch: int, padding_points: bool) -> Lattice:
+    """The lattice of features (batch or 1, d, ...) for ``batch`` pictures."""
+    try:
+        rows = features.flatten(2).transpose(1, 2)
+        lattice = permutohedral_build(rows, padding_points=padding_points)
+    except ValueError as error:
+        raise ValueError(f"{what}: {error}") from None
+    return lattice if len(features) == batch else _repeated(lattice, batch)
+
+
+def _repeated(lattice: Lattice, batch: int) -> Lattice:
+    """The lattice of ``batch`` pictures that are all alike, from that of one."""
+    points, corners = lattice.vertex.shape[1:]
+    vertices = lattice.neighbours.shape[1]
+    picture = torch.arange(batch, dtype=torch.int32, device=lattice.vertex.device)
+    first_vertex, first_entry = picture * vertices, picture * (points * corners)
+    neighbours = lattice.neighbours[:, None]
+    neighbours = torch.where(neighbours < 0, -1, neighbours + first_vertex[:, None, None])
+    starts = lattice.splat_start[:-1] + first_entry[:, None]
+    end = starts.new_tensor([batch * points * corners])
+    return Lattice(
+        lattice.vertex + first_vertex[:, None, None],
+        lattice.weight.expand(batch, -1, -1).contiguous(),
+        neighbours.flatten(1, 2).contiguous(),
+        torch.cat([starts.flatten(), end]),
+        (lattice.splat_entry + first_entry[:, None]).flatten(),
+    )
+
+
+def _chosen(given: Any, used: Sequence[int], count: int) -> list[Any]:
+    """One value for each kernel in ``used``, from one for all ``count`` kernels or a list."""
+    if not isinstance(given, (list, tuple)):
+        return [given] * len(used)
+    if len(given) != count:
+        raise ValueError(f"a list must have one entry for each of {count} kernels, got {given}")
+    return [given[k] for k in used]
+
+
+def _infer(
+    unary: Tensor,
+    lattices: Sequence[Lattice],
+    weights: Tensor,
+    *,
+    compatibility: list[Tensor | None],
+    normalization: list[str],
+    relaxation: float,
+    iterations: int,
+    expnorm: str,
+    output: Output,
+    checkpoint: bool,
+    energies: bool,
+) -> Any:
+    if output not in _OUTPUTS:
+        raise ValueError(f"output must be one of {', '.join(_OUTPUTS)}, got {output!r}")
+    flat = unary.flatten(2)
+
+    def steps(count: int, q: Tensor | None = None) -> Tensor:
+        return mean_field(
+            flat,
+            lattices,
+            weights,
+            compatibility,
+            normalization=normalization,
+            relaxation=relaxation,
+            iterations=count,
+            expnorm=expnorm,
+            initial=q,
+        )
+
+    learned = [flat, weights, *(mu for mu in compatibility if mu is not None)]
+    keep_little = checkpoint and torch.is_grad_enabled() and any(t.requires_grad for t in learned)
+    seen: list[tuple[Tensor, Tensor, Tensor]] = []
+    if keep_little or energies:
+        q = steps(0)
+        for done in range(iterations + 1):
+            if done and keep_little:
+                q = checkpointed(steps, 1, q, use_reentrant=False, preserve_rng_state=False)
+            elif done:
+                q = steps(1, q)
+            if energies:
+                with torch.no_grad():
+                    terms = energies_of(
+                        q, flat, lattices, weights, compatibility, normalization
+                    )
+                    seen.append(terms)
+    else:
+        q = steps(iterations)
+    result = _as_output(q.unflatten(2, unary.shape[2:]), output)
+    if not energies:
+        return result
+    return result, Energies(*(torch.stack(terms) for terms in zip(*seen, strict=True)))
+
+
+def _as_output(q: Tensor, output: Output) -> Tensor:
+    if output == "labels":
+        return q.argmax(1)  # of several maxima the first
+    return q.clamp_min(torch.finfo(q.dtype).tiny).log() if output == "log" else q
