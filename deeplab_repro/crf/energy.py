@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -10,8 +10,9 @@ from torch import Tensor
 
 from deeplab_repro.ops import permutohedral_filter
 from deeplab_repro.ops.permutohedral import Lattice
+from deeplab_repro.ops.reference.mean_field import compatible
 
-__all__ = ["Energies", "energies_of", "kernel_energies"]
+__all__ = ["Energies", "energies_of", "label_energies", "messages"]
 
 
 class Energies(NamedTuple):
@@ -52,35 +53,33 @@ def energies_of(
     Args:
         q: (N, C, P) marginals.
         unary: (N, C, P) energies.
-        lattices, weights, compatibility, normalization: as of :func:`~deeplab_repro.ops.mean_field`,
-            one for each kernel.
+        lattices, weights, compatibility, normalization: one for each kernel, as of ``mean_field``.
     """
+    pairwise = torch.zeros(len(q), dtype=torch.float64, device=q.device)
+    for sent in messages(q, lattices, weights, compatibility, normalization):
+        pairwise += _total(q * sent)
+    return *label_energies(q, unary), pairwise
+
+
+def label_energies(q: Tensor, unary: Tensor) -> tuple[Tensor, Tensor]:
+    """Entropy and unary term, (N,) float64 each, of marginals and energies (N, C, P)."""
     entropy = q * q.clamp_min(1e-20).log()
     # A label that cannot be, +inf, has probability 0 and adds nothing.
-    unaries = torch.where(q > 0, q * unary, 0)
-    pairwise = torch.zeros(len(q), dtype=torch.float64, device=q.device)
-    kernels = kernel_energies(q, lattices, compatibility, normalization)
-    for weight, energy in zip(weights, kernels, strict=True):
-        pairwise += weight.double() * energy
-    return _total(entropy), _total(unaries), pairwise
+    return _total(entropy), _total(torch.where(q > 0, q * unary, 0))
 
 
-def kernel_energies(
+def messages(
     q: Tensor,
     lattices: Sequence[Lattice],
+    weights: Tensor,
     compatibility: Sequence[Tensor | None],
     normalization: Sequence[str],
-) -> list[Tensor]:
-    """The pairwise term of each kernel at weight 1, (N,) float64."""
-    found = []
-    for lattice, mu, norm in zip(lattices, compatibility, normalization, strict=True):
+) -> Iterator[Tensor]:
+    """What each kernel adds to the energies, w * mu (K Q), (N, C, P)."""
+    kernels = zip(lattices, weights, compatibility, normalization, strict=True)
+    for lattice, weight, mu, norm in kernels:
         filtered = permutohedral_filter(lattice, q.transpose(1, 2), norm).transpose(1, 2)
-        if mu is None:
-            messages = -filtered
-        else:
-            messages = mu[:, None] * filtered if mu.dim() == 1 else mu @ filtered
-        found.append(_total(q * messages))
-    return found
+        yield weight * compatible(mu, filtered)
 
 
 def _total(values: Tensor) -> Tensor:

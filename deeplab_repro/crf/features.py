@@ -12,9 +12,7 @@ from deeplab_repro.crf.params import Std
 __all__ = ["bilateral_features", "spatial_features"]
 
 
-def spatial_features(
-    height: int, width: int, xy_std: Std, *, like: Tensor | None = None
-) -> Tensor:
+def spatial_features(height: int, width: int, xy_std: Std, *, like: Tensor | None = None) -> Tensor:
     """Features of the spatial kernel: (x / std, y / std) of each pixel.
 
     Args:

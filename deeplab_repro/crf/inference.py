@@ -19,7 +19,7 @@ from deeplab_repro.ops.permutohedral import Lattice
 __all__ = ["Compatibility", "Normalization", "Output", "dense_crf", "dense_crf_features"]
 
 #: For all kernels, or in a list one for each.
-Compatibility: TypeAlias = Tensor | None | Sequence[Tensor | None]
+Compatibility: TypeAlias = Tensor | Sequence[Tensor | None] | None
 Normalization: TypeAlias = str | Sequence[str]
 Output = Literal["marginals", "labels", "log"]
 _OUTPUTS = ("marginals", "labels", "log")
@@ -295,9 +295,7 @@ def _infer(
                 q = steps(1, q)
             if energies:
                 with torch.no_grad():
-                    terms = energies_of(
-                        q, flat, lattices, weights, compatibility, normalization
-                    )
+                    terms = energies_of(q, flat, lattices, weights, compatibility, normalization)
                     seen.append(terms)
     else:
         q = steps(iterations)

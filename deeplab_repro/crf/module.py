@@ -81,7 +81,7 @@ class DenseCRF(nn.Module):
                 self.register_buffer(name, value)
 
     def forward(self, unary: Tensor, image: Tensor | None, output: Output = "marginals") -> Tensor:
-        """Energies (N, C, H, W) and image (N, channels, H, W) -> marginals, logarithms or labels."""
+        """Energies (N, C, H, W) and image (N, channels, H, W) -> marginals, logs or labels."""
         result: Tensor = dense_crf(
             unary,
             image,

@@ -9,7 +9,6 @@ reached, is in :class:`deeplab_repro.crf.DenseCRF`.
 from __future__ import annotations
 
 from enum import IntEnum
-from numbers import Number
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -18,7 +17,7 @@ from numpy.typing import DTypeLike, NDArray
 from torch import Tensor
 
 from deeplab_repro.crf.checks import check_energies, check_memory
-from deeplab_repro.crf.energy import energies_of
+from deeplab_repro.crf.energy import label_energies, messages
 from deeplab_repro.crf.features import bilateral_features, spatial_features
 from deeplab_repro.crf.params import Std
 from deeplab_repro.ops import mean_field, permutohedral_build
@@ -71,7 +70,7 @@ class MatrixXf:
     def __init__(self, values: NDArray[np.float32] | None = None) -> None:
         self._values = np.zeros((0, 0), np.float32) if values is None else values
 
-    def __array__(self, dtype: DTypeLike = None, copy: bool | None = None) -> NDArray[Any]:
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
         """(labels, points) float32."""
         kept = dtype is None or np.dtype(dtype) == self._values.dtype
         if copy is False and not kept:
@@ -80,7 +79,7 @@ class MatrixXf:
 
     def __buffer__(self, flags: int) -> memoryview:
         """The buffer protocol, from Python 3.12 on."""
-        return memoryview(self._values)
+        return memoryview(self._values)  # type: ignore[arg-type]
 
     def _fill(self, values: Tensor) -> None:
         """Change in place, and so every array that shares the memory."""
@@ -200,17 +199,19 @@ class DenseCRF:
         Q._fill(self._steps(self._energies(), self._marginals(Q), 1)[0])
 
     def klDivergence(self, Q: MatrixXf) -> float:
-        """What the steps minimise, up to a constant; pydensecrf counts each pair of points twice."""
-        kernels = self._kernels
-        entropy, unary, pairwise = energies_of(
-            self._marginals(Q),
-            self._energies(),
+        """What the steps minimise, up to a constant; each pair of points counts twice."""
+        q, kernels = self._marginals(Q), self._kernels
+        kl = float(sum(label_energies(q, self._energies())))
+        sent = messages(
+            q,
             [k.lattice for k in kernels],
             torch.tensor([k.weight for k in kernels]),
             [k.compatibility for k in kernels],
             [k.normalization for k in kernels],
         )
-        return float(entropy + unary + pairwise)
+        for message in sent:
+            kl += _float_sum(q * message)
+        return kl
 
     def _add(self, features: Tensor, compat: Any, kernel: int, normalization: int) -> None:
         """features: (points, d)."""
@@ -315,16 +316,27 @@ class DenseCRF2D(DenseCRF):
         self._add(_points(features), compat, kernel, normalization)
 
 
+def _float_sum(products: Tensor) -> float:
+    """The sum of (1, labels, points) in float32, with the roundings of pydensecrf's Eigen.
+
+    It adds up eight running sums, label by label and point by point; of a whole picture that is off
+    by 1e-4 of the true sum.
+    """
+    values = products[0].t().reshape(-1).numpy()
+    lanes = values[: len(values) // 8 * 8].reshape(-1, 8).sum(0)
+    return float(lanes.sum() + values[lanes.size * (len(values) // 8) :].sum())
+
+
 def _points(features: Tensor) -> Tensor:
     """(d, H, W) -> (points, d)."""
     return features.flatten(1).t().contiguous()
 
 
 def _stds(name: str, value: Any, count: int) -> Std:
-    stds = (value,) * count if isinstance(value, Number) else tuple(value)
-    if len(stds) < count:
+    given = [value] * count if isinstance(value, (int, float, np.number)) else list(value)
+    if len(given) < count:
         raise ValueError(f"{name} must be a number or {count} numbers, got {value}")
-    stds = tuple(float(std) for std in stds[:count])
+    stds = tuple(float(std) for std in given[:count])
     if not all(0 < std < float("inf") for std in stds):
         raise ValueError(f"{name} must be positive, got {value}")
     return stds
@@ -332,8 +344,8 @@ def _stds(name: str, value: Any, count: int) -> Std:
 
 def _compatibility(compat: Any, labels: int) -> tuple[float, Tensor | None]:
     """(weight, mu) of what pydensecrf takes for compat: an energy, so that mu has its sign."""
-    if isinstance(compat, Number):
-        return float(compat), None  # type: ignore[arg-type]
+    if isinstance(compat, (int, float, np.number)):
+        return float(compat), None
     axes = np.ndim(compat)
     if axes not in (1, 2):
         raise ValueError("LabelCompatibility of dimension >2 not meaningful.")
@@ -355,7 +367,9 @@ def _array(name: str, value: Any, dtype: type, axes: int) -> NDArray[Any]:
     if not isinstance(value, np.ndarray):
         value = np.asarray(memoryview(value))
     if value.ndim != axes:
-        raise ValueError(f"{name} has wrong number of dimensions (expected {axes}, got {value.ndim})")
+        raise ValueError(
+            f"{name} has wrong number of dimensions (expected {axes}, got {value.ndim})"
+        )
     if value.dtype != dtype:
         raise ValueError(
             f"{name}: buffer dtype mismatch, expected {np.dtype(dtype)} but got {value.dtype};"

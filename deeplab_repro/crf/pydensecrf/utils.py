@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from numbers import Number
 from typing import Any
 
 import numpy as np
@@ -110,7 +109,7 @@ def create_pairwise_bilateral(
     """
     channels = img[None] if chdim == -1 else np.moveaxis(img, chdim, 0)
     channels = channels.astype(np.float32)
-    if isinstance(schan, Number):
+    if isinstance(schan, (int, float, np.number)):
         channels /= schan
     else:
         for channel, std in enumerate(schan):
