@@ -9,7 +9,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-__all__ = ["check_image", "check_memory", "check_unary"]
+__all__ = ["check_energies", "check_image", "check_memory", "check_unary"]
 
 _FLOATS: Final = (torch.float32, torch.float64)
 _GIB: Final = 1 << 30
@@ -102,19 +102,23 @@ def check_memory(
         like: a tensor of the dtype and on the device of the computation.
 
     Raises:
-        MemoryError: too large.
+        MemoryError: too large, or beyond what 32-bit indexes count.
     """
     number = like.element_size()
     need = 3 * labels * number
     need += sum(d * number + (d + 1) * (4 + number + 4) for d in dimensions)
     need *= batch * points
     have = _memory(like.device)
+    what = f"{op}: {batch} x {points:,} points with {labels} labels"
+    way_out = "cut the picture into tiles, or make it smaller"
     if need > have:
         raise MemoryError(
-            f"{op}: {batch} x {points:,} points with {labels} labels need at least"
-            f" {need / _GIB:,.0f} GiB of memory, and there are {have / _GIB:,.0f} GiB;"
-            " cut the picture into tiles or make it smaller"
+            f"{what} need at least {need / _GIB:,.1f} GiB of memory, and there are"
+            f" {have / _GIB:,.1f} GiB; {way_out}"
         )
+    entries = batch * (points + 4) * (max(dimensions, default=0) + 1)
+    if entries >= 2**31:
+        raise MemoryError(f"{what} need {entries:,} lattice entries, and 2^31 can be; {way_out}")
 
 
 def _memory(device: torch.device) -> int:
