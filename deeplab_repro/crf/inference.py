@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint as checkpointed
+from torch.autograd.function import once_differentiable
 
 from deeplab_repro.crf.checks import check_energies, check_image, check_memory, check_unary
 from deeplab_repro.crf.energy import Energies, energies_of
@@ -269,13 +269,16 @@ def _infer(
     if output not in _OUTPUTS:
         raise ValueError(f"output must be one of {', '.join(_OUTPUTS)}, got {output!r}")
     flat = unary.flatten(2)
+    given = [mu for mu in compatibility if mu is not None]
 
-    def steps(count: int, q: Tensor | None = None) -> Tensor:
+    def steps(count: int, q: Tensor | None, *tensors: Tensor) -> Tensor:
+        flat, weights, *rest = tensors
+        mus = iter(rest)
         return mean_field(
             flat,
             lattices,
             weights,
-            compatibility,
+            [None if mu is None else next(mus) for mu in compatibility],
             normalization=normalization,
             relaxation=relaxation,
             iterations=count,
@@ -283,26 +286,49 @@ def _infer(
             initial=q,
         )
 
-    learned = [flat, weights, *(mu for mu in compatibility if mu is not None)]
-    keep_little = checkpoint and torch.is_grad_enabled() and any(t.requires_grad for t in learned)
+    inputs = (flat, weights, *given)
+    keep_little = checkpoint and torch.is_grad_enabled() and any(t.requires_grad for t in inputs)
     seen: list[tuple[Tensor, Tensor, Tensor]] = []
     if keep_little or energies:
-        q = steps(0)
+        q = steps(0, None, *inputs)
         for done in range(iterations + 1):
-            if done and keep_little:
-                q = checkpointed(steps, 1, q, use_reentrant=False, preserve_rng_state=False)
-            elif done:
-                q = steps(1, q)
+            if done:
+                q = _Step.apply(steps, q, *inputs) if keep_little else steps(1, q, *inputs)
             if energies:
                 with torch.no_grad():
                     terms = energies_of(q, flat, lattices, weights, compatibility, normalization)
                     seen.append(terms)
     else:
-        q = steps(iterations)
+        q = steps(iterations, None, *inputs)
     result = _as_output(q.unflatten(2, unary.shape[2:]), output)
     if not energies:
         return result
     return result, Energies(*(torch.stack(terms) for terms in zip(*seen, strict=True)))
+
+
+class _Step(torch.autograd.Function):
+    """One step that keeps its inputs only, and is computed again in the backward pass.
+
+    torch.utils.checkpoint would record the forward pass too; this one runs the fused kernels.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, steps: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+        ctx.steps = steps
+        ctx.save_for_backward(*tensors)
+        return steps(1, *tensors)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        needs = ctx.needs_input_grad[1:]
+        with torch.enable_grad():
+            pairs = zip(ctx.saved_tensors, needs, strict=True)
+            inputs = [tensor.detach().requires_grad_(need) for tensor, need in pairs]
+            q = ctx.steps(1, *inputs)
+        wanted = [tensor for tensor in inputs if tensor.requires_grad]
+        grads = iter(torch.autograd.grad(q, wanted, grad))
+        return None, *(next(grads) if need else None for need in needs)
 
 
 def _as_output(q: Tensor, output: Output) -> Tensor:
