@@ -21,14 +21,16 @@ def spatial_features(height: int, width: int, xy_std: Std, *, like: Tensor | Non
         like: gives the dtype and the device; float32 on the CPU by default.
 
     Returns:
-        (2, height, width); the first pixel is at (0, 0).
+        (2, height, width); the first pixel is at (0, 0).  In memory a pixel's features are
+        neighbours, as the lattice wants them.
     """
     dtype, device = (torch.float32, None) if like is None else (like.dtype, like.device)
     x_std, y_std = _divisors(xy_std, 2, dtype, device)
+    features = torch.empty((height, width, 2), dtype=dtype, device=device)
     # Divided, as the densecrf programs do: a product with 1 / std rounds differently.
-    x = torch.arange(width, dtype=dtype, device=device) / x_std
-    y = torch.arange(height, dtype=dtype, device=device) / y_std
-    return torch.stack([x.expand(height, width), y[:, None].expand(height, width)])
+    features[..., 0] = torch.arange(width, dtype=dtype, device=device) / x_std
+    features[..., 1] = (torch.arange(height, dtype=dtype, device=device) / y_std)[:, None]
+    return features.permute(2, 0, 1)
 
 
 def bilateral_features(image: Tensor, xy_std: Std, rgb_std: Std, *, dtype: torch.dtype) -> Tensor:
@@ -48,10 +50,11 @@ def bilateral_features(image: Tensor, xy_std: Std, rgb_std: Std, *, dtype: torch
     """
     batch, channels, height, width = image.shape
     stds = _divisors(rgb_std, channels, dtype, image.device)
-    features = image.new_empty((batch, 2 + channels, height, width), dtype=dtype)
-    features[:, :2] = spatial_features(height, width, xy_std, like=features)
-    torch.div(image.to(dtype), stds[:, None, None], out=features[:, 2:])
-    return features
+    features = image.new_empty((batch, height, width, 2 + channels), dtype=dtype)
+    features[..., :2] = spatial_features(height, width, xy_std, like=features).permute(1, 2, 0)
+    values = image.to(dtype) if image.is_floating_point() else image
+    torch.div(values.permute(0, 2, 3, 1), stds, out=features[..., 2:])
+    return features.permute(0, 3, 1, 2)
 
 
 def _divisors(
