@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -112,8 +111,8 @@ def test_labels_below_the_cut_are_zero():
     assert q[1] > 0
 
 
-def test_pictures_of_a_batch_do_not_see_each_other():
-    unary, image = problem(batch=3)
+def test_pictures_of_a_batch_do_not_see_each_other(device):
+    unary, image = (tensor.to(device) for tensor in problem(batch=3))
     together = dense_crf(unary, image, PARAMS, normalization="symmetric")
     for n in range(3):
         alone = dense_crf(unary[n : n + 1], image[n : n + 1], PARAMS, normalization="symmetric")
@@ -314,7 +313,27 @@ def test_module_without_learning_has_no_parameters():
         DenseCRF(learn="compatibility")
 
 
-def test_same_bits_in_every_run():
-    unary, image = problem(labels=21, size=(40, 30))
+def test_same_bits_in_every_run(device):
+    unary, image = (tensor.to(device) for tensor in problem(labels=21, size=(40, 30)))
     first = dense_crf(unary, image, PARAMS)
-    assert np.array_equal(first.numpy(), dense_crf(unary, image, PARAMS).numpy())
+    assert all(torch.equal(dense_crf(unary, image, PARAMS), first) for _ in range(3))
+
+
+def test_same_bits_for_any_number_of_threads():
+    unary, image = problem(labels=21, size=(60, 50))
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append(dense_crf(unary, image, PARAMS))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
+def test_devices_agree(device):
+    unary, image = problem(labels=21, size=(40, 30))
+    q = dense_crf(unary.to(device), image.to(device), PARAMS)
+    torch.testing.assert_close(q.cpu(), dense_crf(unary, image, PARAMS), rtol=1e-4, atol=1e-5)

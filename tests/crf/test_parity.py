@@ -18,16 +18,17 @@ LABELS, KNOWN = 21, 0.5
 
 @pytest.mark.parametrize("padding_points", [True, False])
 @pytest.mark.parametrize("name", RUNS)
-def test_programs_of_2011(name, padding_points):
+def test_programs_of_2011(name, padding_points, device):
     case = Case(name)
+    mu = case.compatibility
     q = dense_crf(
-        case.unary,
-        case.image,
+        case.unary.to(device),
+        case.image.to(device),
         case.params,
-        compatibility=case.compatibility,
+        compatibility=None if mu is None else mu.to(device),
         relaxation=case.numbers["relax"],
         padding_points=padding_points,
-    )[0]
+    )[0].cpu()
     case.check(q, "Q_final_at")
     case.check_labels(q.argmax(0))
 
