@@ -114,6 +114,40 @@ def test_points_of_any_kind():
     assert np.allclose(kl, case["kl"], rtol=1e-5, atol=0)
 
 
+def test_no_label_is_cut_off():
+    """Unlike the 2011 program's, pydensecrf's exp is not 0 below -20."""
+    crf = dcrf.DenseCRF(1, 2)
+    crf.setUnaryEnergy(np.array([[0], [30]], np.float32))
+    for q in (crf.inference(0), crf.inference(2), crf.startInference()[0]):
+        assert np.array(q)[1, 0] == pytest.approx(np.exp(-30), rel=1e-5)
+
+
+def test_start_without_energies():
+    crf = dcrf.DenseCRF(3, 2)
+    assert (np.array(crf.startInference()[0]) == 0).all()
+    assert (np.array(crf.inference(0)) == 0.5).all()
+
+
+def test_a_step_changes_q_in_place():
+    case = Case("pyd_b_47x31_c2_aniso")
+    crf = dcrf.DenseCRF2D(47, 31, 2)
+    crf.setUnaryEnergy(flat(case))
+    crf.addPairwiseGaussian(sxy=3, compat=3)
+    q, tmp1, tmp2 = crf.startInference()
+    shared, copied = np.asarray(q), np.array(q)
+    before = copied.copy()
+    crf.stepInference(q, tmp1, tmp2)
+    assert np.array_equal(shared, np.array(crf.inference(1)))
+    assert np.array_equal(copied, before)
+    assert not np.array_equal(shared, before)
+    assert np.array(tmp1).shape == (0, 0)
+    assert np.array(q, np.float64).dtype == np.float64
+    energies = flat(case)
+    crf.setUnaryEnergy(energies)
+    energies[:] = 0  # the class keeps a copy
+    assert np.array_equal(np.array(crf.startInference()[0]), before)
+
+
 def test_utils(caplog):
     case = Case("pyd_f_generic_n401_d4_c7")
     labels, softmax = case["util_labels"], case["util_softmax"]

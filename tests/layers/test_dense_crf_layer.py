@@ -51,6 +51,17 @@ def test_is_dense_crf_of_the_negative_scores(bottoms):
     torch.testing.assert_close(log, expected.clamp_min(torch.finfo(torch.float32).tiny).log())
 
 
+def test_has_the_padding_points_of_sse_code():
+    """Seen on a picture that is dark, but not black, at its corner."""
+    scores, image = torch.rand(1, 4, 7, 9) * 4, torch.rand(1, 3, 7, 9) * 25 + 5
+    with_, without = (
+        dense_crf(-scores, image, CRFParams(3, 3, 2, 4, 20, 10), padding_points=on)
+        for on in (True, False)
+    )
+    assert (with_ - without).abs().max() > 1e-3
+    assert torch.equal(crf(scores, torch.tensor([[[[7.0, 9.0]]]]), image), with_)
+
+
 def test_padding_is_left_out_and_zero(bottoms):
     scores, sizes, image = bottoms
     sizes[1] = torch.tensor([4.0, 7.0])  # the second picture is padded right and below
