@@ -333,5 +333,5 @@ class _Step(torch.autograd.Function):
 
 def _as_output(q: Tensor, output: Output) -> Tensor:
     if output == "labels":
-        return q.argmax(1)  # of several maxima the first
+        return q.max(1).indices  # of several maxima the first; much faster than argmax
     return q.clamp_min(torch.finfo(q.dtype).tiny).log() if output == "log" else q
