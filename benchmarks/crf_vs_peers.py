@@ -250,7 +250,7 @@ def on_cpu(
     )
     per_iteration = {t: (whole[t] - start[t]) / ITERATIONS for t in (1, 2)}
     vertices = [permutohedral_build(points).neighbours.shape[1] for points in features(given)]
-    # The spatial lattice is that of one picture, as many times as there are pictures.
+    # The spatial lattice is that of one picture, read once for each.
     moved = traffic(given, [vertices[0] * batch, vertices[1]])
     return {
         "case": name,

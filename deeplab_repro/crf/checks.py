@@ -9,7 +9,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-__all__ = ["check_energies", "check_image", "check_memory", "check_unary"]
+__all__ = ["check_energies", "check_image", "check_memory", "check_unary", "pictures_at_once"]
 
 _FLOATS: Final = (torch.float32, torch.float64)
 _GIB: Final = 1 << 30
@@ -87,8 +87,22 @@ def check_image(op: str, image: Tensor, unary: Tensor) -> None:
     raise ValueError(f"{op}: image must have shape {expected}, got {_shape(image)}{hint}")
 
 
+def pictures_at_once(unary: Tensor) -> int:
+    """How many pictures of a batch share their lattices.
+
+    All on a GPU, which a batch fills.  One on the CPU: its lattice stays in the cache.
+    """
+    return max(1, len(unary)) if unary.is_cuda else 1
+
+
 def check_memory(
-    op: str, batch: int, points: int, labels: int, dimensions: Sequence[int], like: Tensor
+    op: str,
+    batch: int,
+    points: int,
+    labels: int,
+    dimensions: Sequence[int],
+    like: Tensor,
+    at_once: int = 1,
 ) -> None:
     """Refuse what cannot fit into the memory that the machine or the GPU has at all.
 
@@ -100,14 +114,15 @@ def check_memory(
         batch, points, labels: pictures, pixels of each, labels.
         dimensions: of the kernels' features.
         like: a tensor of the dtype and on the device of the computation.
+        at_once: pictures whose lattices there are at the same time.
 
     Raises:
         MemoryError: too large, or beyond what 32-bit indexes count.
     """
     number = like.element_size()
-    need = 3 * labels * number
-    need += sum(d * number + (d + 1) * (4 + number + 4) for d in dimensions)
-    need *= batch * points
+    need = 3 * labels * number * batch * points
+    corners = sum(d * number + (d + 1) * (4 + number + 4) for d in dimensions)
+    need += corners * at_once * points
     have = _memory(like.device)
     what = f"{op}: {batch} x {points:,} points with {labels} labels"
     way_out = "cut the picture into tiles, or make it smaller"
@@ -116,7 +131,7 @@ def check_memory(
             f"{what} need at least {need / _GIB:,.1f} GiB of memory, and there are"
             f" {have / _GIB:,.1f} GiB; {way_out}"
         )
-    entries = batch * (points + 4) * (max(dimensions, default=0) + 1)
+    entries = at_once * (points + 4) * (max(dimensions, default=0) + 1)
     if entries >= 2**31:
         raise MemoryError(f"{what} need {entries:,} lattice entries, and 2^31 can be; {way_out}")
 

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeAlias
+from functools import partial
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from deeplab_repro.crf.checks import check_energies, check_image, check_memory, check_unary
+from deeplab_repro.crf.checks import (
+    check_energies,
+    check_image,
+    check_memory,
+    check_unary,
+    pictures_at_once,
+)
 from deeplab_repro.crf.energy import Energies, energies_of
 from deeplab_repro.crf.features import bilateral_features, spatial_features
-from deeplab_repro.crf.params import CRFParams
+from deeplab_repro.crf.params import Bilateral, CRFParams, Std
 from deeplab_repro.ops import mean_field, permutohedral_build
 from deeplab_repro.ops.permutohedral import Lattice
 
@@ -93,23 +100,24 @@ def dense_crf(
         raise ValueError(f"{op}: image is None, but there is a bilateral kernel with a weight")
     channels = 0 if image is None else image.shape[1]
     dimensions = [2 if k == 0 else 2 + channels for k in used]
-    check_memory(op, batch, height * width, labels, dimensions, unary)
+    at_once = pictures_at_once(unary)
+    check_memory(op, batch, height * width, labels, dimensions, unary, at_once)
     check_energies(op, unary)
-    lattices = []
+    kernels = []
     for k in used:
         if k == 0:
-            name = f"the spatial kernel (pos_xy_std {params.pos_xy_std})"
-            features = spatial_features(height, width, params.pos_xy_std, like=unary)[None]
+            what = f"{op}: the spatial kernel (pos_xy_std {params.pos_xy_std})"
+            made = partial(_spatial, height, width, params.pos_xy_std, unary)
+            kernels.append(_Kernel(what, made, shared=True))
         else:
             kernel = params.bilaterals[k - 1]
-            name = f"the bilateral kernel (xy_std {kernel.xy_std}, rgb_std {kernel.rgb_std})"
+            what = f"{op}: the bilateral kernel (xy_std {kernel.xy_std}, rgb_std {kernel.rgb_std})"
             assert image is not None
-            features = bilateral_features(image, kernel.xy_std, kernel.rgb_std, dtype=unary.dtype)
-        lattices.append(_lattice(f"{op}: {name}", features, batch, padding_points))
-        del features
+            kernels.append(_Kernel(what, partial(_bilateral, image, kernel, unary.dtype)))
     return _infer(
         unary,
-        lattices,
+        kernels,
+        padding_points,
         weights,
         compatibility=_chosen(compatibility, used, len(params.weights)),
         normalization=_chosen(normalization, used, len(params.weights)),
@@ -172,16 +180,18 @@ def dense_crf_features(
             f" got {tuple(weights.shape)}"
         )
     dimensions = [one.shape[-1 - len(shape)] for one in features]
-    check_memory(op, batch, unary[0, 0].numel() if batch else 0, labels, dimensions, unary)
+    points = unary[0, 0].numel() if batch else 0
+    check_memory(op, batch, points, labels, dimensions, unary, pictures_at_once(unary))
     check_energies(op, unary)
-    lattices = []
+    kernels = []
     for k, one in enumerate(features):
-        batched = one if one.dim() == unary.dim() else one[None]
-        what = f"{op}: features[{k}]"
-        lattices.append(_lattice(what, batched.to(unary.dtype), batch, padding_points))
+        shared = one.dim() < unary.dim()
+        made = partial(_part, one[None] if shared else one, unary.dtype)
+        kernels.append(_Kernel(f"{op}: features[{k}]", made, shared))
     return _infer(
         unary,
-        lattices,
+        kernels,
+        padding_points,
         weights,
         compatibility=_chosen(compatibility, range(len(features)), len(features)),
         normalization=_chosen(normalization, range(len(features)), len(features)),
@@ -214,14 +224,32 @@ def _check_features(what: str, features: Tensor, unary: Tensor) -> None:
         raise ValueError(f"{what} must be on unary's device {unary.device}, got {features.device}")
 
 
-def _lattice(what: str, features: Tensor, batch: int, padding_points: bool) -> Lattice:
-    """The lattice of features (batch or 1, d, ...) for ``batch`` pictures."""
-    try:
-        rows = features.flatten(2).transpose(1, 2)
-        lattice = permutohedral_build(rows, padding_points=padding_points)
-    except ValueError as error:
-        raise ValueError(f"{what}: {error}") from None
-    return lattice if len(features) == batch else _repeated(lattice, batch)
+def _spatial(height: int, width: int, xy_std: Std, like: Tensor, _: slice) -> Tensor:
+    return spatial_features(height, width, xy_std, like=like)[None]
+
+
+def _bilateral(image: Tensor, kernel: Bilateral, dtype: torch.dtype, pictures: slice) -> Tensor:
+    return bilateral_features(image[pictures], kernel.xy_std, kernel.rgb_std, dtype=dtype)
+
+
+def _part(features: Tensor, dtype: torch.dtype, pictures: slice) -> Tensor:
+    """features (1, d, ...) of all pictures alike, or those of some."""
+    return (features if len(features) == 1 else features[pictures]).to(dtype)
+
+
+class _Kernel(NamedTuple):
+    """Where the lattices of one kernel come from."""
+
+    what: str  # for messages
+    features: Callable[[slice], Tensor]  # of some pictures, (pictures, d, ...)
+    shared: bool = False  # the same for all pictures, (1, d, ...)
+
+    def lattice(self, pictures: slice, padding_points: bool) -> Lattice:
+        try:
+            rows = self.features(pictures).flatten(2).transpose(1, 2)
+            return permutohedral_build(rows, padding_points=padding_points)
+        except ValueError as error:
+            raise ValueError(f"{self.what}: {error}") from None
 
 
 def _repeated(lattice: Lattice, batch: int) -> Lattice:
@@ -254,6 +282,39 @@ def _chosen(given: Any, used: Sequence[int], count: int) -> list[Any]:
 
 def _infer(
     unary: Tensor,
+    kernels: Sequence[_Kernel],
+    padding_points: bool,
+    weights: Tensor,
+    *,
+    output: Output,
+    **options: Any,
+) -> Any:
+    if output not in _OUTPUTS:
+        raise ValueError(f"output must be one of {', '.join(_OUTPUTS)}, got {output!r}")
+    batch, at_once = len(unary), pictures_at_once(unary)
+    shared: dict[int, Lattice] = {}
+    results = []
+    for first in range(0, max(batch, 1), at_once):
+        part = unary[first : first + at_once]
+        lattices = []
+        for k, kernel in enumerate(kernels):
+            pictures = slice(first, first + at_once)
+            lattice = shared.get(k) or kernel.lattice(pictures, padding_points)
+            if kernel.shared:
+                shared[k] = lattice
+            alike = len(lattice.vertex) == len(part)
+            lattices.append(lattice if alike else _repeated(lattice, len(part)))
+        results.append(_infer_at_once(part, lattices, weights, **options))
+    q = results[0][0] if len(results) == 1 else torch.cat([q for q, _ in results])
+    made = _as_output(q, output)
+    if not options["energies"]:
+        return made
+    terms = zip(*(energies for _, energies in results if energies), strict=True)
+    return made, Energies(*(torch.cat(parts, 1) for parts in terms))
+
+
+def _infer_at_once(
+    unary: Tensor,
     lattices: Sequence[Lattice],
     weights: Tensor,
     *,
@@ -262,12 +323,9 @@ def _infer(
     relaxation: float,
     iterations: int,
     expnorm: str,
-    output: Output,
     checkpoint: bool,
     energies: bool,
-) -> Any:
-    if output not in _OUTPUTS:
-        raise ValueError(f"output must be one of {', '.join(_OUTPUTS)}, got {output!r}")
+) -> tuple[Tensor, Energies | None]:
     flat = unary.flatten(2)
     given = [mu for mu in compatibility if mu is not None]
 
@@ -300,10 +358,10 @@ def _infer(
                     seen.append(terms)
     else:
         q = steps(iterations, None, *inputs)
-    result = _as_output(q.unflatten(2, unary.shape[2:]), output)
+    q = q.unflatten(2, unary.shape[2:])
     if not energies:
-        return result
-    return result, Energies(*(torch.stack(terms) for terms in zip(*seen, strict=True)))
+        return q, None
+    return q, Energies(*(torch.stack(terms) for terms in zip(*seen, strict=True)))
 
 
 class _Step(torch.autograd.Function):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from deeplab_repro.crf import Bilateral, CRFParams, DenseCRF, dense_crf, dense_crf_features
 from deeplab_repro.crf.features import bilateral_features, spatial_features
+from deeplab_repro.crf.inference import _repeated
 from deeplab_repro.ops import permutohedral_build, permutohedral_filter
 
 PARAMS = CRFParams(iterations=3, pos_w=2, pos_xy_std=2, bi_w=3, bi_xy_std=6, bi_rgb_std=20)
@@ -117,6 +118,21 @@ def test_pictures_of_a_batch_do_not_see_each_other(device):
     for n in range(3):
         alone = dense_crf(unary[n : n + 1], image[n : n + 1], PARAMS, normalization="symmetric")
         torch.testing.assert_close(together[n : n + 1], alone)
+
+
+@pytest.mark.parametrize("padding_points", [False, True])
+def test_lattice_of_pictures_alike(padding_points):
+    """On a GPU a batch is filtered at once; there the spatial lattice is built for one picture."""
+    points = spatial_features(5, 7, 2).flatten(1).T[None] + 0.3
+    one = permutohedral_build(points, padding_points=padding_points)
+    three = _repeated(one, 3)
+    built = permutohedral_build(points.repeat(3, 1, 1), padding_points=padding_points)
+    assert [t.shape for t in three] == [t.shape for t in built]
+    values = torch.rand(3, 35, 4)
+    expected = torch.cat([permutohedral_filter(one, v[None]) for v in values])
+    torch.testing.assert_close(permutohedral_filter(three, values), expected)
+    if not padding_points:
+        assert all(torch.equal(a, b) for a, b in zip(three, built, strict=True))
 
 
 def test_kernels_of_weight_zero_take_no_part():
