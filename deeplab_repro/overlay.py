@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from deeplab_repro.palette import Classes, class_shares
 
-__all__ = ["draw_overlay"]
+__all__ = ["draw_before_after", "draw_overlay"]
 
 Pixels = NDArray[np.uint8]
 _INK: Final = (40, 40, 40)
@@ -38,6 +38,40 @@ def draw_overlay(picture: Pixels, labels: NDArray[Any], classes: Classes) -> Pix
     Returns:
         (H', W', 3) uint8, BGR; larger than the picture.
     """
+    drawn = _labelled(picture, labels, classes)
+    legend = _legend(labels, classes, max(1, round(max(drawn.shape) / _LARGE)))
+    height = max(len(drawn), len(legend))
+    return np.concatenate([_on_paper(drawn, height), _on_paper(legend, height)], 1)
+
+
+def draw_before_after(
+    picture: Pixels, before: NDArray[Any], after: NDArray[Any], classes: Classes
+) -> Pixels:
+    """Two pictures beside each other with the labels and their borders before and after.
+
+    Args:
+        picture: (H, W, 3) uint8, BGR.
+        before, after: (H, W) class ids.
+        classes: names and colours of the ids.
+
+    Returns:
+        (H', W', 3) uint8, BGR.
+    """
+    panels = []
+    for title, labels in (("before", before), ("after", after)):
+        drawn = _labelled(picture, labels, classes)
+        zoom = max(1, round(max(drawn.shape) / _LARGE))
+        width = max(drawn.shape[1], _text_width(title, zoom) + 20 * zoom)
+        caption = np.full((_LINE * zoom, width, 3), _PAPER, np.uint8)
+        _write(caption, title, (4 * zoom, 15 * zoom), zoom)
+        room = width - drawn.shape[1]
+        drawn = np.pad(drawn, ((0, 0), (0, room), (0, 0)), constant_values=_PAPER)
+        panels.append(np.concatenate([caption, drawn]))
+    gap = np.full((len(panels[0]), 8, 3), _PAPER, np.uint8)
+    return np.concatenate([panels[0], gap, panels[1]], 1)
+
+
+def _labelled(picture: Pixels, labels: NDArray[Any], classes: Classes) -> Pixels:
     zoom = max(1, _SMALL // max(labels.shape))
     picture = picture.repeat(zoom, 0).repeat(zoom, 1)
     large = labels.repeat(zoom, 0).repeat(zoom, 1)
@@ -45,9 +79,7 @@ def draw_overlay(picture: Pixels, labels: NDArray[Any], classes: Classes) -> Pix
     drawn = np.where((large == 0)[:, :, None], picture, _blend(picture, colours, 0.5))
     border = _border(large, max(1, round(max(large.shape) / 600)))
     drawn[border] = _blend(drawn[border], np.full(3, 255), 0.7)
-    legend = _legend(labels, classes, max(1, round(max(large.shape) / _LARGE)))
-    height = max(len(drawn), len(legend))
-    return np.concatenate([_on_paper(drawn, height), _on_paper(legend, height)], 1)
+    return drawn
 
 
 def _blend(pixels: Pixels, colours: NDArray[Any], share: float) -> Pixels:

@@ -22,6 +22,7 @@ __all__ = [
     "VOC_MEAN",
     "Preparation",
     "load_inputs",
+    "load_npy",
     "read_mean",
     "read_picture",
     "resize_picture",
@@ -140,7 +141,7 @@ def read_mean(path: str | os.PathLike[str]) -> Array:
         CaffeImportError: neither of the two.
     """
     if Path(path).suffix == ".npy":
-        mean = _load_npy(path)
+        mean = load_npy(path)
     else:
         with opened(path) as (file, data):
             whole = WireField(0, 2, 0, 0, len(data), 0)
@@ -181,7 +182,7 @@ def load_inputs(
         raise CaffeImportError("the network has no inputs", file=net.file)
     first = next(iter(net.inputs))
     if ending == ".npy":
-        array = np.asarray(_load_npy(path), np.float32)
+        array = np.asarray(load_npy(path), np.float32)
         return {first: array[None] if array.ndim == 3 else array}
     try:
         pixels = read_picture(path)
@@ -197,7 +198,8 @@ def load_inputs(
     return inputs
 
 
-def _load_npy(path: str | os.PathLike[str]) -> NDArray[Any]:
+def load_npy(path: str | os.PathLike[str]) -> NDArray[Any]:
+    """The array of an ``.npy``; CaffeImportError if it is none, or none of numbers."""
     open_file(path).close()  # numpy would wait for ever at a pipe
     try:
         # Mapped, so that a header which promises more than the file holds is seen at once.

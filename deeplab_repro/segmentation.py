@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deeplab_repro.caffe_net import CaffeNet
+from deeplab_repro.crf import CRFParams, dense_crf
 from deeplab_repro.pictures import VOC_MEAN, Preparation, resize_picture
 from prototxt_import import CaffeImportError, Net, NetShapes, Shape, infer_net
 from prototxt_import.net import SINKS
@@ -38,7 +39,8 @@ class Segmentation(NamedTuple):
 
     Attributes:
         labels: (H, W) class ids; uint8 up to 256 classes, int16 beyond.
-        scores: (C, H, W) float32, what the labels are the first maximum of.
+        scores: (C, H, W) float32, what the labels are the first maximum of; marginals of the CRF
+            where there is one.
     """
 
     labels: NDArray[np.uint8] | NDArray[np.int16]
@@ -246,6 +248,7 @@ class Segmenter:
         scales: multi-scale testing: the picture is resized by each factor (sizes are cut to whole
             pixels; OpenCV's bilinear), the scores are resized back the same way.
         fuse: over the scales, ``"max"`` as DeepLab v2 does (section 4.1.2), or ``"mean"``.
+        crf: refine the scores by a dense CRF over the picture, as DeepLab's programs do.
 
     Scores that the network does not zoom to the picture's size (a train network's) are zoomed here
     by Interp's rule: bilinear, the corners held in place.
@@ -263,6 +266,7 @@ class Segmenter:
         pad_to: int | tuple[int, int] | None = None,
         scales: Sequence[float] = (1.0,),
         fuse: Fuse = "max",
+        crf: CRFParams | None = None,
     ) -> None:
         part = scoring_net(net.net, blob)
         self.net = net
@@ -282,6 +286,7 @@ class Segmenter:
             raise CaffeImportError("fuse", expected="max or mean", got=fuse)
         self.mean, self.scales, self.fuse = mean, tuple(scales), fuse
         self.pad_to = (pad_to, pad_to) if isinstance(pad_to, int) else pad_to
+        self.crf = crf
         self.rule = input_rule(part)
 
     def input_sizes(self, height: int, width: int) -> tuple[tuple[int, int], ...]:
@@ -320,6 +325,11 @@ class Segmenter:
             )
         if self.fuse == "mean":
             fused = [scores / len(self.scales) for scores in fused]
+        if self.crf:
+            fused = [
+                _refined(scores, picture, self.crf)
+                for scores, picture in zip(fused, pictures, strict=True)
+            ]
         return [_labelled(scores) for scores in fused]
 
     def _fused(self, a: Tensor, b: Tensor) -> Tensor:
@@ -365,7 +375,7 @@ def segment(net: CaffeNet, picture: NDArray[np.uint8], **options: Any) -> Segmen
     Args:
         net: the network, in the TEST phase.
         picture: (H, W, 3) uint8, BGR.
-        options: ``blob``, ``mean``, ``pad_to``, ``scales``, ``fuse``.
+        options: ``blob``, ``mean``, ``pad_to``, ``scales``, ``fuse``, ``crf``.
 
     Returns:
         labels (H, W) uint8 (int16 beyond 256 classes) and scores (C, H, W) float32.
@@ -389,6 +399,16 @@ def _full_size(scores: Tensor, size: tuple[int, int], blob: str) -> Tensor:
         f"blob '{blob}' of {height}x{width} does not cover an input of {size[0]}x{size[1]}",
         expected="an input size that suits the network's strides, such as 8k + 1",
     )
+
+
+def _refined(scores: Tensor, picture: NDArray[np.uint8], params: CRFParams) -> Tensor:
+    """Marginals (C, H, W) of scores and a picture, (H, W, 3) BGR."""
+    rgb = torch.from_numpy(np.ascontiguousarray(picture[:, :, ::-1].transpose(2, 0, 1)))
+    try:
+        q: Tensor = dense_crf(-scores[None], rgb[None].to(scores.device), params)
+    except ValueError as error:
+        raise CaffeImportError(str(error)) from None
+    return q[0]
 
 
 def _labelled(scores: Tensor) -> Segmentation:

@@ -25,6 +25,7 @@ _COMMANDS: Final = {
     "activations": "Run a network and save every blob.",
     "compare": "Compare every blob with what Caffe computed.",
     "segment": "Label the pixels of pictures.",
+    "crf": "Refine score maps by a dense CRF.",
     "networks": "List the DeepLab networks, or write one as prototxt.",
     "export": "Export a network to ONNX.",
     "doctor": "Show what this installation can do, and why not more.",

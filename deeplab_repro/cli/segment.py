@@ -2,42 +2,42 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.text import Text
 
 from deeplab_repro.cli.common import (
     console,
     json_option,
-    make_table,
     preparation_of,
     read,
     shown,
     write_json,
 )
+from deeplab_repro.cli.jobs import (
+    Job,
+    decoders_silent,
+    finish,
+    labels_as_json,
+    make_folder,
+    picture_progress,
+    plan,
+    say,
+    show_folders,
+    show_labels,
+    write_png,
+)
 from prototxt_import import DIALECTS, CaffeImportError, Dialect
-from prototxt_import.errors import printable
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
+    from deeplab_repro.crf import CRFParams
     from deeplab_repro.palette import Classes
     from deeplab_repro.segmentation import Fuse, Segmentation, Segmenter
 
-#: Endings by which pictures in a folder are known; a file that is named itself may have any.
-_ENDINGS = (
-    *(".avif", ".bmp", ".dib", ".exr", ".gif", ".hdr", ".jp2", ".jpe", ".jpeg", ".jpg"),
-    *(".pbm", ".pgm", ".png", ".pnm", ".ppm", ".ras", ".tif", ".tiff", ".webp"),
-)
+_TARGETS: Final = {"labels": "labels/{}.png", "overlay": "overlays/{}.png"}
 
 
 class _Command(click.Command):
@@ -108,6 +108,12 @@ def _is_number(text: str) -> bool:
     " of 513, or for larger pictures to the next size that suits the network.",
 )
 @click.option(
+    "--crf",
+    metavar="NAME",
+    help="Refine by a dense CRF with the parameters of a released model, such as"
+    " deeplab_v2_resnet101 (`deeplab-repro crf --list-params`).",
+)
+@click.option(
     "--classes",
     "classes_file",
     type=click.Path(),
@@ -138,6 +144,7 @@ def command(
     blob: str | None,
     mean: str,
     pad_to: int | None,
+    crf: str | None,
     classes_file: str | None,
     batch: int,
     upright: bool,
@@ -149,8 +156,8 @@ def command(
     its labels and their legend) to the output folder.  A picture that cannot be used is reported
     and the others go on; then the exit code is 2.
     """
-    jobs = _jobs(pictures, Path(output))
-    with _progress() as bar:
+    jobs = plan(_Job, pictures, Path(output), _TARGETS)
+    with picture_progress() as bar:
         task = bar.add_task("loading the network", total=len(jobs))
         segmenter, classes = _load(
             (model, prototxt, dialect, settings),
@@ -160,6 +167,7 @@ def command(
             pad_to=pad_to,
             scales=[_scale(text) for text in scales] or [1.0],
             fuse=fuse,
+            crf=_crf(crf),
         )
         if segmenter.rule.zoom != 1:
             click.echo(
@@ -169,63 +177,19 @@ def command(
                 err=True,
             )
         for folder in ("labels", "overlays"):
-            _make_folder(Path(output) / folder)
+            make_folder(Path(output) / folder)
         bar.update(task, description="labelling")
         for chunk in _batches(jobs, segmenter, batch, upright):
             _segment(chunk, segmenter, classes)
             bar.advance(task, len(chunk))
-    done = [job for job in jobs if not job.error]
     _show(jobs, classes, segmenter)
     write_json(json_file, _as_json(model, segmenter, classes, jobs))
-    for job in jobs:
-        if job.error:
-            click.echo(f"deeplab-repro: {printable(job.error)}", err=True)
-    if len(done) < len(jobs):
-        raise click.exceptions.Exit(2)
+    finish(jobs)
 
 
 @dataclass
-class _Job:
-    """One picture on its way."""
-
-    file: Path
-    labels: Path
-    overlay: Path
-    picture: NDArray[np.uint8] | None = None
-    error: str = ""
-    size: tuple[int, int] = (0, 0)
+class _Job(Job):
     input_sizes: tuple[tuple[int, int], ...] = ()
-    shares: list[tuple[int, int]] = field(default_factory=list)  # (class, pixels)
-
-
-def _jobs(arguments: Sequence[str], output: Path) -> list[_Job]:
-    """The pictures to label and the files to write, none of them twice."""
-    files: list[Path] = []
-    for argument in arguments:
-        path = Path(argument)
-        if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in _ENDINGS)
-            if not inside:
-                raise CaffeImportError("holds no pictures", file=path)
-            files += inside
-        else:
-            files.append(path)
-    jobs: dict[str, _Job] = {}
-    for file in dict.fromkeys(files):
-        name = f"{file.stem}.png"
-        if name in jobs:
-            raise CaffeImportError(
-                f"labels/{name} would be written twice",
-                file=file,
-                expected=f"another name than that of {jobs[name].file}",
-            )
-        jobs[name] = _Job(file, output / "labels" / name, output / "overlays" / name)
-    sources = {file.resolve() for file in files}
-    for job in jobs.values():
-        for target in (job.labels, job.overlay):
-            if target.resolve() in sources:
-                raise CaffeImportError("is an input, and would be overwritten", file=target)
-    return list(jobs.values())
 
 
 def _load(
@@ -248,18 +212,17 @@ def _load(
     return segmenter, classes
 
 
+def _crf(name: str | None) -> CRFParams | None:
+    from deeplab_repro.crf import CRFParams
+
+    return CRFParams.named(name) if name else None
+
+
 def _scale(text: str) -> float:
     scale = float(text) if _is_number(text) else 0.0
     if not 0 < scale < float("inf"):
         raise CaffeImportError("--scales", expected="positive numbers", got=text)
     return scale
-
-
-def _make_folder(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CaffeImportError(error.strerror or "cannot be made", file=path) from None
 
 
 def _batches(
@@ -275,12 +238,12 @@ def _batches(
     waiting: dict[tuple[tuple[int, int], ...], list[_Job]] = {}
     for job in jobs:
         try:
-            with _decoders_silent():
+            with decoders_silent():
                 job.picture = read_picture(job.file, upright=upright)
             job.size = job.picture.shape[0], job.picture.shape[1]
             job.input_sizes = segmenter.input_sizes(*job.size)
         except (CaffeImportError, MemoryError) as error:
-            job.error = _say(error, job.file)
+            job.error = say(error, job.file)
             yield [job]
             continue
         alike = waiting.setdefault(job.input_sizes, [])
@@ -302,119 +265,43 @@ def _segment(jobs: list[_Job], segmenter: Segmenter, classes: Classes) -> None:
             for job in jobs:
                 _segment([job], segmenter, classes)
             return
-        jobs[0].error = _say(error, jobs[0].file)
+        jobs[0].error = say(error, jobs[0].file)
         results = []
     for job, result in zip(jobs, results, strict=False):
         try:
             _write(job, result, classes)
         except (CaffeImportError, OSError) as error:
-            job.error = _say(error, job.file)
+            job.error = say(error, job.file)
     for job in jobs:
         job.picture = None
 
 
 def _write(job: _Job, result: Segmentation, classes: Classes) -> None:
-    import cv2
-
     from deeplab_repro.overlay import draw_overlay
     from deeplab_repro.palette import class_shares, write_label_png
-    from prototxt_import.files import replacing
 
     assert job.picture is not None
-    _, overlay = cv2.imencode(".png", draw_overlay(job.picture, result.labels, classes))
-    write_label_png(job.labels, result.labels, classes.colours)
-    with replacing(job.overlay) as temporary:
-        temporary.write_bytes(overlay.tobytes())
+    overlay = draw_overlay(job.picture, result.labels, classes)
+    write_label_png(job.targets["labels"], result.labels, classes.colours)
+    write_png(job.targets["overlay"], overlay)
     job.shares = class_shares(result.labels, classes.names)
 
 
-def _say(error: BaseException, file: Path) -> str:
-    """One line that names the picture."""
-    if isinstance(error, CaffeImportError):
-        return str(error.with_file(file))
-    return " ".join(f"{file}: {error or type(error).__name__}".splitlines()[0].split())
-
-
-@contextmanager
-def _decoders_silent() -> Iterator[None]:
-    """Send file descriptor 2 nowhere: libpng and libjpeg complain there, over the progress bar.
-
-    What they have to say is reported by :func:`read_picture` in one line.
-    """
-    sys.stderr.flush()
-    try:
-        kept = os.dup(2)
-    except OSError:  # there is none
-        yield
-        return
-    try:
-        with open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-
-
-def _progress() -> Progress:
-    from rich.console import Console
-
-    errors = Console(stderr=True)
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("pictures"),
-        TimeRemainingColumn(),
-        console=errors,
-        transient=True,
-        disable=not errors.is_terminal,
-    )
-
-
 def _show(jobs: list[_Job], classes: Classes, segmenter: Segmenter) -> None:
-    done = [job for job in jobs if not job.error]
-    if len(done) > 1:
-        table = make_table("", picture="left", size="right", largest_classes="left")
-        for job in done:
-            table.add_row(shown(job.file), _size(job.size), _largest(job.shares, classes, job.size))
-        console.print(table)
-    if done:
-        totals: dict[int, int] = {}
-        for job in done:
-            for i, pixels in job.shares:
-                totals[i] = totals.get(i, 0) + pixels
-        whole = sum(totals.values())
-        title = shown(done[0].file) if len(done) == 1 else f"all {len(done)} pictures"
-        console.print(title, highlight=False, soft_wrap=True)
-        table = make_table("", **{"id": "right", "colour": "left", "class": "left"}, share="right")
-        for i, pixels in sorted(totals.items(), key=lambda item: -item[1]):
-            red, green, blue = classes.colours[i].tolist()
-            swatch = Text("    ", style=f"on rgb({red},{green},{blue})")
-            swatch = swatch if console.is_terminal else Text(f"#{red:02x}{green:02x}{blue:02x}")
-            table.add_row(str(i), swatch, shown(classes.names[i]), f"{100 * pixels / whole:.1f} %")
-        console.print(table)
+    show_labels(jobs, classes)
     scales = ""
     if segmenter.scales != (1.0,):
         joined = ", ".join(f"{scale:g}" for scale in segmenter.scales)
         scales = f", {segmenter.fuse} over scales {joined}"
+    refined = ", refined by a CRF" if segmenter.crf else ""
+    done = sum(not job.error for job in jobs)
     console.print(
-        f"{len(done)} of {len(jobs)} pictures labelled by blob '{shown(segmenter.blob)}'{scales}",
+        f"{done} of {len(jobs)} pictures labelled by blob '{shown(segmenter.blob)}'{scales}"
+        f"{refined}",
         highlight=False,
         soft_wrap=True,
     )
-    for folder in sorted({path.parent for job in done for path in (job.labels, job.overlay)}):
-        console.print(f"written: {shown(folder)}", highlight=False, soft_wrap=True)
-
-
-def _largest(shares: list[tuple[int, int]], classes: Classes, size: tuple[int, int]) -> str:
-    pixels = size[0] * size[1]
-    parts = [f"{classes.names[i]} {100 * count / pixels:.1f} %" for i, count in shares[:3]]
-    return shown(", ".join(parts) + (", ..." if len(shares) > 3 else ""))
-
-
-def _size(size: tuple[int, int]) -> str:
-    return f"{size[0]}x{size[1]}"
+    show_folders(jobs)
 
 
 def _as_json(
@@ -426,23 +313,15 @@ def _as_json(
         "scales": segmenter.scales,
         "fuse": segmenter.fuse,
         "zoomed_here": segmenter.rule.zoom,
+        "crf": asdict(segmenter.crf) if segmenter.crf else None,
         "classes": list(classes.names),
         "pictures": [
             {
                 "file": str(job.file),
                 "size": job.size,
                 "input_sizes": job.input_sizes,
-                "labels": str(job.labels),
-                "overlay": str(job.overlay),
-                "classes": [
-                    {
-                        "id": i,
-                        "name": classes.names[i],
-                        "pixels": pixels,
-                        "share": pixels / (job.size[0] * job.size[1]),
-                    }
-                    for i, pixels in job.shares
-                ],
+                **{kind: str(path) for kind, path in job.targets.items()},
+                **labels_as_json(job, classes),
             }
             for job in jobs
             if not job.error

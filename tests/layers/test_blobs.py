@@ -189,16 +189,6 @@ def test_parameter_is_learned() -> None:
     assert module.blobs[0].grad.tolist() == [[1] * 3] * 2
 
 
-def test_dense_crf_says_that_it_is_not_there() -> None:
-    shapes = (1, 21, 5, 6), (1, 1, 1, 2), (1, 3, 5, 6)
-    module = make(
-        'type: "DenseCRF" dense_crf_param { bi_w: 4 bi_xy_std: 67 bi_rgb_std: 3 }', *shapes,
-        dialect="dl2",
-    )  # fmt: skip
-    with pytest.raises(CaffeImportError, match="layer 'op': DenseCRF: inference is not available"):
-        module(*(torch.zeros(shape) for shape in shapes))
-
-
 def test_layers_compile_without_breaking_the_graph() -> None:
     bodies = [
         CONV,

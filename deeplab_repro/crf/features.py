@@ -1,0 +1,67 @@
+"""Features of the Gaussian kernels: positions and colours divided by their standard deviations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from deeplab_repro.crf.params import Std
+
+__all__ = ["bilateral_features", "spatial_features"]
+
+
+def spatial_features(height: int, width: int, xy_std: Std, *, like: Tensor | None = None) -> Tensor:
+    """Features of the spatial kernel: (x / std, y / std) of each pixel.
+
+    Args:
+        height, width: pixels.
+        xy_std: pixels; a number or (x, y).
+        like: gives the dtype and the device; float32 on the CPU by default.
+
+    Returns:
+        (2, height, width); the first pixel is at (0, 0).  In memory a pixel's features are
+        neighbours, as the lattice wants them.
+    """
+    dtype, device = (torch.float32, None) if like is None else (like.dtype, like.device)
+    x_std, y_std = _divisors(xy_std, 2, dtype, device)
+    features = torch.empty((height, width, 2), dtype=dtype, device=device)
+    # Divided, as the densecrf programs do: a product with 1 / std rounds differently.
+    features[..., 0] = torch.arange(width, dtype=dtype, device=device) / x_std
+    features[..., 1] = (torch.arange(height, dtype=dtype, device=device) / y_std)[:, None]
+    return features.permute(2, 0, 1)
+
+
+def bilateral_features(image: Tensor, xy_std: Std, rgb_std: Std, *, dtype: torch.dtype) -> Tensor:
+    """Features of a bilateral kernel: (x, y, channels...) of each pixel, divided by their stds.
+
+    Args:
+        image: (N, channels, H, W) of any number type.
+        xy_std: pixels; a number or (x, y).
+        rgb_std: in the image's units; a number or one per channel.
+        dtype: of the result.
+
+    Returns:
+        (N, 2 + channels, H, W).
+
+    Raises:
+        ValueError: another number of channels than ``rgb_std`` has.
+    """
+    batch, channels, height, width = image.shape
+    stds = _divisors(rgb_std, channels, dtype, image.device)
+    features = image.new_empty((batch, height, width, 2 + channels), dtype=dtype)
+    features[..., :2] = spatial_features(height, width, xy_std, like=features).permute(1, 2, 0)
+    values = image.to(dtype) if image.is_floating_point() else image
+    torch.div(values.permute(0, 2, 3, 1), stds, out=features[..., 2:])
+    return features.permute(0, 3, 1, 2)
+
+
+def _divisors(
+    std: Std | Sequence[float], count: int, dtype: torch.dtype, device: torch.device | None
+) -> Tensor:
+    """``count`` stds as a tensor: a division by a Python number may become a product on a GPU."""
+    values = tuple(std) if isinstance(std, Sequence) else (std,) * count
+    if len(values) != count:
+        raise ValueError(f"rgb_std has {len(values)} numbers, the image {count} channels")
+    return torch.tensor(values, dtype=dtype, device=device)

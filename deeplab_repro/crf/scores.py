@@ -1,0 +1,160 @@
+"""Score maps out of files, as energies of a picture's pixels."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from pathlib import Path
+from typing import Any, Final
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from deeplab_repro.pictures import load_npy
+from prototxt_import import CaffeImportError
+from prototxt_import.files import open_file
+from prototxt_import.hdf5 import children, member, open_hdf5, read_dataset, walk_groups
+from prototxt_import.limits import MAX_BLOB_BYTES
+
+__all__ = ["ENDINGS", "energies", "look_like_probabilities", "read_scores"]
+
+#: Kinds of files that hold scores.
+ENDINGS: Final = (".npy", ".npz", ".h5", ".hdf5")
+Array = NDArray[np.float32]
+_LAYOUTS: Final = "(C, H, W) or (1, C, H, W)"
+
+
+def read_scores(path: str | os.PathLike[str], key: str | None = None) -> Array:
+    """The scores of one picture, (C, H, W) float32.
+
+    Args:
+        path: an ``.npy``, ``.npz``, ``.h5`` or ``.hdf5`` with an array (C, H, W) or (1, C, H, W).
+        key: which array of an .npz or HDF5 file; of an activation file, a blob's name.  Not
+            needed where there is only one.
+
+    Raises:
+        CaffeImportError: another kind of file, no or several arrays, another layout.
+    """
+    ending = Path(path).suffix.lower()
+    if ending not in ENDINGS:
+        raise CaffeImportError(
+            "is no file of scores", file=path, expected=", ".join(ENDINGS), got=ending or "none"
+        )
+    if ending == ".npy":
+        values = load_npy(path)
+    elif ending == ".npz":
+        values = _from_npz(path, key)
+    else:
+        values = _from_hdf5(path, key)
+    if values.ndim == 4 and values.shape[0] == 1:
+        values = values[0]
+    if values.ndim != 3 or not values.size:
+        raise CaffeImportError(
+            "holds no scores of one picture", file=path, expected=_LAYOUTS, got=values.shape
+        )
+    return np.asarray(values, np.float32)
+
+
+def energies(
+    scores: Array, size: tuple[int, int], *, probabilities: bool = False, crop: bool = False
+) -> Array:
+    """Energies of labels: -score, or -log p.
+
+    Args:
+        scores: (C, H, W).
+        size: (height, width) of the picture.
+        probabilities: the scores are probabilities; those of 0 rule a label out.
+        crop: the picture was padded right and below: take its rows and columns from the top left.
+
+    Returns:
+        (C, height, width) float32.
+
+    Raises:
+        CaffeImportError: another size, NaN, or probabilities that are none.
+    """
+    if crop:
+        scores = scores[:, : size[0], : size[1]]
+    if scores.shape[1:] != size:
+        raise CaffeImportError(
+            "scores and picture differ in size" + _hint(scores.shape, size),
+            expected=f"(C, {size[0]}, {size[1]})",
+            got=scores.shape,
+        )
+    if np.isnan(scores).any():
+        raise CaffeImportError("the scores hold NaN")
+    if not probabilities:
+        return -scores
+    if scores.min() < 0 or scores.max() > 1.0001:
+        raise CaffeImportError(
+            "the scores are no probabilities",
+            expected="values from 0 to 1",
+            got=f"{scores.min():g} to {scores.max():g}",
+        )
+    with np.errstate(divide="ignore"):
+        return np.asarray(-np.log(np.minimum(scores, 1)))
+
+
+def look_like_probabilities(scores: Array) -> bool:
+    """Whether every pixel's values are from 0 to 1 and sum to 1, and there are several."""
+    if len(scores) < 2 or scores.min() < 0 or scores.max() > 1:
+        return False
+    return bool(np.abs(scores.sum(0) - 1).max() < 1e-3)
+
+
+def _hint(shape: tuple[int, ...], size: tuple[int, int]) -> str:
+    if shape[1:] == size[::-1]:
+        return ": height and width are swapped"
+    if shape[:2] == size:
+        return ": the channels come last"
+    if shape[1] >= size[0] and shape[2] >= size[1]:
+        return " (--crop takes the part of a padded picture)"
+    return ""
+
+
+def _from_npz(path: str | os.PathLike[str], key: str | None) -> NDArray[Any]:
+    try:
+        with open_file(path) as file, zipfile.ZipFile(file) as archive:
+            names = [name.removesuffix(".npy") for name in archive.namelist()]
+            name = _chosen(names, key, path)
+            entry = archive.getinfo(f"{name}.npy")
+            MAX_BLOB_BYTES.check(entry.file_size, f"{name} is too large, in bytes", file=path)
+            with archive.open(entry) as member_file:
+                values: NDArray[Any] = np.lib.format.read_array(member_file, allow_pickle=False)
+    except CaffeImportError:
+        raise
+    except Exception as error:
+        # numpy reads the header as a Python literal, and zlib and zipfile have errors of their own.
+        raise CaffeImportError(f"is no .npz ({error})", file=path) from None
+    if values.dtype.kind not in "fiu":
+        raise CaffeImportError(f"{name} holds no numbers", file=path, got=values.dtype)
+    return values
+
+
+def _from_hdf5(path: str | os.PathLike[str], key: str | None) -> NDArray[Any]:
+    with open_hdf5(path) as file:
+        if key is not None:
+            top = file["blobs"] if f"blobs/{key}" in file else file
+            found = member(top, key, path, h5py.Dataset)
+        else:
+            groups = [("", file, children(file, path)), *walk_groups(file, path)]
+            sets = {
+                f"{group}/{name}".lstrip("/"): item
+                for group, _, members in groups
+                for name, item in members
+                if isinstance(item, h5py.Dataset)
+            }
+            found = sets[_chosen(list(sets), key, path)]
+        return read_dataset(found, path, kinds="fiu")
+
+
+def _chosen(names: list[str], key: str | None, path: object) -> str:
+    if key in names or (key is None and len(names) == 1):
+        return key or names[0]
+    listed = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+    raise CaffeImportError(
+        "which array holds the scores?" if key is None else f"holds no array {key}",
+        file=path,
+        expected=f"--key with one of {listed}" if names else "an array",
+        got=key,
+    )

@@ -1,0 +1,242 @@
+"""`deeplab-repro crf` and `segment --crf`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from deeplab_repro import load_caffe
+from deeplab_repro.crf import CRFParams, dense_crf
+from deeplab_repro.palette import VOC_CLASSES
+from deeplab_repro.pictures import read_picture
+from deeplab_repro.segmentation import segment
+from tests.cli.test_segment_command import MODEL, PICTURE, SMALL, labels_in, write_picture
+from tests.crf.recorded import Case
+
+CAFFE = PICTURE.parent / "activations.h5"
+
+
+@pytest.fixture(scope="module")
+def scores() -> np.ndarray:
+    """(21, 97, 97): what Caffe computed for the bundled picture."""
+    with h5py.File(CAFFE) as file:
+        return file["blobs/fc8_interp"][0]
+
+
+def marginals(unary: np.ndarray, picture: Path, params: CRFParams, **options) -> np.ndarray:
+    rgb = read_picture(picture)[:, :, ::-1].transpose(2, 0, 1).copy()
+    q = dense_crf(torch.from_numpy(unary)[None], torch.from_numpy(rgb)[None], params, **options)
+    return q[0].numpy()
+
+
+def test_one_picture(run, tmp_path, scores):
+    report = tmp_path / "r.json"
+    arguments = ("--image", PICTURE, "--scores", CAFFE, "--key", "fc8_interp", "-o", tmp_path / "o")
+    options = ("--params", "deeplab_largefov", "--pos-xy-std", "3,2", "--bi-rgb-std", "5,6,7")
+    code, out, _ = run("crf", *arguments, *options, "--iterations", 5, "--json", report)
+    assert code == 0
+    params = CRFParams(5, 3, (3, 2), 4, 121, (5, 6, 7))
+    q = marginals(-scores, PICTURE, params)
+    with np.load(tmp_path / "o" / "marginals" / "picture.npz") as file:
+        assert np.array_equal(file["marginals"], q)
+    labels = q.argmax(0)
+    assert np.array_equal(labels_in(tmp_path / "o" / "labels" / "picture.png"), labels)
+    for folder in ("overlays", "before_after"):
+        assert cv2.imread(str(tmp_path / "o" / folder / "picture.png")).shape[0] >= 3 * 97
+    content = json.loads(report.read_text())
+    assert content["params"]["bi_rgb_std"] == [5, 6, 7]
+    (picture,) = content["pictures"]
+    assert picture["size"] == [97, 97]
+    assert picture["changed"] == (labels != scores.argmax(0)).sum() > 0
+    assert {entry["name"] for entry in picture["classes"]} <= set(VOC_CLASSES)
+    assert (
+        "1 of 1 pictures refined, 5 iterations, spatial 3 at 3,2, bilateral 4 at 121/5,6,7" in out
+    )
+
+
+def test_labels_of_the_program(run, tmp_path):
+    """A recorded run of prog_refine_pascal, from its picture and probabilities."""
+    case = Case("dl_prob_80x60_c6")
+    cv2.imwrite(str(tmp_path / "p.png"), case.rgb[:, :, ::-1])
+    np.save(tmp_path / "p.npy", case["prob"].transpose(2, 0, 1))
+    files = ("--image", tmp_path / "p.png", "--scores", tmp_path / "p.npy")
+    arguments = ("crf", *files, "-o", tmp_path / "o")
+    code, _, err = run(*arguments, "--probabilities")
+    assert code == 0
+    assert "these are probabilities" not in err
+    labels = labels_in(tmp_path / "o" / "labels" / "p.png")
+    assert (labels != case["labels_prog_v1"]).mean() <= 1e-4
+    code, _, err = run(*arguments)
+    assert code == 0
+    assert "these are probabilities, and are taken as scores: --probabilities" in err
+
+
+def test_kinds_of_score_files(run, tmp_path, scores):
+    files = {name: tmp_path / f"s{name}" for name in (".npy", "4.npy", ".npz", "2.npz", ".h5")}
+    np.save(files[".npy"], scores)
+    np.save(files["4.npy"], scores[None].astype(np.float64))
+    np.savez(files[".npz"], scores)
+    np.savez_compressed(files["2.npz"], other=scores[:1], mine=scores)
+    with h5py.File(files[".h5"], "w") as file:
+        file["a/b"] = scores
+    seen = []
+    for name, file in files.items():
+        key = ("--key", "mine") if name == "2.npz" else ()
+        arguments = ("--image", PICTURE, "--scores", file, *key, "-o", tmp_path / "o")
+        assert run("crf", *arguments)[0] == 0, name
+        seen.append(labels_in(tmp_path / "o" / "labels" / "picture.png"))
+    assert all(np.array_equal(labels, seen[0]) for labels in seen)
+
+
+def test_padded_scores(run, tmp_path, scores):
+    write_picture(tmp_path / "p.png", 40, 60)
+    np.save(tmp_path / "s.npy", scores)
+    arguments = (
+        "crf",
+        "--image",
+        tmp_path / "p.png",
+        "--scores",
+        tmp_path / "s.npy",
+        "-o",
+        tmp_path / "o",
+    )
+    code, _, err = run(*arguments)
+    assert code == 2
+    assert "scores and picture differ in size (--crop takes" in err
+    assert run(*arguments, "--crop")[0] == 0
+    part = np.ascontiguousarray(-scores[:, :40, :60])
+    expected = marginals(part, tmp_path / "p.png", CRFParams()).argmax(0)
+    assert np.array_equal(labels_in(tmp_path / "o" / "labels" / "p.png"), expected)
+
+
+def test_folders(run, tmp_path):
+    pictures, maps = tmp_path / "pictures", tmp_path / "scores"
+    pictures.mkdir()
+    maps.mkdir()
+    for i, name in enumerate("abc"):
+        write_picture(pictures / f"{name}.png", 12, 10 + i, i)
+        np.save(maps / f"{name}.npy", np.random.default_rng(i).normal(0, 3, (3, 12, 10 + i)))
+    (maps / "b.npy").unlink()
+    np.save(maps / "c.npy", np.full((3, 12, 12), np.nan))
+    arguments = ("crf", "--image", pictures, "--scores", maps, "-o", tmp_path / "o")
+    code, out, err = run(*arguments, "--json", tmp_path / "r.json")
+    assert code == 2
+    assert "1 of 3 pictures refined" in out
+    missing, nan = err.splitlines()
+    assert missing == f"deeplab-repro: {maps}/b.npy: No such file or directory"
+    assert nan == f"deeplab-repro: {maps}/c.npy: the scores hold NaN"
+    assert [path.name for path in (tmp_path / "o" / "labels").iterdir()] == ["a.png"]
+    content = json.loads((tmp_path / "r.json").read_text())
+    assert [Path(entry["file"]).name for entry in content["failed"]] == ["b.png", "c.png"]
+
+
+def test_normalization_and_relaxation(run, tmp_path, scores):
+    np.save(tmp_path / "s.npy", scores)
+    options = ("--normalization", "symmetric", "--relaxation", "0.5")
+    arguments = ("--image", PICTURE, "--scores", tmp_path / "s.npy", "-o", tmp_path / "o")
+    assert run("crf", *arguments, *options)[0] == 0
+    q = marginals(-scores, PICTURE, CRFParams(), normalization="symmetric", relaxation=0.5)
+    with np.load(tmp_path / "o" / "marginals" / "picture.npz") as file:
+        assert np.array_equal(file["marginals"], q)
+
+
+def test_list_of_parameters(run):
+    code, out, _ = run("crf", "--list-params")
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines()[1:]] == list(CRFParams.names())
+
+
+@pytest.mark.parametrize(
+    ("scores", "options", "message"),
+    [
+        (np.zeros((3, 5, 7)), (), "expected (C, 6, 9), got (3, 5, 7)"),
+        (np.zeros((3, 9, 6)), (), "differ in size: height and width are swapped"),
+        (np.zeros((6, 9, 3)), (), "differ in size: the channels come last"),
+        (np.zeros((6, 9)), (), "holds no scores of one picture"),
+        (np.zeros((2, 3, 6, 9)), (), "holds no scores of one picture"),
+        (np.zeros((0, 6, 9)), (), "holds no scores of one picture"),
+        (np.array(["a"]), (), "is no .npy of numbers"),
+        (np.full((3, 6, 9), 2.0), ("--probabilities",), "are no probabilities"),
+        (np.full((3, 6, 9), np.inf), (), "unary holds -inf"),
+        (np.zeros((3, 6, 9)), ("--params", "deeplab_v2_vgg"), "did you mean deeplab_v2_vgg16"),
+        (np.zeros((3, 6, 9)), ("--bi-w", "x"), "--bi-w; expected weight of the bilateral"),
+        (np.zeros((3, 6, 9)), ("--pos-xy-std", "0"), "pos_xy_std must be positive"),
+        (np.zeros((3, 6, 9)), ("--pos-xy-std", "1e-5"), "use larger standard deviations"),
+        (np.zeros((3, 6, 9)), ("--iterations", "-1"), "iterations must be at least 0"),
+        (np.zeros((3, 6, 9)), ("--relaxation", "7"), "relaxation must be in 0..1"),
+        (np.zeros((3, 6, 9)), ("--classes", __file__), "expected 3 lines"),
+    ],
+)
+def test_bad_input(run, tmp_path, scores, options, message):
+    write_picture(tmp_path / "p.png", 6, 9)
+    np.save(tmp_path / "s.npy", scores)
+    arguments = ("--image", tmp_path / "p.png", "--scores", tmp_path / "s.npy")
+    code, _, err = run("crf", *arguments, "-o", tmp_path / "o", *options)
+    assert code == 2
+    assert len(err.splitlines()) == 1, err
+    assert message in err
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("s.txt", b"1 2", "is no file of scores; expected .npy, .npz, .h5, .hdf5, got .txt"),
+        ("s.npy", b"1 2", "is no .npy"),
+        ("s.npz", b"PK\x03\x04", "is no .npz"),
+        ("s.npz", b"", "is no .npz"),
+        ("s.h5", b"\x89HDF", "is no HDF5 file, or damaged"),
+    ],
+)
+def test_bad_score_files(run, tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    code, _, err = run("crf", "--image", PICTURE, "--scores", tmp_path / name, "-o", tmp_path / "o")
+    assert code == 2
+    assert len(err.splitlines()) == 1, err
+    assert message in err
+
+
+def test_which_array(run, tmp_path):
+    arguments = ("--image", PICTURE, "--scores", CAFFE, "-o", tmp_path / "o")
+    assert "--key with one of image_rgb_uint8, blobs/conv1_1" in run("crf", *arguments)[2]
+    assert "/ holds no data set fc9" in run("crf", *arguments, "--key", "fc9")[2]
+    np.savez(tmp_path / "s.npz", a=np.zeros(3), b=np.zeros(3))
+    arguments = ("--image", PICTURE, "--scores", tmp_path / "s.npz", "-o", tmp_path / "o")
+    assert "--key with one of a, b" in run("crf", *arguments)[2]
+    assert (
+        "holds no array c; expected --key with one of a, b"
+        in run("crf", *arguments, "--key", "c")[2]
+    )
+
+
+def test_an_array_larger_than_memory(run, tmp_path, monkeypatch):
+    np.savez_compressed(tmp_path / "s.npz", np.zeros((3, 400, 400)))
+    monkeypatch.setenv("DEEPLAB_REPRO_MAX_BLOB_BYTES", "1000000")
+    arguments = ("--image", PICTURE, "--scores", tmp_path / "s.npz", "-o", tmp_path / "o")
+    code, _, err = run("crf", *arguments)
+    assert code == 2
+    assert "arr_0 is too large, in bytes; expected at most 1000000" in err
+
+
+def test_segment_with_a_crf(run, tmp_path):
+    picture = write_picture(tmp_path / "p.png", 40, 60)
+    arguments = ("segment", tmp_path / "p.png", *SMALL, "-o", tmp_path / "o")
+    code, out, _ = run(*arguments, "--crf", "deeplab_largefov", "--json", tmp_path / "r.json")
+    assert code == 0
+    assert "refined by a CRF" in out
+    net = load_caffe(MODEL)
+    plain = segment(net, picture, pad_to=97)
+    q = marginals(-plain.scores, tmp_path / "p.png", CRFParams.named("deeplab_largefov"))
+    refined = labels_in(tmp_path / "o" / "labels" / "p.png")
+    assert np.array_equal(refined, q.argmax(0))
+    assert not np.array_equal(refined, plain.labels)
+    assert json.loads((tmp_path / "r.json").read_text())["crf"]["bi_xy_std"] == 121
+    code, _, err = run(*arguments, "--crf", "largefov")
+    assert code == 2
+    assert "no CRF parameters are named 'largefov'; did you mean deeplab_largefov" in err
