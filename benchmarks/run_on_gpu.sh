@@ -51,11 +51,11 @@ done
 has_module cupy || note "cupy is not installed: its tests are skipped"
 # The kernels need torch alone; whole networks need what reads their files.
 tests=tests
-benchmarks=$(ls benchmarks/[!_]*.py)
+benchmarks="channel_affine atrous_vs_cudnn crf_vs_peers forward"
 if [ -n "$missing" ]; then
   note "not installed:$missing; only the ops are tested and timed"
   tests="tests/ops tests/native"
-  benchmarks=benchmarks/channel_affine.py
+  benchmarks=channel_affine
 fi
 
 # For this GPU alone: minutes matter on a rented machine. TORCH_CUDA_ARCH_LIST overrules.
@@ -77,8 +77,16 @@ backends = {f["name"]: f["status"] for f in report.to_dict()["sections"]["Backen
 sys.exit(backends["cuda"] != "ok")'
 # shellcheck disable=SC2086 # words on purpose
 step pytest-cuda "$python" -m pytest $tests -m cuda -p no:cacheprovider --junitxml "$out/pytest-cuda.xml"
-for benchmark in $benchmarks; do
-  name=$(basename "$benchmark" .py)
-  step "benchmark-$name" "$python" "$benchmark" --json "$out/$name.json"
+for name in $benchmarks; do
+  step "benchmark-$name" "$python" "benchmarks/$name.py" --json "$out/$name.json"
 done
+# Races and accesses out of bounds, where the tool is there (it comes with CUDA's toolkit).
+if command -v compute-sanitizer >/dev/null; then
+  for tool in memcheck racecheck; do
+    step "sanitizer-$tool" compute-sanitizer --tool "$tool" --error-exitcode 1 \
+      "$python" -m pytest tests/native -m cuda -p no:cacheprovider -q -x
+  done
+else
+  note "compute-sanitizer is not installed: memory and races are not checked"
+fi
 exit $failed
