@@ -3,12 +3,18 @@
 from deeplab_repro.ops._atrous_rules import ALGORITHMS
 from deeplab_repro.ops.atrous_conv2d import AtrousConv2d, atrous_conv2d, choose_algorithm, im2col
 from deeplab_repro.ops.channel_affine import channel_affine
+from deeplab_repro.ops.mean_field import mean_field
+from deeplab_repro.ops.permutohedral import Lattice, permutohedral_build, permutohedral_filter
 
 __all__ = [
     "ALGORITHMS",
     "AtrousConv2d",
+    "Lattice",
     "atrous_conv2d",
     "channel_affine",
     "choose_algorithm",
     "im2col",
+    "mean_field",
+    "permutohedral_build",
+    "permutohedral_filter",
 ]

@@ -12,6 +12,8 @@ from deeplab_repro.ops.reference.atrous_conv2d import (
     atrous_im2col,
 )
 from deeplab_repro.ops.reference.channel_affine import channel_affine, channel_affine_backward
+from deeplab_repro.ops.reference.mean_field import mean_field
+from deeplab_repro.ops.reference.permutohedral import permutohedral_build, permutohedral_filter
 
 __all__ = [
     "atrous_col2im",
@@ -21,4 +23,7 @@ __all__ = [
     "atrous_im2col",
     "channel_affine",
     "channel_affine_backward",
+    "mean_field",
+    "permutohedral_build",
+    "permutohedral_filter",
 ]
