@@ -1,0 +1,35 @@
+// One library for every x86-64: a file of hot loops is compiled several times, each for its own
+// instruction set, and the best that the processor has is taken at run time.
+//
+// Such a file includes all other headers first, then
+//   DEEPLAB_BEGIN_TARGET("avx2,fma") ... DEEPLAB_END_TARGET
+// around functions in an anonymous namespace. The region uses no templates and no inline functions
+// from outside it: the linker would keep one copy of these, perhaps the one that needs AVX-512.
+#pragma once
+
+#if defined(__x86_64__)
+#define DEEPLAB_HAS_X86_TARGETS 1
+#else
+#define DEEPLAB_HAS_X86_TARGETS 0
+#endif
+
+#define DEEPLAB_PRAGMA(text) _Pragma(#text)
+#if defined(__clang__)
+#define DEEPLAB_BEGIN_TARGET(names) \
+  DEEPLAB_PRAGMA(clang attribute push(__attribute__((target(names))), apply_to = function))
+#define DEEPLAB_END_TARGET DEEPLAB_PRAGMA(clang attribute pop)
+#else
+#define DEEPLAB_BEGIN_TARGET(names) \
+  DEEPLAB_PRAGMA(GCC push_options)  \
+  DEEPLAB_PRAGMA(GCC target(names))
+#define DEEPLAB_END_TARGET DEEPLAB_PRAGMA(GCC pop_options)
+#endif
+
+namespace deeplab {
+
+enum class InstructionSet { baseline, avx2, avx512 };
+
+// The best of the processor, or what DEEPLAB_REPRO_CPU=baseline|avx2|avx512 lowers it to.
+InstructionSet instruction_set();
+
+}  // namespace deeplab

@@ -1,0 +1,215 @@
+// One pass over the points an iteration: the messages of all kernels are sliced from their blurred
+// tables, added to the unary term and made probabilities, which are splatted into the next tables
+// while they are in the first-level cache. Marginals are written once, at the end.
+#include <torch/csrc/stable/library.h>
+
+#include <cmath>
+#include <cstring>
+#include <utility>
+
+#include "../permutohedral/filter_plan.h"
+#include "mean_field_entry.h"
+
+namespace deeplab {
+namespace {
+
+class Kernel {
+ public:
+  Kernel(const MeanFieldKernel& kernel, float weight, Index classes, Index stride)
+      : lattice_(view_of<float>(kernel.lattice)),
+        plan_(lattice_.vertex, lattice_.neighbours, lattice_.points, lattice_.vertices,
+              lattice_.corners),
+        factor_(weight * lattice_.alpha()),
+        classes_(classes),
+        stride_(stride),
+        now_(plan_.table_rows() * stride),
+        next_(plan_.table_rows() * stride) {
+    normalize(kernel.normalization, kernel.lattice.points);
+    pad_compatibility(kernel.compatibility);
+  }
+
+  const FilterPlan& plan() const { return plan_; }
+
+  void clear_next(Index strip) const { plan_.clear(strip, stride_, next_.get()); }
+
+  void splat(Index first, Index count, const float* rows) const {
+    kernels<float>().lattice.splat(block(first, count, plan_.slot(), splat_scale_), rows,
+                                   next_.get());
+  }
+
+  // After all points were splatted.
+  void blur_next() {
+    plan_.merge_and_blur(stride_, false, next_.get());
+    std::swap(now_, next_);
+  }
+
+  // rows -= weight * mu * message; spare: as large as rows.
+  void subtract_message(Index first, Index count, float* spare, float* rows) const {
+    const KernelSet<float>& run = kernels<float>();
+    const auto from = block(first, count, lattice_.vertex, slice_scale_);
+    if (!mu_) {  // Potts
+      run.lattice.slice(from, factor_, true, now_.get(), rows);
+      return;
+    }
+    run.lattice.slice(from, factor_, false, now_.get(), spare);
+    if (diagonal_) {
+      run.mean_field.subtract_diagonal(stride_, count, mu_.get(), spare, rows);
+    } else {
+      run.mean_field.subtract_product(stride_, count, classes_, mu_.get(), spare, rows);
+    }
+  }
+
+ private:
+  PointBlock<float> block(Index first, Index count, const int* index,
+                          const Buffer<float>& scale) const {
+    return {stride_,
+            count,
+            lattice_.corners,
+            index + first * lattice_.corners,
+            lattice_.weight + first * lattice_.corners,
+            scale ? scale.get() + first : nullptr};
+  }
+
+  void normalize(Normalization normalization, Index picture) {
+    if (normalization == Normalization::none) return;
+    Buffer<float> scale(lattice_.points);
+    const Index stride = row_stride<float>(1);
+    const auto ones = [&](Index, Index count, float* rows) {
+      std::fill(rows, rows + count * stride, 1.0f);
+    };
+    const bool root = normalization == Normalization::symmetric;
+    filter_points(lattice_, plan_, stride, picture, false, ones,
+                  [&](Index first, Index count, const float* rows) {
+                    for (Index i = 0; i < count; ++i) {
+                      const float norm = rows[i * stride] + kTinyNorm;
+                      scale[first + i] = 1 / (root ? std::sqrt(norm) : norm);
+                    }
+                  });
+    if (root) {
+      splat_scale_ = Buffer<float>(lattice_.points);
+      std::memcpy(splat_scale_.get(), scale.get(), lattice_.points * sizeof(float));
+    }
+    (normalization == Normalization::before ? splat_scale_ : slice_scale_) = std::move(scale);
+  }
+
+  void pad_compatibility(const Tensor& mu) {
+    if (mu.numel() == 0) return;
+    diagonal_ = mu.dim() == 1;
+    const float* values = mu.const_data_ptr<float>();
+    const Index columns = diagonal_ ? 1 : classes_;
+    mu_ = Buffer<float>(columns * stride_);
+    std::fill(mu_.get(), mu_.get() + columns * stride_, 0.0f);
+    for (Index column = 0; column < columns; ++column) {
+      for (Index c = 0; c < classes_; ++c) {
+        mu_[column * stride_ + c] = diagonal_ ? values[c] : values[c * classes_ + column];
+      }
+    }
+  }
+
+  LatticeView<float> lattice_;
+  FilterPlan plan_;
+  float factor_;
+  Index classes_, stride_;
+  Buffer<float> now_, next_;                 // blurred table; the one that is being splatted into
+  Buffer<float> splat_scale_, slice_scale_;  // (points); empty = 1
+  Buffer<float> mu_;                         // empty = Potts
+  bool diagonal_ = false;
+};
+
+class MeanField {
+ public:
+  MeanField(const MeanFieldProblem& problem, float* result)
+      : problem_(problem),
+        stride_(row_stride<float>(problem.classes)),
+        points_(problem.batch * problem.points),
+        scores_(points_ * stride_),
+        old_(problem.relaxation == 1 ? 0 : points_ * stride_),
+        result_(result) {
+    const float* weights = problem.weights.const_data_ptr<float>();
+    for (std::size_t k = 0; k < problem.kernels.size(); ++k) {
+      kernels_.emplace_back(problem.kernels[k], weights[k], problem.classes, stride_);
+    }
+  }
+
+  void run() {
+    for (Index step = 0; step <= problem_.iterations; ++step) {
+      const FilterPlan& plan = kernels_.front().plan();
+      torch::stable::parallel_for(0, plan.strips(), 1, [&](int64_t begin, int64_t end) {
+        const Buffer<float> rows(2 * kBlockPoints * stride_);
+        for (Index strip = begin; strip < end; ++strip) {
+          if (step < problem_.iterations) {
+            for (const Kernel& kernel : kernels_) kernel.clear_next(strip);
+          }
+          for_blocks(plan, strip, problem_.points, [&](Index first, Index count) {
+            update(step, first, count, rows.get(), rows.get() + kBlockPoints * stride_);
+          });
+        }
+      });
+      if (step < problem_.iterations) {
+        for (Kernel& kernel : kernels_) kernel.blur_next();
+      }
+    }
+  }
+
+ private:
+  void update(Index step, Index first, Index count, float* rows, float* spare) const {
+    const MeanFieldKernels& run = kernels<float>().mean_field;
+    float* scores = scores_.get() + first * stride_;
+    float* old = old_ ? old_.get() + first * stride_ : nullptr;
+    const std::size_t bytes = count * stride_ * sizeof(float);
+    if (step == 0) {
+      // Padding never becomes probable.
+      pack(problem_.unary, first, count, -1, -std::numeric_limits<float>::infinity(), scores);
+    }
+    if (step == 0 && problem_.initial) {
+      pack(*problem_.initial, first, count, 1, 0, rows);
+    } else {
+      std::memcpy(rows, scores, bytes);
+      if (step > 0) {
+        for (const Kernel& kernel : kernels_) kernel.subtract_message(first, count, spare, rows);
+      }
+      run.softmax(stride_, count, problem_.cutoff, rows);
+      if (step > 0 && old) run.relax(stride_, count, problem_.relaxation, old, rows);
+    }
+    if (step == 0 && old) std::memcpy(old, rows, bytes);
+    if (step < problem_.iterations) {
+      for (const Kernel& kernel : kernels_) kernel.splat(first, count, rows);
+    } else {
+      kernels<float>().lattice.unpack(stride_, count, problem_.classes, rows,
+                                      result_ + offset(first), problem_.points);
+    }
+  }
+
+  // Of a point in (B, C, P), class 0.
+  Index offset(Index point) const {
+    return point / problem_.points * problem_.classes * problem_.points + point % problem_.points;
+  }
+
+  void pack(const Tensor& planes, Index first, Index count, float sign, float padding,
+            float* rows) const {
+    kernels<float>().lattice.pack(stride_, count, problem_.classes,
+                                  planes.const_data_ptr<float>() + offset(first), problem_.points,
+                                  sign, padding, rows);
+  }
+
+  const MeanFieldProblem& problem_;
+  Index stride_, points_;
+  Buffer<float> scores_;  // -unary, (points, stride)
+  Buffer<float> old_;     // the last marginals, where they are relaxed
+  std::vector<Kernel> kernels_;
+  float* result_;
+};
+
+struct MeanFieldCpu {
+  static void mean_field(const MeanFieldProblem& problem, float* result, Index /*max_blocks*/,
+                         int /*device*/) {
+    MeanField(problem, result).run();
+  }
+};
+
+}  // namespace
+}  // namespace deeplab
+
+STABLE_TORCH_LIBRARY_IMPL(deeplab_repro, CPU, m) {
+  m.impl("mean_field", TORCH_BOX(&deeplab::mean_field<deeplab::MeanFieldCpu>));
+}
