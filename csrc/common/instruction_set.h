@@ -13,16 +13,24 @@
 #define DEEPLAB_HAS_X86_TARGETS 0
 #endif
 
+// DEEPLAB_BEGIN_NO_CONTRACTION ... DEEPLAB_END_NO_CONTRACTION: a * b + c is rounded twice, also on
+// processors where a compiler would fuse it unasked.
 #define DEEPLAB_PRAGMA(text) _Pragma(#text)
 #if defined(__clang__)
 #define DEEPLAB_BEGIN_TARGET(names) \
   DEEPLAB_PRAGMA(clang attribute push(__attribute__((target(names))), apply_to = function))
 #define DEEPLAB_END_TARGET DEEPLAB_PRAGMA(clang attribute pop)
+#define DEEPLAB_BEGIN_NO_CONTRACTION DEEPLAB_PRAGMA(clang fp contract(off))
+#define DEEPLAB_END_NO_CONTRACTION
 #else
 #define DEEPLAB_BEGIN_TARGET(names) \
   DEEPLAB_PRAGMA(GCC push_options)  \
   DEEPLAB_PRAGMA(GCC target(names))
 #define DEEPLAB_END_TARGET DEEPLAB_PRAGMA(GCC pop_options)
+#define DEEPLAB_BEGIN_NO_CONTRACTION \
+  DEEPLAB_PRAGMA(GCC push_options)   \
+  DEEPLAB_PRAGMA(GCC optimize("fp-contract=off"))
+#define DEEPLAB_END_NO_CONTRACTION DEEPLAB_PRAGMA(GCC pop_options)
 #endif
 
 namespace deeplab {

@@ -48,6 +48,7 @@ Tensor mean_field(const Tensor& unary, const std::optional<Tensor>& initial,
   check(lattices.size() == 5 * kernels && normalization.size() == kernels, op,
         ": five lattice tensors and one normalization are needed for each of ", kernels,
         " compatibilities");
+  check(kernels > 0, op, ": at least one kernel is needed");
   check_like(op, "weights", weights, "unary", unary);
   check_vector(op, "weights", weights, static_cast<int64_t>(kernels));
   check(iterations >= 0, op, ": iterations must not be negative");

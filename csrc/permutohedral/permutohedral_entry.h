@@ -32,6 +32,16 @@ inline void check_shape(const char* op, const char* name, const Tensor& t,
   check(same, op, ": ", name, " must have shape (", expected, "), got ", shape_of(t));
 }
 
+inline void check_build(const char* op, const Tensor& features) {
+  check_float(op, "features", features);
+  check(features.dim() == 3 && features.size(2) >= 1 && features.size(2) <= kMaxDimension, op,
+        ": features must have shape (B, P, d) with d in 1..16, got ", shape_of(features));
+  const Index entries =
+      features.size(0) * (features.size(1) + kPaddedPoints) * (features.size(2) + 1);
+  check(entries <= std::numeric_limits<int>::max(), op, ": features ", shape_of(features), " need ",
+        entries, " entries, 2**31 is the limit");
+}
+
 // Five tensors of one lattice, contiguous.
 struct LatticeTensors {
   Tensor vertex, weight, neighbours, splat_start, splat_entry;
