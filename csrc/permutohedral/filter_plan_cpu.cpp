@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <atomic>
 #include <stdexcept>
 
 #include "filter_plan.h"
@@ -47,64 +48,59 @@ FilterPlan::FilterPlan(const int* vertex, const int* neighbours, Index points, I
 void FilterPlan::plan_strips(Index points, Index vertices, int corners) {
   const Index strips = strip_count(points);
   for (Index s = 0; s <= strips; ++s) first_point_.push_back(points * s / strips);
-  std::vector<int> lowest(strips, 0), highest(strips, -1);
-  torch::stable::parallel_for(0, strips, 1, [&](int64_t begin, int64_t end) {
-    for (Index s = begin; s < end; ++s) {
-      int low = 0, high = -1;
-      for (Index e = first_point_[s] * corners; e < first_point_[s + 1] * corners; ++e) {
-        low = std::min(low, vertex_[e]);
-        high = std::max(high, vertex_[e]);
+  // Which vertices a strip touches; afterwards, their rows.
+  std::vector<Buffer<int>> row_of(strips);
+  std::vector<Index> touched_end(strips, 0);
+  std::atomic<bool> in_range{true};
+  const auto for_strips = [&](const auto& f) {
+    torch::stable::parallel_for(0, strips, 1, [&](int64_t begin, int64_t end) {
+      for (Index s = begin; s < end; ++s) f(s);
+    });
+  };
+  for_strips([&](Index s) {
+    row_of[s] = Buffer<int>(vertices);
+    std::memset(row_of[s].get(), 0, vertices * sizeof(int));
+    const unsigned limit = static_cast<unsigned>(vertices);
+    for (Index e = first_point_[s] * corners; e < first_point_[s + 1] * corners; ++e) {
+      if (static_cast<unsigned>(vertex_[e]) >= limit) {
+        in_range = false;
+        return;
       }
-      lowest[s] = low;
-      highest[s] = high;
+      row_of[s][vertex_[e]] = 1;
+    }
+    for (touched_end[s] = vertices; touched_end[s] > 0; --touched_end[s]) {
+      if (row_of[s][touched_end[s] - 1]) break;
     }
   });
-  if (*std::min_element(lowest.begin(), lowest.end()) < 0 ||
-      *std::max_element(highest.begin(), highest.end()) >= vertices) {
-    not_a_lattice("a vertex is out of range");
-  }
+  if (!in_range) not_a_lattice("a vertex is out of range");
   // Vertices are numbered in the order of first touch, so what a strip is the first to touch is a
   // range. With another numbering the ranges hold fewer such vertices, and the result is the same.
   first_owned_.assign(strips + 1, 0);
   for (Index s = 0; s < strips; ++s) {
-    first_owned_[s + 1] = std::max<Index>(first_owned_[s], highest[s] + 1);
+    first_owned_[s + 1] = std::max(first_owned_[s], touched_end[s]);
   }
-  const std::vector<Index> owned = first_owned_;
-  first_owned_.back() = vertices;  // with those that no point touches
-
   shared_.resize(strips);
   first_extra_.assign(strips + 1, vertices);
-  if (strips == 1) return;
-  slot_ = Buffer<int>(points * corners);
-  torch::stable::parallel_for(0, strips, 1, [&](int64_t begin, int64_t end) {
-    for (Index s = begin; s < end; ++s) {
-      std::vector<int> extra_of(owned[s], -1);
-      std::vector<int>& shared = shared_[s];
-      for (Index e = first_point_[s] * corners; e < first_point_[s + 1] * corners; ++e) {
-        const int v = vertex_[e];
-        if (v >= owned[s]) {
-          slot_[e] = v;
-          continue;
-        }
-        if (extra_of[v] < 0) {
-          extra_of[v] = static_cast<int>(shared.size());
-          shared.push_back(v);
-        }
-        slot_[e] = ~extra_of[v];
+  if (strips > 1) {
+    for_strips([&](Index s) {
+      for (Index v = 0; v < first_owned_[s]; ++v) {
+        if (row_of[s][v]) shared_[s].push_back(static_cast<int>(v));
       }
+    });
+    for (Index s = 0; s < strips; ++s) {
+      first_extra_[s + 1] = first_extra_[s] + static_cast<Index>(shared_[s].size());
     }
-  });
-  for (Index s = 0; s < strips; ++s) {
-    first_extra_[s + 1] = first_extra_[s] + static_cast<Index>(shared_[s].size());
+    slot_ = Buffer<int>(points * corners);
+    for_strips([&](Index s) {
+      int row = static_cast<int>(first_extra_[s]);
+      for (const int v : shared_[s]) row_of[s][v] = row++;
+      for (Index v = first_owned_[s]; v < touched_end[s]; ++v) row_of[s][v] = static_cast<int>(v);
+      for (Index e = first_point_[s] * corners; e < first_point_[s + 1] * corners; ++e) {
+        slot_[e] = row_of[s][vertex_[e]];
+      }
+    });
   }
-  torch::stable::parallel_for(0, strips, 1, [&](int64_t begin, int64_t end) {
-    for (Index s = begin; s < end; ++s) {
-      const int first = static_cast<int>(first_extra_[s]);
-      for (Index e = first_point_[s] * corners; e < first_point_[s + 1] * corners; ++e) {
-        slot_[e] = slot_[e] < 0 ? first + ~slot_[e] : slot_[e];
-      }
-    }
-  });
+  first_owned_.back() = vertices;  // with those that no point touches
 }
 
 void FilterPlan::plan_merge(Index vertices) {

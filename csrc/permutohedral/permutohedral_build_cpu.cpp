@@ -82,7 +82,10 @@ template <typename T, int kWords>
 class Builder {
  public:
   Builder(const Features<T>& features, const KeyFields& fields)
-      : features_(features), corners_(features.d + 1), fields_(fields) {
+      : features_(features),
+        corners_(features.d + 1),
+        fields_(fields),
+        table_(expected_vertices()) {
     for (int i = 0; i < features.d; ++i) {
       origin_ = origin_ - fields.quotient<kWords>(i) * static_cast<std::int64_t>(fields.lowest(i));
       unit_[i] = fields.quotient<kWords>(i);
@@ -95,7 +98,8 @@ class Builder {
     const Index threads = static_cast<Index>(torch::stable::get_num_threads());
     const Index parts = std::max<Index>(1, std::min(threads, points / kMinThreadPoints));
     const auto first = [&](Index part) { return points * part / parts; };
-    std::vector<VertexTable<kWords>> tables(parts - 1);
+    std::vector<VertexTable<kWords>> tables;
+    for (Index part = 1; part < parts; ++part) tables.emplace_back(expected_vertices() / parts);
     const auto table_of = [&](Index part) -> VertexTable<kWords>& {
       return part == 0 ? table_ : tables[part - 1];
     };
@@ -130,7 +134,7 @@ class Builder {
     // Steps to the neighbour before, from a vertex with and without remainder.
     Key<kWords> with[kMaxCorners], without[kMaxCorners];
     const Key<kWords> remainder = fields_.remainder<kWords>();
-    Key<kWords> all;
+    Key<kWords> all{};
     for (int i = 0; i < features_.d; ++i) all = all + unit_[i];
     for (int axis = 0; axis < corners_; ++axis) {
       with[axis] = unit_[axis] - remainder;
@@ -169,6 +173,9 @@ class Builder {
 
  private:
   static constexpr Index kLookAhead = 16;
+
+  // A guess from photographs.
+  Index expected_vertices() const { return features_.all_points() * corners_ / 12; }
 
   void number_points(Index begin, Index end, VertexTable<kWords>& table, int* vertex,
                      T* weight) const {
@@ -229,8 +236,8 @@ class Builder {
   const Features<T>& features_;
   int corners_;
   const KeyFields& fields_;
-  Key<kWords> origin_;             // of quotients 0
-  Key<kWords> unit_[kMaxCorners];  // of one quotient; 0 for the last coordinate, which has none
+  Key<kWords> origin_{};             // of quotients 0
+  Key<kWords> unit_[kMaxCorners] = {};  // of one quotient; 0 for the last coordinate, which has none
   VertexTable<kWords> table_;
 };
 

@@ -8,6 +8,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <vector>
 
 #include "../common/buffer_cpu.h"
@@ -16,7 +17,9 @@ namespace deeplab {
 
 template <int kWords>
 struct Key {
-  std::uint64_t word[kWords] = {};
+  static constexpr std::uint64_t kOdd = 0x9E3779B97F4A7C15u;  // 2^64 / golden ratio
+
+  std::uint64_t word[kWords];
 
   Key operator+(const Key& other) const {
     Key sum;
@@ -39,12 +42,12 @@ struct Key {
     return same;
   }
   std::uint64_t hash() const {
-    std::uint64_t mixed = 0;
-    for (int w = 0; w < kWords; ++w) {
-      mixed = (mixed ^ word[w]) * 0x9E3779B97F4A7C15u;
+    std::uint64_t mixed = word[0];
+    for (int w = 1; w < kWords; ++w) {
+      mixed = (mixed * kOdd ^ word[w]);
       mixed ^= mixed >> 32;
     }
-    return mixed * 0x9E3779B97F4A7C15u;
+    return mixed * kOdd;
   }
 };
 
@@ -105,7 +108,7 @@ class KeyFields {
   }
   template <int kWords>
   static Key<kWords> unit(const Place& at) {
-    Key<kWords> key;
+    Key<kWords> key{};
     key.word[at.word] = std::uint64_t{1} << at.shift;
     return key;
   }
@@ -120,7 +123,12 @@ class KeyFields {
 template <int kWords>
 class VertexTable {
  public:
-  VertexTable() { resize(kLeastSlots); }
+  // `expected` vertices need no growth.
+  explicit VertexTable(Index expected) {
+    std::size_t slots = kLeastSlots;
+    while (slots < 2 * static_cast<std::size_t>(expected)) slots *= 2;
+    resize(slots);
+  }
 
   Index size() const { return static_cast<Index>(keys_.size()); }
   const Key<kWords>& key(Index vertex) const { return keys_[vertex]; }
@@ -161,7 +169,7 @@ class VertexTable {
     shift_ = 64;
     for (std::size_t size = slots; size > 1; size /= 2) --shift_;
     slots_ = Buffer<Slot>(static_cast<Index>(slots));
-    for (std::size_t i = 0; i < slots; ++i) slots_[i].vertex = -1;
+    std::memset(static_cast<void*>(slots_.get()), 0xFF, slots * sizeof(Slot));  // vertex -1
     for (std::size_t vertex = 0; vertex < keys_.size(); ++vertex) {
       std::size_t at = first_slot(keys_[vertex].hash());
       while (slots_[at].vertex >= 0) at = (at + 1) & mask_;

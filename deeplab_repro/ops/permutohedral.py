@@ -5,6 +5,7 @@ Built once for the features of a picture, a lattice filters any number of values
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -106,13 +107,17 @@ def _check_range(op: str, features: Tensor) -> None:
     # neighbours.
     d = features.shape[-1]
     scale = [(2 / 3) ** 0.5 * (d + 1) * ((i + 1) / (i + 2)) ** 0.5 for i in range(d)]
-    largest = features.abs().amax((0, 1)).double()
-    if not torch.isfinite(largest).all():
+    low, high = torch.aminmax(features)
+    largest = float(torch.maximum(high, -low))
+    if not math.isfinite(largest):
         raise ValueError(f"{op}: features must be finite, got NaN or infinity")
-    reach = float((largest * largest.new_tensor(scale)).sum()) + 2 * (d + 1)
+    reach = largest * sum(scale) + 2 * (d + 1)
+    if reach > MAX_COORDINATE:  # a bound; now exactly
+        each = features.abs().amax((0, 1)).double()
+        reach = float((each * each.new_tensor(scale)).sum()) + 2 * (d + 1)
     if reach > MAX_COORDINATE:
         raise ValueError(
-            f"{op}: features up to {float(largest.max()):.6g} standard deviations make lattice "
+            f"{op}: features up to {largest:.6g} standard deviations make lattice "
             f"coordinates up to {reach:.0f}, {MAX_COORDINATE} is the limit: use larger standard "
             "deviations"
         )
