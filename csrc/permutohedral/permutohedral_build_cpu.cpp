@@ -37,18 +37,40 @@ struct Features {
   Index all_points() const { return pictures * points; }
 };
 
+template <typename T>
+struct Range {
+  T low[kMaxDimension] = {}, high[kMaxDimension] = {};
+  T zero[kMaxDimension] = {};  // NaN after NaN or infinity
+
+  void add(const Features<T>& features, Index point) {
+    for (int i = 0; i < features.d; ++i) {
+      const T value = features.values[point * features.d + i];
+      low[i] = std::min(low[i], value);
+      high[i] = std::max(high[i], value);
+      zero[i] += value * 0;
+    }
+  }
+};
+
 // Fields for all keys that these features can make, found from the least and largest of each.
 template <typename T>
 KeyFields key_fields(const char* op, const Features<T>& features) {
   const int d = features.d;
+  const Index parts = ceil_div(features.all_points(), kMinThreadPoints);
+  std::vector<Range<T>> ranges(parts);
+  torch::stable::parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
+    for (Index part = begin; part < end; ++part) {
+      const Index last = std::min((part + 1) * kMinThreadPoints, features.all_points());
+      for (Index p = part * kMinThreadPoints; p < last; ++p) ranges[part].add(features, p);
+    }
+  });
   double low[kMaxDimension] = {}, high[kMaxDimension] = {};  // 0 for padding points
   bool finite = true;
-  for (Index p = 0; p < features.all_points(); ++p) {
+  for (const Range<T>& range : ranges) {
     for (int i = 0; i < d; ++i) {
-      const double value = features.values[p * d + i];
-      finite &= value - value == 0;
-      low[i] = std::min(low[i], value);
-      high[i] = std::max(high[i], value);
+      low[i] = std::min<double>(low[i], range.low[i]);
+      high[i] = std::max<double>(high[i], range.high[i]);
+      finite &= range.zero[i] == 0;
     }
   }
   check(finite, op, ": features must be finite, got NaN or infinity");
@@ -236,8 +258,9 @@ class Builder {
   const Features<T>& features_;
   int corners_;
   const KeyFields& fields_;
-  Key<kWords> origin_{};             // of quotients 0
-  Key<kWords> unit_[kMaxCorners] = {};  // of one quotient; 0 for the last coordinate, which has none
+  Key<kWords> origin_{};  // of quotients 0
+  Key<kWords> unit_[kMaxCorners] =
+      {};  // of one quotient; 0 for the last coordinate, which has none
   VertexTable<kWords> table_;
 };
 
