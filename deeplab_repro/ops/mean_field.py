@@ -60,7 +60,7 @@ def mean_field(
 
     inputs = [unary, weights, initial, *mus]
     needs_grad = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
-    if needs_grad or unary.dtype != torch.float32:
+    if needs_grad or unary.dtype != torch.float32 or count == 0:
 
         def filter_(values: Tensor, *rest: object) -> Tensor:
             return torch.ops.deeplab_repro.permutohedral_filter(values, *rest, max_blocks)

@@ -173,7 +173,7 @@ def permutohedral_filter(
     corner_values = weight[..., None] * values[..., None, :]  # (B, P, d+1, V)
     # One row more, always 0, stands for missing neighbours: index -1.
     table = values.new_zeros(count + 1, channels)
-    table = table.index_add(0, vertex.flatten(), corner_values.reshape(-1, channels))
+    table = table.index_add(0, vertex.flatten(), corner_values.flatten(0, 2))
     for axis in reversed(range(axes)) if reverse else range(axes):
         before, after = neighbours[axis].long().unbind(1)
         blurred = table[:count] + 0.5 * (table[before] + table[after])
