@@ -35,9 +35,9 @@
 
 namespace deeplab {
 
-enum class InstructionSet { baseline, avx2, avx512 };
+enum class CpuTarget { baseline, avx2, avx512 };
 
-// The best of the processor, or what DEEPLAB_REPRO_CPU=baseline|avx2|avx512 lowers it to.
-InstructionSet instruction_set();
+// The best of the processor, or what DEEPLAB_REPRO_CPU_ISA caps it to.
+CpuTarget cpu_target();
 
 }  // namespace deeplab

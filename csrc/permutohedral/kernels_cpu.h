@@ -84,12 +84,12 @@ const KernelSet<T>& avx512_kernels();
 template <typename T>
 inline const KernelSet<T>& kernels() {
 #if DEEPLAB_HAS_X86_TARGETS
-  switch (instruction_set()) {
-    case InstructionSet::avx512:
+  switch (cpu_target()) {
+    case CpuTarget::avx512:
       return avx512_kernels<T>();
-    case InstructionSet::avx2:
+    case CpuTarget::avx2:
       return avx2_kernels<T>();
-    case InstructionSet::baseline:
+    case CpuTarget::baseline:
       break;
   }
 #endif

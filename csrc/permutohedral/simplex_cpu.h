@@ -31,7 +31,7 @@ FindSimplex<T> avx2_find_simplex();
 template <typename T>
 FindSimplex<T> find_simplex() {
 #if DEEPLAB_HAS_X86_TARGETS
-  if (instruction_set() != InstructionSet::baseline) return avx2_find_simplex<T>();
+  if (cpu_target() != CpuTarget::baseline) return avx2_find_simplex<T>();
 #endif
   return baseline_find_simplex<T>();
 }
