@@ -201,9 +201,9 @@ class MeanField {
 };
 
 struct MeanFieldCpu {
-  static void mean_field(const MeanFieldProblem& problem, float* result, Index /*max_blocks*/,
-                         int /*device*/) {
-    MeanField(problem, result).run();
+  static void mean_field(const MeanFieldProblem& problem, const Tensor& result,
+                         Index /*max_blocks*/) {
+    MeanField(problem, result.mutable_data_ptr<float>()).run();
   }
 };
 

@@ -5,12 +5,10 @@
 #include <vector>
 
 #include "../permutohedral/permutohedral_entry.h"
+#include "normalization.h"
 
 namespace deeplab {
 
-enum class Normalization { none, after, before, symmetric };  // as in the op's schema
-
-constexpr float kTinyNorm = 1e-20f;
 // densecrf's exp is exactly 0 below this. The other: what float32 can hold without denormals.
 constexpr float kDeeplabCutoff = 20.0f;
 constexpr float kExactCutoff = 87.0f;
@@ -32,7 +30,7 @@ struct MeanFieldProblem {
   float cutoff;
 };
 
-// Launch::mean_field(problem, result, max_blocks, device index)
+// Launch::mean_field(problem, result, max_blocks)
 template <typename Launch>
 Tensor mean_field(const Tensor& unary, const std::optional<Tensor>& initial,
                   const std::vector<Tensor>& lattices, const Tensor& weights,
@@ -86,8 +84,7 @@ Tensor mean_field(const Tensor& unary, const std::optional<Tensor>& initial,
 
   const Tensor result = torch::stable::new_empty(problem.unary, problem.unary.sizes());
   if (result.numel() > 0) {
-    Launch::mean_field(problem, result.mutable_data_ptr<float>(), max_blocks,
-                       unary.get_device_index());
+    Launch::mean_field(problem, result, max_blocks);
   }
   return result;
 }

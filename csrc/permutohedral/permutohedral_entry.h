@@ -82,7 +82,7 @@ struct LatticeTensors {
   }
 };
 
-// Launch::filter<T>(lattice, channels, values, reverse, result, max_blocks, device index)
+// Launch::filter<T>(lattice, values, reverse, result, max_blocks)
 template <typename Launch>
 Tensor permutohedral_filter(const Tensor& values_any, const Tensor& vertex, const Tensor& weight,
                             const Tensor& neighbours, const Tensor& splat_start,
@@ -99,8 +99,7 @@ Tensor permutohedral_filter(const Tensor& values_any, const Tensor& vertex, cons
   if (result.numel() == 0) return result;
   dispatch_float(values, [&](auto zero) {
     using T = decltype(zero);
-    Launch::filter(lattice, values.size(2), values.const_data_ptr<T>(), reverse,
-                   result.mutable_data_ptr<T>(), max_blocks, values.get_device_index());
+    Launch::template filter<T>(lattice, values, reverse, result, max_blocks);
   });
   return result;
 }

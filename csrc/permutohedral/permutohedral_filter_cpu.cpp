@@ -8,9 +8,12 @@ namespace {
 
 struct FilterCpu {
   template <typename T>
-  static void filter(const LatticeTensors& tensors, Index channels, const T* values, bool reverse,
-                     T* result, Index /*max_blocks*/, int /*device*/) {
-    const auto lattice = view_of<T>(tensors);
+  static void filter(const LatticeTensors& tensors, const Tensor& values_tensor, bool reverse,
+                     const Tensor& result_tensor, Index /*max_blocks*/) {
+    const Index channels = values_tensor.size(2);
+    const T* values = values_tensor.const_data_ptr<T>();
+    T* result = result_tensor.mutable_data_ptr<T>();
+    const LatticeView<T> lattice = view_of<T>(tensors);
     const FilterPlan plan(lattice.vertex, lattice.neighbours, lattice.points, lattice.vertices,
                           lattice.corners);
     const Index stride = row_stride<T>(channels);
