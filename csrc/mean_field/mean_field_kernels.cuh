@@ -3,12 +3,11 @@
 #pragma once
 
 #include "../common/kernel.cuh"
-#include "../permutohedral/filter_kernels.cuh"
+#include "../permutohedral/slice.cuh"
 
 namespace deeplab {
 
 constexpr int kMaxKernels = 16;
-constexpr int kMeanFieldThreads = 256;
 constexpr int kWarp = 32;
 constexpr float kLowest = -3.402823466e38f;
 

@@ -10,6 +10,8 @@
 
 namespace deeplab {
 
+constexpr int kMeanFieldThreads = 256;
+
 struct MeanFieldInput {
   Index pictures, points, classes;  // points of a picture
   const float* unary;               // (B, C, P)

@@ -3,6 +3,7 @@
 
 #include "../common/fill_kernel.cuh"
 #include "geometry.h"
+#include "slice.cuh"
 
 namespace deeplab {
 
@@ -82,17 +83,6 @@ __global__ void blur_kernel(FilterGeometry g, const int* neighbours, const T* ta
                      (after >= 0 ? table[after * g.channels + channel] : T(0));
     blurred[item] = table[item] + beside * T(0.5);
   }
-}
-
-// What a point reads of one channel.
-template <typename T>
-__device__ T sliced(Index corners, Index channels, const int* vertex, const T* weight,
-                    const T* table, Index point, Index channel) {
-  T sum = 0;
-  for (Index c = point * corners; c < (point + 1) * corners; ++c) {
-    sum += weight[c] * table[vertex[c] * channels + channel];
-  }
-  return sum;
 }
 
 // One thread, one point and channel; factor: the blur's gain.

@@ -7,7 +7,7 @@ on torch's current stream. Importing this package does not import CuPy.
 from collections.abc import Callable
 from typing import Any
 
-from deeplab_repro._cupy import atrous_conv2d, channel_affine
+from deeplab_repro._cupy import atrous_conv2d, channel_affine, permutohedral
 
 KERNELS: dict[str, Callable[..., Any]] = {
     "channel_affine": channel_affine.channel_affine,
@@ -17,4 +17,7 @@ KERNELS: dict[str, Callable[..., Any]] = {
     "atrous_conv2d_direct_grad_weight": atrous_conv2d.direct_grad_weight,
     "atrous_im2col": atrous_conv2d.im2col,
     "atrous_col2im": atrous_conv2d.col2im,
+    "permutohedral_build": permutohedral.build,
+    "permutohedral_filter": permutohedral.filter_values,
+    "mean_field": permutohedral.mean_field,
 }
