@@ -1,7 +1,6 @@
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
-#include <string>
 
 #include "atrous_conv2d_entry.h"
 #include "cpu/direct.h"
@@ -113,8 +112,6 @@ struct AtrousConv2dCpu {
   }
 };
 
-std::string cpu_instruction_set() { return instruction_set(); }
-
 }  // namespace
 }  // namespace deeplab
 
@@ -127,8 +124,4 @@ STABLE_TORCH_LIBRARY_IMPL(deeplab_repro, CPU, m) {
          TORCH_BOX(&deeplab::conv_direct_grad_weight<AtrousConv2dCpu>));
   m.impl("atrous_im2col", TORCH_BOX(&deeplab::conv_im2col<AtrousConv2dCpu>));
   m.impl("atrous_col2im", TORCH_BOX(&deeplab::conv_col2im<AtrousConv2dCpu>));
-}
-
-STABLE_TORCH_LIBRARY_IMPL(deeplab_repro, CompositeImplicitAutograd, m) {
-  m.impl("cpu_instruction_set", TORCH_BOX(&deeplab::cpu_instruction_set));
 }

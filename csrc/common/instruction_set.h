@@ -35,9 +35,14 @@
 
 namespace deeplab {
 
-enum class CpuTarget { baseline, avx2, avx512 };
+// In this order: each has what those before it have.
+enum class CpuTarget { baseline, avx2, avx512, amx };
 
-// The best of the processor, or what DEEPLAB_REPRO_CPU_ISA caps it to.
+// The best of the processor, or what DEEPLAB_REPRO_CPU_ISA caps it to; throws where that is not one
+// of the processor's.
 CpuTarget cpu_target();
+
+// "baseline", "avx2", "avx512" or "amx".
+const char* name_of(CpuTarget target);
 
 }  // namespace deeplab

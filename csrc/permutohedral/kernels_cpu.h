@@ -85,6 +85,7 @@ template <typename T>
 inline const KernelSet<T>& kernels() {
 #if DEEPLAB_HAS_X86_TARGETS
   switch (cpu_target()) {
+    case CpuTarget::amx:  // of no use to it
     case CpuTarget::avx512:
       return avx512_kernels<T>();
     case CpuTarget::avx2:

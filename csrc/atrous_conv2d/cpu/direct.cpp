@@ -1,18 +1,8 @@
 #include "direct.h"
 
-#include <cstdlib>
-#include <cstring>
 #include <new>
-#include <stdexcept>
-#include <string>
 #include <type_traits>
 #include <vector>
-
-#if defined(__x86_64__) && defined(__linux__)
-#include <cpuid.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-#endif
 
 #include "kernels.h"
 
@@ -26,57 +16,17 @@ AlignedBytes::~AlignedBytes() { ::operator delete(bytes_, std::align_val_t{4096}
 
 namespace {
 
-#if defined(__x86_64__)
-
-// The kernel hands the matrix unit's registers out on request, once for all threads.
-bool has_amx() {
-#if defined(__linux__)
-  unsigned a = 0, b = 0, c = 0, d = 0;
-  constexpr unsigned kBf16 = 1u << 22, kTile = 1u << 24;
-  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & kBf16) == 0 || (d & kTile) == 0) {
-    return false;
-  }
-  constexpr long kRequestPermission = 0x1023, kTileData = 18;
-  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
-#else
-  return false;
-#endif
-}
-
-bool has_avx512() {
-  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-}
-
-bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
-
-#endif
-
-// Worst first; every one after the first may decline.
-std::vector<const DirectKernels*> find_kernels() {
-  std::vector<const DirectKernels*> found = {&kBaselineKernels};
-#if defined(__x86_64__)
-  if (has_avx2()) found.push_back(&kAvx2Kernels);
-  if (has_avx512()) found.push_back(&kAvx512Kernels);
-  if (has_avx512() && has_amx()) found.push_back(&kAmxKernels);
-#endif
-  const char* cap = std::getenv("DEEPLAB_REPRO_CPU_ISA");
-  if (cap && *cap) {
-    for (std::size_t i = 0; i < found.size(); ++i) {
-      if (std::strcmp(found[i]->name, cap) == 0) {
-        found.resize(i + 1);
-        return found;
-      }
-    }
-    throw std::runtime_error(std::string("DEEPLAB_REPRO_CPU_ISA: this processor has baseline") +
-                             (found.size() > 1 ? " to " + std::string(found.back()->name) : "") +
-                             ", got " + cap);
-  }
-  return found;
-}
-
+// What this processor may run, worst first. Every one after the first may decline.
 const std::vector<const DirectKernels*>& all_kernels() {
-  static const std::vector<const DirectKernels*> kernels = find_kernels();
+  static const std::vector<const DirectKernels*> kernels = [] {
+    std::vector<const DirectKernels*> found = {&kBaselineKernels};
+#if DEEPLAB_HAS_X86_TARGETS
+    if (cpu_target() >= CpuTarget::avx2) found.push_back(&kAvx2Kernels);
+    if (cpu_target() >= CpuTarget::avx512) found.push_back(&kAvx512Kernels);
+    if (cpu_target() >= CpuTarget::amx) found.push_back(&kAmxKernels);
+#endif
+    return found;
+  }();
   return kernels;
 }
 
@@ -114,8 +64,6 @@ MapStrides map_strides(Index channels, Index pixels, bool channels_last) {
 }
 
 }  // namespace
-
-const char* instruction_set() { return all_kernels().back()->name; }
 
 template <typename T>
 void direct_forward(const ConvGeometry& g, const T* x, const T* weight, WeightStrides strides,

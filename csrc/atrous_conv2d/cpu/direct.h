@@ -19,8 +19,4 @@ template <typename T>
 void direct_grad_weight(const ConvGeometry& g, const T* grad_y, const T* x, T* grad_weight,
                         const ConvOptions& options, Parallel parallel);
 
-// "amx", "avx512", "avx2" or "baseline": the best that this processor has, or what
-// DEEPLAB_REPRO_CPU_ISA caps it to.
-const char* instruction_set();
-
 }  // namespace deeplab

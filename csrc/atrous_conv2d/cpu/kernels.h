@@ -1,12 +1,14 @@
-// Every compiled version of the direct convolution, best last.
+// Every compiled version of the direct convolution. Constants, so that no code of theirs runs when
+// the library is loaded.
 #pragma once
 
+#include "../../common/instruction_set.h"
 #include "jobs.h"
 
 namespace deeplab {
 
 extern const DirectKernels kBaselineKernels;
-#if defined(__x86_64__)
+#if DEEPLAB_HAS_X86_TARGETS
 extern const DirectKernels kAvx2Kernels;
 extern const DirectKernels kAvx512Kernels;
 // float32 alone; its doubles are those of AVX-512.

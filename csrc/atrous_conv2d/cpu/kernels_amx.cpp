@@ -6,7 +6,9 @@
 // bits), "bf16" one.
 //
 // The unit flushes what is subnormal and knows no infinity times zero: Thread::suits().
-#if defined(__x86_64__)
+#include "../../common/instruction_set.h"
+
+#if DEEPLAB_HAS_X86_TARGETS
 
 #include <immintrin.h>
 
@@ -18,13 +20,7 @@
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #endif
 
-#if defined(__clang__)
-#pragma clang attribute push(                                                            \
-    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma,amx-tile,amx-bf16"))), \
-    apply_to = function)
-#else
-#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,fma,amx-tile,amx-bf16")
-#endif
+DEEPLAB_BEGIN_TARGET("avx512f,avx512bw,avx512dq,avx512vl,fma,amx-tile,amx-bf16")
 
 namespace deeplab {
 namespace {
@@ -136,12 +132,10 @@ bool grad_weight(const GradWeightJob<float>& job, Precision precision) {
 
 }  // namespace
 
-const DirectKernels kAmxKernels = {"amx", forward, nullptr, grad_weight, nullptr};
+constexpr DirectKernels kAmxKernels = {forward, nullptr, grad_weight, nullptr};
 
 }  // namespace deeplab
 
-#if defined(__clang__)
-#pragma clang attribute pop
-#endif
+DEEPLAB_END_TARGET
 
 #endif

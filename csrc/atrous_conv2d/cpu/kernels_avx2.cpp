@@ -1,12 +1,10 @@
-#if defined(__x86_64__)
+#include "../../common/instruction_set.h"
+
+#if DEEPLAB_HAS_X86_TARGETS
 
 #include "kernels.h"
 
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
-#else
-#pragma GCC target("avx2,fma")
-#endif
+DEEPLAB_BEGIN_TARGET("avx2,fma")
 
 namespace deeplab {
 namespace {
@@ -19,12 +17,10 @@ namespace {
 
 }  // namespace
 
-const DirectKernels kAvx2Kernels = vector_kernels<32, 6, 2>("avx2");
+constexpr DirectKernels kAvx2Kernels = vector_kernels<32, 6, 2>();
 
 }  // namespace deeplab
 
-#if defined(__clang__)
-#pragma clang attribute pop
-#endif
+DEEPLAB_END_TARGET
 
 #endif

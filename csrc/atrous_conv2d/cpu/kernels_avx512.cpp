@@ -1,4 +1,6 @@
-#if defined(__x86_64__)
+#include "../../common/instruction_set.h"
+
+#if DEEPLAB_HAS_X86_TARGETS
 
 #include <immintrin.h>
 
@@ -10,12 +12,7 @@
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #endif
 
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma"))), \
-                             apply_to = function)
-#else
-#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,fma")
-#endif
+DEEPLAB_BEGIN_TARGET("avx512f,avx512bw,avx512dq,avx512vl,fma")
 
 namespace deeplab {
 namespace {
@@ -29,12 +26,10 @@ namespace {
 
 }  // namespace
 
-const DirectKernels kAvx512Kernels = vector_kernels<64, 14, 2>("avx512");
+constexpr DirectKernels kAvx512Kernels = vector_kernels<64, 14, 2>();
 
 }  // namespace deeplab
 
-#if defined(__clang__)
-#pragma clang attribute pop
-#endif
+DEEPLAB_END_TARGET
 
 #endif

@@ -12,6 +12,6 @@ namespace {
 
 }  // namespace
 
-const DirectKernels kBaselineKernels = vector_kernels<16, 6, 2>("baseline");
+constexpr DirectKernels kBaselineKernels = vector_kernels<16, 6, 2>();
 
 }  // namespace deeplab

@@ -106,9 +106,9 @@ bool vector_grad_weight(const GradWeightJob<T>& job, Precision) {
 }
 
 template <int kBytes, int kRows, int kVectors>
-DirectKernels vector_kernels(const char* name) {
+constexpr DirectKernels vector_kernels() {
   constexpr int kFloats = kBytes / sizeof(float), kDoubles = kBytes / sizeof(double);
-  return {name, vector_forward<float, kFloats, kRows, kVectors>,
+  return {vector_forward<float, kFloats, kRows, kVectors>,
           vector_forward<double, kDoubles, kRows, kVectors>,
           vector_grad_weight<float, kFloats, kRows, kVectors>,
           vector_grad_weight<double, kDoubles, kRows, kVectors>};
