@@ -109,9 +109,10 @@ class AmxForward {
 
   // ---- pixels: [pixel][part][chunk] rows of 32 channels
 
+  // Weights are packed next, from other memory into other memory: nobody has to wait between.
   void split_pixels(Member& member, AmxThread& thread) {
     const Index blocks = ceil_div(band_.high - band_.low, kSplitPixels);
-    member.each(blocks * chunks_, [&](Index i) {
+    member.each_unfinished(blocks * chunks_, [&](Index i) {
       const Index first = band_.low + i / chunks_ * kSplitPixels;
       const Index count = smaller(kSplitPixels, band_.high - first);
       if (job_.channels_last) {

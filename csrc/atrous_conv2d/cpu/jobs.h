@@ -57,6 +57,13 @@ class Member {
   // One phase: f(i) for i in [0, count), shared out among the members.
   template <typename F>
   void each(Index count, const F& f) {
+    each_unfinished(count, f);
+    team_.wait(done_);
+  }
+
+  // The same for a phase that the next one does not build upon.
+  template <typename F>
+  void each_unfinished(Index count, const F& f) {
     const Index members = team_.members;
     for (Index i = 0; i < members; ++i) {
       const Index m = (index_ + i) % members;
@@ -68,7 +75,6 @@ class Member {
       before_[m] += size;
     }
     done_ += count;
-    team_.wait(done_);
   }
 
   void decline() { team_.decline(); }
