@@ -1,6 +1,6 @@
 #include "direct.h"
 
-#include <new>
+#include <algorithm>
 #include <type_traits>
 #include <vector>
 
@@ -8,13 +8,14 @@
 
 namespace deeplab {
 
-AlignedBytes::AlignedBytes(Index size)
-    : bytes_(static_cast<unsigned char*>(
-          ::operator new(static_cast<std::size_t>(size), std::align_val_t{4096}))) {}
-
-AlignedBytes::~AlignedBytes() { ::operator delete(bytes_, std::align_val_t{4096}); }
-
 namespace {
+
+template <typename F>
+void in_parallel(const Parallel& parallel, Index count, const F& f) {
+  parallel.run(
+      count, [](Index i, void* context) { (*static_cast<const F*>(context))(i); },
+      const_cast<F*>(&f));
+}
 
 // What this processor may run, worst first. Every one after the first may decline.
 const std::vector<const DirectKernels*>& all_kernels() {
@@ -49,7 +50,7 @@ Index block_memory(const ConvGeometry& g, Index channels, Index element) {
 }
 
 template <typename T>
-void run_forward(const ForwardJob<T>& job, Precision precision) {
+void run_whole(const ForwardJob<T>& job, Precision precision) {
   first_that_suits([&](const DirectKernels& kernels) {
     if constexpr (std::is_same_v<T, float>) {
       return kernels.forward_float(job, precision);
@@ -57,6 +58,57 @@ void run_forward(const ForwardJob<T>& job, Precision precision) {
       return kernels.forward_double && kernels.forward_double(job, precision);
     }
   });
+}
+
+// Many channels and few filters, as in the heads of the networks: threads would do little but pass
+// each other packed pixels. Each takes channels instead, and the sums are added up in the order of
+// the slices, whose number does not depend on the threads.
+template <typename T>
+Index slices_of(const ForwardJob<T>& job) {
+  constexpr Index kFewFilters = 64, kChannels = 256, kMost = 8;
+  if (job.target_channels > kFewFilters || job.groups != 1) return 1;
+  return std::max<Index>(1, std::min(kMost, job.source_channels / kChannels));
+}
+
+template <typename T>
+void run_slices(const ForwardJob<T>& job, Index slices, Precision precision) {
+  const AlignedBytes memory(slices * job.target_size * static_cast<Index>(sizeof(T)));
+  T* const sums = reinterpret_cast<T*>(memory.get());
+  in_parallel(job.parallel, slices, [&](Index s) {
+    ForwardJob<T> slice = job;
+    const Index first = job.source_channels * s / slices;
+    slice.source_channels = job.source_channels * (s + 1) / slices - first;
+    slice.source += first * job.sources.channel;
+    slice.weight += first * job.weights.source_channel;
+    slice.bias = nullptr;
+    slice.relu = false;
+    slice.target = sums + s * job.target_size;
+    slice.parallel.threads = 1;
+    slice.parallel.run = [](Index count, void (*body)(Index, void*), void* context) {
+      for (Index i = 0; i < count; ++i) body(i, context);
+    };
+    run_whole(slice, precision);
+  });
+  constexpr Index kGrain = 16384;
+  in_parallel(job.parallel, ceil_div(job.target_size, kGrain), [&](Index block) {
+    const Index end = std::min(job.target_size, (block + 1) * kGrain);
+    for (Index i = block * kGrain; i < end; ++i) {
+      T sum = sums[i];
+      for (Index s = 1; s < slices; ++s) sum += sums[s * job.target_size + i];
+      if (job.bias) {
+        const Index channel = job.channels_last ? i % job.target_channels
+                                                : i / job.targets.channel % job.target_channels;
+        sum += job.bias[channel];
+      }
+      job.target[i] = job.relu && sum < 0 ? 0 : sum;  // NaN stays NaN
+    }
+  });
+}
+
+template <typename T>
+void run_forward(const ForwardJob<T>& job, Precision precision) {
+  const Index slices = slices_of(job);
+  slices > 1 ? run_slices(job, slices, precision) : run_whole(job, precision);
 }
 
 MapStrides map_strides(Index channels, Index pixels, bool channels_last) {
@@ -78,6 +130,7 @@ void direct_forward(const ConvGeometry& g, const T* x, const T* weight, WeightSt
   job.targets = map_strides(g.out_channels, g.out_pixels(), options.channels_last);
   job.sources = map_strides(g.in_channels, g.in_pixels(), options.channels_last);
   job.source_pixels = g.in_pixels();
+  job.target_size = g.batch * g.out_channels * g.out_pixels();
   job.weight_group_step = g.group_out() * strides.out;
   job.source = x;
   job.weight = weight;
@@ -104,6 +157,7 @@ void direct_grad_input(const ConvGeometry& g, const T* grad_y, const T* weight,
   job.targets = map_strides(g.in_channels, g.in_pixels(), options.channels_last);
   job.sources = map_strides(g.out_channels, g.out_pixels(), options.channels_last);
   job.source_pixels = g.out_pixels();
+  job.target_size = g.batch * g.in_channels * g.in_pixels();
   job.weight_group_step = g.group_out() * strides.out;
   job.source = grad_y;
   job.weight = weight;

@@ -135,6 +135,7 @@ struct ForwardJob {
   Index target_channels, source_channels;  // of one group
   MapStrides targets, sources;
   Index source_pixels;  // of one map
+  Index target_size;    // elements of all maps
   Index weight_group_step;
   const T* source;
   const T* weight;
@@ -181,6 +182,7 @@ class AlignedBytes {
 
  private:
   unsigned char* bytes_;
+  Index size_;
 };
 
 }  // namespace deeplab
