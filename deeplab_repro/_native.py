@@ -44,7 +44,7 @@ class Backend:
 
     available: whether it is used for tensors of its device.
     reason: why it is not, or how it comes to be available, in one line.
-    detail: "path", "version", "architectures", ... where they apply.
+    detail: "path", "version", "architectures", "instructions", ... where they apply.
     """
 
     name: str
@@ -66,6 +66,11 @@ def has_cpu() -> bool:
 def has_cuda() -> bool:
     """Whether the compiled CUDA kernels are loaded."""
     return _state["cuda"].available
+
+
+def instruction_set() -> str:
+    """What the compiled CPU kernels use: "amx", "avx512", "avx2", "baseline"; "" without them."""
+    return _state["cpu"].detail.get("instructions", "")
 
 
 def backends() -> dict[str, Backend]:
@@ -203,6 +208,8 @@ def _load(kind: str) -> Backend:
     except OSError as error:
         # torch wraps the loader's own words, which name the missing symbol or library.
         return Backend(kind, False, f"could not be loaded: {error.__cause__ or error}", detail)
+    if kind == "cpu":
+        detail["instructions"] = torch.ops.deeplab_repro.cpu_instruction_set()
     return Backend(kind, True, "compiled library loaded", detail)
 
 

@@ -166,7 +166,8 @@ def _compilers() -> list[Finding]:
 def _backends() -> list[Finding]:
     found = []
     for name, backend in _native.backends().items():
-        text = "; ".join(filter(None, (backend.reason, backend.detail.get("version"))))
+        details = (backend.detail.get(key) for key in ("instructions", "version"))
+        text = "; ".join(filter(None, (backend.reason, *details)))
         found.append(Finding(name, text, "ok" if backend.available else "missing"))
     return found
 

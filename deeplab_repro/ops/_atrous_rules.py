@@ -42,6 +42,22 @@ class Problem(NamedTuple):
     groups: int
 
     @property
+    def taps(self) -> int:
+        """Of the kernel."""
+        return self.kernel_size[0] * self.kernel_size[1]
+
+    @property
+    def source_channels(self) -> int:
+        """The channels that are summed over."""
+        return self.filters if self.direction == "grad_input" else self.channels
+
+    @property
+    def multiply_adds(self) -> float:
+        """All, those on the padding included."""
+        pixels = self.batch * self.out_size[0] * self.out_size[1]
+        return float(pixels * self.taps * self.channels * self.filters / self.groups)
+
+    @property
     def useful(self) -> float:
         """The share of the multiply-adds whose value lies inside the map, not in its padding.
 
@@ -72,15 +88,49 @@ class Rule(NamedTuple):
     reason: str
 
 
+def _matrix_unit(p: Problem) -> bool:
+    if p.groups > 1 or p.taps < 4 or p.source_channels < 256:
+        return False
+    # What takes less than some milliseconds two threads of the library do as fast.
+    return p.multiply_adds > 1.5e9 or (p.filters <= 64 and p.useful < 0.9)
+
+
 #: The first row that fits decides; without one it is the library.
 RULES: Final = (
     Rule(
         "direct",
-        DIRECTIONS,
+        ("forward", "grad_input"),
         "cpu",
         _SINGLE,
-        lambda p: max(p.rate) > 1 and p.groups == 1 and p.useful < 0.8,
-        "the library multiplies the padding, too",
+        lambda p: _native.instruction_set() == "amx" and _matrix_unit(p),
+        "float32 on the matrix unit, which the library leaves idle",
+    ),
+    Rule(
+        "direct",
+        ("grad_weight",),
+        "cpu",
+        _SINGLE,
+        lambda p: (
+            _native.instruction_set() == "amx"
+            and _matrix_unit(p)
+            and min(p.channels, p.filters) > 64
+        ),
+        "the same; gradients of few filters are the library's",
+    ),
+    Rule(
+        "direct",
+        ("forward",),
+        "cpu",
+        _SINGLE,
+        lambda p: (
+            _native.instruction_set() == "avx512"
+            and not p.channels_last
+            and p.groups == 1
+            and p.source_channels >= 256
+            and p.filters > 64
+            and p.useful < 0.7
+        ),
+        "the library multiplies the padding, too, but not where channels are last",
     ),
     Rule(
         "direct",

@@ -82,26 +82,15 @@ def check(case: dict) -> None:
         assert relative(ours, theirs) < LIMITS[dtype], (name, relative(ours, theirs), case)
 
 
-def many_taps() -> None:
-    """More taps than one round of the multiplication takes."""
-    for channels in (3, 40):
-        for layout in (False, True):
-            case = {
-                "batch": 1,
-                "channels": channels,
-                "filters": 21,
-                "size": (12, 13),
-                "kernel": (9, 10),
-                "stride": (1, 1),
-                "padding": (4, 4),
-                "rate": (1, 1),
-                "groups": 1,
-                "channels_last": layout,
-                "bias": True,
-                "relu": True,
-                "dtype": torch.float32,
-            }
-            check(case)
+def special_shapes() -> None:
+    """More taps than one round of the multiplication takes; the heads of the networks."""
+    common = {"stride": (1, 1), "groups": 1, "bias": True, "relu": True, "dtype": torch.float32}
+    taps = {"batch": 1, "filters": 21, "size": (12, 13), "kernel": (9, 10), "padding": (4, 4)}
+    head = {"batch": 2, "filters": 21, "size": (9, 11), "kernel": (3, 3), "padding": (4, 4)}
+    for layout in (False, True):
+        check({**common, **taps, "channels": 3, "rate": (1, 1), "channels_last": layout})
+        check({**common, **taps, "channels": 40, "rate": (1, 1), "channels_last": layout})
+        check({**common, **head, "channels": 600, "rate": (4, 4), "channels_last": layout})
 
 
 def as_close_as_torch() -> None:
@@ -146,22 +135,23 @@ def lower_precision() -> None:
 
 def the_same_for_any_threads() -> None:
     """Bit for bit, over thread counts and runs."""
-    x, weight = torch.randn(2, 70, 30, 31), torch.randn(50, 70, 3, 3)
-    grad = torch.randn(2, 50, 30, 31)
-    how = ((1, 1), (6, 6), (6, 6), 1)
-    results = []
-    for threads in (1, 2, 3, 1):
-        torch.set_num_threads(threads)
-        results.append(
-            (
-                OPS.atrous_conv2d_direct(x, weight, None, *how, "fp32", False),
-                OPS.atrous_conv2d_direct_grad_input(grad, weight, (30, 31), *how, "fp32"),
-                OPS.atrous_conv2d_direct_grad_weight(grad, x, (3, 3), *how, "fp32"),
+    for channels, filters in ((70, 50), (600, 21)):
+        x, weight = torch.randn(2, channels, 30, 31), torch.randn(filters, channels, 3, 3)
+        grad, bias = torch.randn(2, filters, 30, 31), torch.randn(filters)
+        how = ((1, 1), (6, 6), (6, 6), 1)
+        results = []
+        for threads in (1, 2, 3, 1):
+            torch.set_num_threads(threads)
+            results.append(
+                (
+                    OPS.atrous_conv2d_direct(x, weight, bias, *how, "fp32", False),
+                    OPS.atrous_conv2d_direct_grad_input(grad, weight, (30, 31), *how, "fp32"),
+                    OPS.atrous_conv2d_direct_grad_weight(grad, x, (3, 3), *how, "fp32"),
+                )
             )
-        )
-    torch.set_num_threads(1)
-    for other in results[1:]:
-        assert all(a.equal(b) for a, b in zip(other, results[0], strict=True))
+        torch.set_num_threads(1)
+        for other in results[1:]:
+            assert all(a.equal(b) for a, b in zip(other, results[0], strict=True))
 
 
 def large_bands() -> None:
@@ -184,7 +174,7 @@ def main() -> None:
         if (case := random_case(draw)) is not None:
             check(case)
             done += 1
-    many_taps()
+    special_shapes()
     as_close_as_torch()
     what_float32_can_hold()
     lower_precision()

@@ -171,28 +171,28 @@ class AmxForward {
     }
   }
 
-  // 16 pixels of 32 planes. What is left of the numbers goes back to where they came from: there
-  // are too many of them for registers.
-  void split_block(float* planes, __mmask16 mask, AmxThread& thread, unsigned char* to) const {
-    for (int part = 0; part < kParts; ++part, to += chunks_ * kRowBytes) {
-      __m512i rows[16];
-#pragma GCC unroll 16
-      for (int pair = 0; pair < 16; ++pair) {
-        float* at = planes + 2 * pair * kSplitPixels;
-        __m512i a = _mm512_maskz_load_epi32(mask, at);
-        __m512i b = _mm512_maskz_load_epi32(mask, at + kSplitPixels);
-        if (part == 0) thread.saw_left(_mm512_max_epu32(magnitude(a), magnitude(b)));
+  // 16 pixels of 32 planes.
+  void split_block(const float* planes, __mmask16 mask, AmxThread& thread,
+                   unsigned char* to) const {
+    alignas(64) unsigned pairs[kParts][16][16];
+    for (int pair = 0; pair < 16; ++pair, planes += 2 * kSplitPixels) {
+      __m512i a = _mm512_maskz_load_epi32(mask, planes);
+      __m512i b = _mm512_maskz_load_epi32(mask, planes + kSplitPixels);
+      thread.saw_left(_mm512_max_epu32(magnitude(a), magnitude(b)));
+      for (int part = 0; part < kParts; ++part) {
         const __m512i x = Parts<kParts>::next(a, part), y = Parts<kParts>::next(b, part);
-        if (part < kParts - 1) {
-          _mm512_store_si512(at, a);
-          _mm512_store_si512(at + kSplitPixels, b);
-        }
-        rows[pair] = Parts<kParts>::pair(x, y);
+        _mm512_store_si512(pairs[part][pair], Parts<kParts>::pair(x, y));
       }
-      transpose16(rows);
-#pragma GCC unroll 16
-      for (int i = 0; i < kTileRows; ++i) {
-        if (mask >> i & 1) _mm512_store_si512(to + i * pixel_bytes(chunks_), rows[i]);
+    }
+    for (int part = 0; part < kParts; ++part, to += chunks_ * kRowBytes) {
+      for (int i = 0; i < kTileRows; i += 4) {
+        __m512i rows[4];
+        transpose_columns(pairs[part][0] + i, rows);
+        for (int r = 0; r < 4; ++r) {
+          if (mask >> (i + r) & 1) {
+            _mm512_store_si512(to + (i + r) * pixel_bytes(chunks_), rows[r]);
+          }
+        }
       }
     }
   }

@@ -117,6 +117,29 @@ inline __attribute__((always_inline)) void transpose16(__m512i r[16]) {
   }
 }
 
+// Four columns of a [16][16] matrix in memory, as rows. Loads put the quarters in place, which
+// would cost twice the shuffles in registers.
+inline void transpose_columns(const unsigned* from, __m512i rows[4]) {
+  __m512i quads[4];
+  for (int i = 0; i < 4; ++i) {
+    const auto quarter = [&](int k) {
+      return _mm_load_si128(reinterpret_cast<const __m128i*>(from + (4 * k + i) * 16));
+    };
+    __m512i v = _mm512_castsi128_si512(quarter(0));
+    v = _mm512_inserti32x4(v, quarter(1), 1);
+    v = _mm512_inserti32x4(v, quarter(2), 2);
+    quads[i] = _mm512_inserti32x4(v, quarter(3), 3);
+  }
+  const __m512i a = _mm512_unpacklo_epi32(quads[0], quads[1]);
+  const __m512i b = _mm512_unpackhi_epi32(quads[0], quads[1]);
+  const __m512i c = _mm512_unpacklo_epi32(quads[2], quads[3]);
+  const __m512i d = _mm512_unpackhi_epi32(quads[2], quads[3]);
+  rows[0] = _mm512_unpacklo_epi64(a, c);
+  rows[1] = _mm512_unpackhi_epi64(a, c);
+  rows[2] = _mm512_unpacklo_epi64(b, d);
+  rows[3] = _mm512_unpackhi_epi64(b, d);
+}
+
 // 16 columns of up to 32 entries, column by column, as a right tile of each part: pairs of entries
 // in rows. from: [16][step]; to: parts `part_step` bytes apart.
 template <int kParts>

@@ -60,55 +60,60 @@ void run_whole(const ForwardJob<T>& job, Precision precision) {
   });
 }
 
-// Many channels and few filters, as in the heads of the networks: threads would do little but pass
-// each other packed pixels. Each takes channels instead, and the sums are added up in the order of
-// the slices, whose number does not depend on the threads.
+// Many channels and few filters, as in the heads of the networks: two threads would do little but
+// pass each other packed pixels. Each takes half the channels instead, and the sums are added up at
+// the end; so they are for any number of threads, for the same bits.
 template <typename T>
-Index slices_of(const ForwardJob<T>& job) {
-  constexpr Index kFewFilters = 64, kChannels = 256, kMost = 8;
-  if (job.target_channels > kFewFilters || job.groups != 1) return 1;
-  return std::max<Index>(1, std::min(kMost, job.source_channels / kChannels));
+bool is_head(const ForwardJob<T>& job) {
+  constexpr Index kFewFilters = 64, kManyChannels = 512;
+  return job.target_channels <= kFewFilters && job.source_channels >= kManyChannels &&
+         job.groups == 1;
 }
 
 template <typename T>
-void run_slices(const ForwardJob<T>& job, Index slices, Precision precision) {
-  const AlignedBytes memory(slices * job.target_size * static_cast<Index>(sizeof(T)));
+void run_head(const ForwardJob<T>& job, Precision precision) {
+  constexpr Index kSlices = 2;
+  const AlignedBytes memory(kSlices * job.target_size * static_cast<Index>(sizeof(T)));
   T* const sums = reinterpret_cast<T*>(memory.get());
-  in_parallel(job.parallel, slices, [&](Index s) {
+  const Parallel alone = {1, [](Index count, void (*body)(Index, void*), void* context) {
+                            for (Index i = 0; i < count; ++i) body(i, context);
+                          }};
+  const bool together = job.parallel.threads > kSlices;
+  in_parallel(together ? alone : job.parallel, kSlices, [&](Index s) {
     ForwardJob<T> slice = job;
-    const Index first = job.source_channels * s / slices;
-    slice.source_channels = job.source_channels * (s + 1) / slices - first;
+    const Index first = job.source_channels * s / kSlices;
+    slice.source_channels = job.source_channels * (s + 1) / kSlices - first;
     slice.source += first * job.sources.channel;
     slice.weight += first * job.weights.source_channel;
     slice.bias = nullptr;
     slice.relu = false;
     slice.target = sums + s * job.target_size;
-    slice.parallel.threads = 1;
-    slice.parallel.run = [](Index count, void (*body)(Index, void*), void* context) {
-      for (Index i = 0; i < count; ++i) body(i, context);
-    };
+    if (!together) slice.parallel = alone;
     run_whole(slice, precision);
   });
-  constexpr Index kGrain = 16384;
-  in_parallel(job.parallel, ceil_div(job.target_size, kGrain), [&](Index block) {
-    const Index end = std::min(job.target_size, (block + 1) * kGrain);
-    for (Index i = block * kGrain; i < end; ++i) {
-      T sum = sums[i];
-      for (Index s = 1; s < slices; ++s) sum += sums[s * job.target_size + i];
-      if (job.bias) {
-        const Index channel = job.channels_last ? i % job.target_channels
-                                                : i / job.targets.channel % job.target_channels;
-        sum += job.bias[channel];
-      }
-      job.target[i] = job.relu && sum < 0 ? 0 : sum;  // NaN stays NaN
+  // Rows of one channel, or channels-last of one pixel.
+  const Index row = job.channels_last ? job.target_channels : job.targets.channel;
+  in_parallel(job.parallel, job.target_size / row, [&](Index r) {
+    T* const to = job.target + r * row;
+    const T* const from = sums + r * row;
+    std::copy(from, from + row, to);
+    for (Index s = 1; s < kSlices; ++s) {
+      for (Index i = 0; i < row; ++i) to[i] += from[s * job.target_size + i];
+    }
+    if (job.bias && job.channels_last) {
+      for (Index i = 0; i < row; ++i) to[i] += job.bias[i];
+    } else if (job.bias) {
+      for (Index i = 0; i < row; ++i) to[i] += job.bias[r % job.target_channels];
+    }
+    if (job.relu) {
+      for (Index i = 0; i < row; ++i) to[i] = to[i] < 0 ? 0 : to[i];  // NaN stays NaN
     }
   });
 }
 
 template <typename T>
 void run_forward(const ForwardJob<T>& job, Precision precision) {
-  const Index slices = slices_of(job);
-  slices > 1 ? run_slices(job, slices, precision) : run_whole(job, precision);
+  is_head(job) ? run_head(job, precision) : run_whole(job, precision);
 }
 
 MapStrides map_strides(Index channels, Index pixels, bool channels_last) {
