@@ -25,7 +25,9 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -283,10 +285,18 @@ def measure_memory(options: argparse.Namespace) -> dict[str, dict[str, int]]:
             continue
         tensors = make(shape, batch, "cpu")
         found[f"{shape.name} {direction}"] = {
-            key(candidate): working_memory(passes(candidate, tensors, direction), "cpu")
+            key(candidate): _in_new_thread(
+                partial(working_memory, passes(candidate, tensors, direction), "cpu")
+            )
             for candidate in candidates(shape, "cpu")
         }
     return found
+
+
+def _in_new_thread(call: Callable[[], int]) -> int:
+    """call(), by a thread that has kept no buffer from an earlier convolution."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(call).result()
 
 
 def memory_in_a_child() -> dict[str, dict[str, int]]:
