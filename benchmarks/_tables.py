@@ -8,7 +8,9 @@ A test holds the README against them, so that no number there differs from the J
 from __future__ import annotations
 
 import json
+import math
 import re
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +74,81 @@ def fuzz() -> str:
     )
 
 
+def atrous() -> str:
+    """The direct convolution's time beside the library's, forward, on one thread and on two."""
+    one, two = (
+        [
+            r
+            for r in load(f"atrous_vs_cudnn_{threads}")["results"]
+            if r.get("direction") == "forward" and r.get("batch") == 1
+        ]
+        for threads in ("1_thread", "2_threads")
+    )
+    about = load("atrous_vs_cudnn_2_threads")["machine"]
+
+    def ratio(result: dict[str, Any], ours: str, best: bool = False) -> float:
+        seconds = {k: v["median"] for k, v in result["seconds"].items()}
+        if best:
+            return float(result["best_seconds"]["library fp32"] / result["best_seconds"][ours])
+        return float(seconds["library fp32"] / seconds[ours])
+
+    lines = [
+        f"`benchmarks/atrous_vs_cudnn.py`: forward, float32, batch 1, {about['cpu']}, torch"
+        f" {about['torch']}; how many times as long torch's convolution (oneDNN) takes. Both on"
+        " contiguous maps, and both in the memory format that each is faster in.",
+        "",
+        "| convolution, map | `direct`, 1 thread | 2 threads | better format, 1 thread | 2 threads"
+        " | `auto`, 1 thread | 2 threads | working memory, of unfold's |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    columns = (("direct fp32", False), ("direct fp32", True), ("auto", False))
+    for a, b in zip(one, two, strict=True):
+        values = [f"{ratio(r, name, best):.2f}" for name, best in columns for r in (a, b)]
+        memory = b["working_memory_bytes"]
+        share = memory["direct fp32"] / memory["unfold"]
+        shape, size = a["shape"].split("@")
+        lines.append(f"| {shape}, {size} | {' | '.join(values)} | {100 * share:.1f} % |")
+    means = [
+        math.exp(statistics.fmean(math.log(ratio(r, name, best)) for r in results))
+        for name, best in columns
+        for results in (one, two)
+    ]
+    lines.append(f"| geometric mean | {' | '.join(f'{m:.2f}' for m in means)} | |")
+    return "\n".join(lines)
+
+
+def crf() -> str:
+    """The dense CRF's time and memory beside its peers'."""
+    content = load("crf_vs_peers")
+    about = content["machine"]
+    lines = [
+        "`benchmarks/crf_vs_peers.py`: one picture, 10 iterations with the building of the lattices,"
+        f" {about['cpu']}, torch {about['torch']}. How many times as long the peers take; stored:"
+        " recorded once, on another machine.",
+        "",
+        "| case | 1 thread | 2 threads | memory | peers, against 1 thread | against 2 threads |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for r in content["results"]:
+        if r["batch"] > 1:
+            continue
+        total = [1e3 * r["seconds"][f"ours, {t} threads"]["median"] for t in (1, 2)]
+        peers = [
+            ", ".join(f"{peer} {times[t]:.1f}" for peer, times in r["times_faster"].items())
+            for t in ("1", "2")
+        ]
+        width, height = r["size"]
+        lines.append(
+            f"| {r['case']}: {width}x{height}, {r['labels']} labels | {total[0]:.0f} ms"
+            f" | {total[1]:.0f} ms | {r['memory_mb']:.0f} MB | {peers[0]} | {peers[1]} |"
+        )
+    return "\n".join(lines)
+
+
 def filled(readme: str) -> str:
     """The README with its block of numbers made anew."""
-    numbers = "\n\n".join(["", forward(), convert(), fuzz(), ""]).lstrip("\n")
+    parts = ["", atrous(), crf(), forward(), convert(), fuzz(), ""]
+    numbers = "\n\n".join(parts).lstrip("\n")
     return _BLOCK.sub(lambda _: "\n" + numbers.rstrip("\n") + "\n\n", readme)
 
 

@@ -116,8 +116,9 @@ def find_tools() -> Toolchain:
 def plan(mode: str | None = None, tools: Toolchain | None = None) -> Plan:
     """Decide what to build.
 
-    mode: "auto" (whatever is possible), "cpu", "cuda" (both libraries), "none"; None reads
-    DEEPLAB_REPRO_BUILD, default "auto". Raises BuildError for an unknown mode, and where "cpu" or
+    mode: "auto" (what is possible and can be loaded: minutes of nvcc are not spent for a torch
+    without CUDA), "cpu", "cuda" (both libraries), "none"; None reads DEEPLAB_REPRO_BUILD, default
+    "auto". Raises BuildError for an unknown mode, and where "cpu" or
     "cuda" is impossible.
     """
     mode = mode or os.environ.get("DEEPLAB_REPRO_BUILD") or "auto"
@@ -134,6 +135,8 @@ def plan(mode: str | None = None, tools: Toolchain | None = None) -> Plan:
         raise BuildError(f"DEEPLAB_REPRO_BUILD=cpu, but {'; '.join(no_cpu)}")
     if mode == "cuda" and no_cuda:
         raise BuildError(f"DEEPLAB_REPRO_BUILD=cuda, but {'; '.join(no_cuda)}")
+    if mode == "auto" and not no_cuda and (tools.torch_version or "").endswith("+cpu"):
+        no_cuda = [f"torch {tools.torch_version} has no CUDA (DEEPLAB_REPRO_BUILD=cuda builds it)"]
     cpu = not no_cpu
     cuda = not no_cuda and mode != "cpu"
     if cpu:

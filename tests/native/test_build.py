@@ -38,6 +38,13 @@ def test_auto_builds_what_is_possible():
     )
 
 
+def test_auto_leaves_out_what_torch_could_not_load():
+    found = tools(nvcc="/usr/bin/nvcc", torch_version="2.13.0+cpu", missing={})
+    plan = _build.plan("auto", found)
+    assert (plan.cpu, plan.cuda) == (True, False)
+    assert "CUDA library: no, torch 2.13.0+cpu has no CUDA" in plan.reasons[1]
+
+
 def test_auto_without_torch_is_pure_python():
     missing = {"torch": "no torch in this environment"}
     plan = _build.plan("auto", tools(torch_dir=None, torch_version=None, missing=missing))
