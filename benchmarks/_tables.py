@@ -122,7 +122,7 @@ def crf() -> str:
     content = load("crf_vs_peers")
     about = content["machine"]
     lines = [
-        "`benchmarks/crf_vs_peers.py`: one picture, 10 iterations with the building of the lattices,"
+        "`benchmarks/crf_vs_peers.py`: one picture, 10 iterations with the building of lattices,"
         f" {about['cpu']}, torch {about['torch']}. How many times as long the peers take; stored:"
         " recorded once, on another machine.",
         "",
