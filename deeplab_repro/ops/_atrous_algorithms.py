@@ -5,6 +5,7 @@ What they compute is the same; `atrous_conv2d` says what. Here tensors have been
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -19,24 +20,24 @@ from deeplab_repro.ops.reference.atrous_conv2d import memory_format, torch_tf32
 _OPS = torch.ops.deeplab_repro
 
 
-class Algorithm:
+class Algorithm(ABC):
     """forward without bias, and the gradients of that; in the memory format of the first tensor."""
 
+    @abstractmethod
     def forward(self, x: torch.Tensor, weight: torch.Tensor, how: How) -> torch.Tensor:
         """y (N, K, H', W')."""
-        raise NotImplementedError
 
+    @abstractmethod
     def grad_input(
         self, grad_y: torch.Tensor, weight: torch.Tensor, image_size: Sequence[int], how: How
     ) -> torch.Tensor:
         """(N, C, H, W); image_size: (H, W)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def grad_weight(
         self, grad_y: torch.Tensor, x: torch.Tensor, kernel_size: Sequence[int], how: How
     ) -> torch.Tensor:
         """(K, C / groups, R, S); kernel_size: (R, S)."""
-        raise NotImplementedError
 
     def run(
         self,
