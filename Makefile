@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
-SOURCES := $(shell find csrc -type f) setup.py deeplab_repro/_build.py
+SOURCES := $(shell find csrc -type f) setup.py deeplab_repro/native/build.py
 
 .PHONY: demo test lint cuda cuda-report bench clean
 

@@ -1,7 +1,7 @@
 """Builds the native libraries into the package; everything else is in pyproject.toml.
 
 DEEPLAB_REPRO_BUILD=auto|cpu|cuda|none chooses (default auto: what is possible). The compile
-commands are in deeplab_repro/_build.py, which `deeplab-repro build` uses too.
+commands are in deeplab_repro/native/build.py, which `deeplab-repro build` uses too.
 """
 
 import importlib.util
@@ -18,7 +18,7 @@ HERE = Path(__file__).resolve().parent
 
 def load_build_module():
     """By path: importing the package would need torch."""
-    path = HERE / "deeplab_repro" / "_build.py"
+    path = HERE / "deeplab_repro" / "native" / "build.py"
     spec = importlib.util.spec_from_file_location("deeplab_repro_build", path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
@@ -106,7 +106,7 @@ setup(
     package_dir={"deeplab_repro._csrc": "csrc"},
     package_data={
         "": ["py.typed", "*.proto", "*.binpb"],
-        "deeplab_repro.report": ["page/*"],
+        "deeplab_repro.parity": ["page/*"],
         **{package: ["*"] for package in CSRC_PACKAGES},
     },
     cmdclass={"build_native": BuildNative, "bdist_wheel": StableAbiWheel},

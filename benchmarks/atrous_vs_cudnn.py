@@ -45,8 +45,8 @@ from _timing import (
 from rich.console import Console
 from rich.table import Table
 
-from deeplab_repro.analysis import analyse
-from deeplab_repro.networks import write_network
+from deeplab_repro.caffe.analysis import analyse
+from deeplab_repro.models import write_network
 from deeplab_repro.ops import atrous_conv2d, choose_algorithm
 from deeplab_repro.ops._atrous_rules import DIRECTIONS
 from prototxt_import import infer_net, parse_net

@@ -10,7 +10,7 @@ import sys
 import torch
 from _timing import arguments, check_agreement, compare, parse, show, write_json
 
-from deeplab_repro import _native
+from deeplab_repro.native import backends
 from deeplab_repro.ops import reference
 
 # Where ResNet-101 at 321 has its BatchNorm and Scale layers.
@@ -21,24 +21,27 @@ FORWARD_TENSORS, BACKWARD_TENSORS = 2, 4
 LIMIT = 1e-5  # relative, what all agreement with Caffe is held to
 
 
-def backends(device: str) -> dict:
+def implementations(device: str) -> dict:
     """(forward, backward) by name: the library that the dispatcher takes, CuPy, the reference."""
     found = {"torch": (reference.channel_affine, reference.channel_affine_backward)}
-    if _native.backends()[device].available:
+    if backends.backends()[device].available:
         op = torch.ops.deeplab_repro
         found = {"compiled": (op.channel_affine, op.channel_affine_backward), **found}
-    if device == "cuda" and _native.backends()["cupy"].available:
-        from deeplab_repro import _cupy
+    if device == "cuda" and backends.backends()["cupy"].available:
+        from deeplab_repro.native import cupy_backend
 
-        found["cupy"] = (_cupy.KERNELS["channel_affine"], _cupy.KERNELS["channel_affine_backward"])
+        found["cupy"] = (
+            cupy_backend.KERNELS["channel_affine"],
+            cupy_backend.KERNELS["channel_affine_backward"],
+        )
     return found
 
 
 def main() -> None:
     options = parse(arguments(__doc__))
-    candidates = backends(options.device)
+    candidates = implementations(options.device)
     if "compiled" not in candidates:
-        print(f"compiled kernels: {_native.backends()[options.device].reason}", file=sys.stderr)
+        print(f"compiled kernels: {backends.backends()[options.device].reason}", file=sys.stderr)
     results = []
     for layer, shape in SHAPES.items():
         generator = torch.Generator().manual_seed(0)

@@ -25,7 +25,7 @@ from _timing import arguments, machine, parse, write_json
 from rich.console import Console
 from rich.table import Table
 
-from deeplab_repro.networks import write_network
+from deeplab_repro.models import write_network
 from prototxt_import import Net, infer_net, parse_net, read_weights
 from prototxt_import.schema import message_class
 

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from deeplab_repro import _build
+from deeplab_repro.native import build
 
 ARCHITECTURES = ("7.5", "8.0", "8.6", "8.9", "9.0a", "10.0")
 
@@ -49,18 +49,18 @@ def parse(log: str) -> list[Usage]:
 
 def compile_log(source: Path, architecture: str) -> str:
     """What nvcc and ptxas print; raises BuildError where the source does not compile."""
-    tools = _build.find_tools()
+    tools = build.find_tools()
     if tools.nvcc is None:
-        raise _build.BuildError(tools.missing["nvcc"])
+        raise build.BuildError(tools.missing["nvcc"])
     number = architecture.replace(".", "")
     torch = tools.torch_dir
     with tempfile.TemporaryDirectory() as folder:
         command = [tools.nvcc, "-std=c++17", "-O3", "-DUSE_CUDA", "-cubin", f"-arch=sm_{number}"]
-        command += ["-Xptxas=-v", _build.TARGET, "-I", str(_build.source_dir())]
+        command += ["-Xptxas=-v", build.TARGET, "-I", str(build.source_dir())]
         command += ["-isystem", f"{torch}/include", str(source), "-o", f"{folder}/out.cubin"]
         result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode != 0:
-        raise _build.BuildError(result.stderr)
+        raise build.BuildError(result.stderr)
     return result.stderr
 
 
@@ -78,12 +78,12 @@ def main() -> int:
     parser.add_argument("--arch", nargs="+", default=ARCHITECTURES)
     parser.add_argument("--match", default="", help="only kernels whose name contains this")
     options = parser.parse_args()
-    sources = [p for p in _build.source_files() if p.name.endswith("_cuda.cu")]
+    sources = [p for p in build.source_files() if p.name.endswith("_cuda.cu")]
     jobs = [(source, arch) for source in sources for arch in options.arch]
     try:
         with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1)) as pool:
             logs = list(pool.map(lambda job: compile_log(*job), jobs))
-    except _build.BuildError as error:
+    except build.BuildError as error:
         print(error, file=sys.stderr)
         return 2
     usages = [usage for log in logs for usage in parse(log)]

@@ -40,12 +40,12 @@ from rich.console import Console
 from rich.table import Table
 
 from deeplab_repro import CaffeNet, load_caffe
-from deeplab_repro.analysis import analyse
-from deeplab_repro.graph_module import GraphModule
-from deeplab_repro.networks import write_network
-from deeplab_repro.parity import compare_recording
-from deeplab_repro.testing.recordings import bundled_recordings
-from deeplab_repro.testing.tolerances import AGREEMENT
+from deeplab_repro.caffe.analysis import analyse
+from deeplab_repro.caffe.graph import GraphModule
+from deeplab_repro.models import write_network
+from deeplab_repro.parity.comparison import compare_recording
+from deeplab_repro.parity.recordings import bundled_recordings
+from deeplab_repro.parity.tolerances import AGREEMENT
 from prototxt_import import parse_net
 
 MB = 1e6

@@ -64,13 +64,13 @@ fi
 export TORCH_CUDA_ARCH_LIST
 
 step build "$python" -c '
-from deeplab_repro import _build
+from deeplab_repro.native import build
 plan = _build.plan("cuda")
 print(*plan.reasons, sep="\n")
 print(*_build.build(what=plan), sep="\n")'
 step doctor "$python" -c '
 import json, sys
-from deeplab_repro.doctor import examine
+from deeplab_repro.native.doctor import examine
 report = examine()
 print(json.dumps(report.to_dict(), indent=2))
 backends = {f["name"]: f["status"] for f in report.to_dict()["sections"]["Backends"]}

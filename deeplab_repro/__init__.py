@@ -11,8 +11,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from deeplab_repro._native import backends
-    from deeplab_repro.caffe_net import CaffeNet, load_caffe
+    from deeplab_repro.caffe.net import CaffeNet, load_caffe
+    from deeplab_repro.native.backends import backends
     from prototxt_import import CaffeImportError
 
 __all__ = ["CaffeImportError", "CaffeNet", "backends", "load_caffe"]
@@ -21,9 +21,9 @@ __version__ = "0.1.0"
 # Looked up at first use: the command line starts without waiting for torch.
 _HOMES = {
     "CaffeImportError": "prototxt_import",
-    "CaffeNet": "deeplab_repro.caffe_net",
-    "backends": "deeplab_repro._native",
-    "load_caffe": "deeplab_repro.caffe_net",
+    "CaffeNet": "deeplab_repro.caffe.net",
+    "backends": "deeplab_repro.native.backends",
+    "load_caffe": "deeplab_repro.caffe.net",
 }
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from deeplab_repro import _build, _native
+from deeplab_repro.native import backends, build
 from deeplab_repro.ops import channel_affine, reference
 
 REQUIRED = (
@@ -146,7 +146,7 @@ def _machine() -> list[Finding]:
 
 
 def _compilers() -> list[Finding]:
-    tools = _build.find_tools()
+    tools = build.find_tools()
     found = []
     for name, program in (("C++", tools.cxx), ("nvcc", tools.nvcc)):
         if program is None:
@@ -165,7 +165,7 @@ def _compilers() -> list[Finding]:
 
 def _backends() -> list[Finding]:
     found = []
-    for name, backend in _native.backends().items():
+    for name, backend in backends.backends().items():
         details = (backend.detail.get(key) for key in ("instructions", "version"))
         text = "; ".join(filter(None, (backend.reason, *details)))
         found.append(Finding(name, text, "ok" if backend.available else "missing"))
@@ -174,9 +174,9 @@ def _backends() -> list[Finding]:
 
 def _libraries() -> list[Finding]:
     found = []
-    for folder in _native.library_dirs():
-        names = [n for n in _build.LIBRARIES.values() if (folder / n).is_file()]
-        stale = names and _build.read_record(folder).get("sources") != _build.source_hash()
+    for folder in backends.library_dirs():
+        names = [n for n in build.LIBRARIES.values() if (folder / n).is_file()]
+        stale = names and build.read_record(folder).get("sources") != build.source_hash()
         found.append(
             Finding(
                 str(folder),
@@ -185,8 +185,8 @@ def _libraries() -> list[Finding]:
                 "deeplab-repro build" if stale else "",
             )
         )
-    sources = _build.source_dir()
-    there = bool(_build.source_hash())
+    sources = build.source_dir()
+    there = bool(build.source_hash())
     found.append(
         Finding(
             str(sources),

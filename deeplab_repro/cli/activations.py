@@ -47,8 +47,8 @@ def command(
     with progress("loading", "running", "writing") as advance:
         import torch
 
-        from deeplab_repro.parity import write_activations
-        from deeplab_repro.pictures import load_inputs
+        from deeplab_repro.parity.comparison import write_activations
+        from deeplab_repro.pictures.reading import load_inputs
 
         net = load_net(model, prototxt, dialect, settings, algorithm)
         inputs = load_inputs(input_file, net.net, preparation)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from deeplab_repro import _build
 from deeplab_repro.cli.common import console, progress
+from deeplab_repro.native import build
 
 
 @click.command("build")
@@ -16,13 +16,13 @@ def command() -> None:
     DEEPLAB_REPRO_BUILD=auto|cpu|cuda|none says which, TORCH_CUDA_ARCH_LIST for which GPUs.
     """
     try:
-        plan = _build.plan()
+        plan = build.plan()
         for reason in plan.reasons:
             console.print(reason, highlight=False, soft_wrap=True)
         with progress("compiling") as advance:
-            libraries = _build.build(what=plan)
+            libraries = build.build(what=plan)
             advance()
-    except _build.BuildError as error:
+    except build.BuildError as error:
         raise click.ClickException(str(error)) from None
     for library in libraries:
         console.print(f"written: {library}", highlight=False, soft_wrap=True)

@@ -21,8 +21,8 @@ from prototxt_import.files import replacing
 from prototxt_import.limits import MAX_PIXELS
 
 if TYPE_CHECKING:
-    from deeplab_repro.caffe_net import CaffeNet
-    from deeplab_repro.pictures import Preparation
+    from deeplab_repro.caffe.net import CaffeNet
+    from deeplab_repro.pictures.reading import Preparation
 
 __all__ = [
     "ALGORITHMS",
@@ -107,7 +107,7 @@ def load_net(
     algorithm: str = "auto",
 ) -> CaffeNet:
     """The network of :func:`read` as a module, in the TEST phase."""
-    from deeplab_repro.caffe_net import load_caffe
+    from deeplab_repro.caffe.net import load_caffe
 
     return load_caffe(read(model, prototxt, dialect, settings), algorithm=algorithm)
 
@@ -136,7 +136,7 @@ def picture_options(command: _Command) -> _Command:
 
 def preparation_of(mean: str, scale: float, pad_to: int | None, resize: str | None) -> Preparation:
     """What :func:`picture_options` asked for."""
-    from deeplab_repro.pictures import Preparation, read_mean
+    from deeplab_repro.pictures.reading import Preparation, read_mean
 
     means: Any
     if mean == "none":

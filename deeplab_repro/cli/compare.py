@@ -21,9 +21,9 @@ from deeplab_repro.cli.common import (
 from prototxt_import import Dialect
 
 if TYPE_CHECKING:
-    from deeplab_repro.parity import BlobReport
-    from deeplab_repro.report.causes import Cause
-    from deeplab_repro.testing.tolerances import Tolerance
+    from deeplab_repro.parity.causes import Cause
+    from deeplab_repro.parity.comparison import BlobReport
+    from deeplab_repro.parity.tolerances import Tolerance
 
 
 @click.command("compare")
@@ -57,11 +57,11 @@ def command(
     with progress(
         "loading", "running and comparing", "looking for the cause", "writing"
     ) as advance:
-        from deeplab_repro.caffe_net import load_caffe
-        from deeplab_repro.parity import compare_blobs
-        from deeplab_repro.report.causes import likely_causes
-        from deeplab_repro.testing.recordings import Recording
-        from deeplab_repro.testing.tolerances import AGREEMENT
+        from deeplab_repro.caffe.net import load_caffe
+        from deeplab_repro.parity.causes import likely_causes
+        from deeplab_repro.parity.comparison import compare_blobs
+        from deeplab_repro.parity.recordings import Recording
+        from deeplab_repro.parity.tolerances import AGREEMENT
 
         tolerance = AGREEMENT["caffe"]
         source = read(model, prototxt, dialect, settings)
@@ -73,7 +73,7 @@ def command(
         causes = likely_causes(comparison, source.weights)
         advance()
         if page is not None:
-            from deeplab_repro.report.html import write_page
+            from deeplab_repro.parity.html import write_page
 
             write_page(page, comparison, causes, model)
         advance()

@@ -28,7 +28,7 @@ from prototxt_import.files import replacing
 
 if TYPE_CHECKING:
     from deeplab_repro.crf import CRFParams
-    from deeplab_repro.palette import Classes
+    from deeplab_repro.pictures.palette import Classes
 
 _TARGETS: Final = {
     "labels": "labels/{}.png",
@@ -241,9 +241,9 @@ def _refine(
 
     from deeplab_repro.crf import dense_crf
     from deeplab_repro.crf.scores import energies, look_like_probabilities, read_scores
-    from deeplab_repro.overlay import draw_before_after, draw_overlay
-    from deeplab_repro.palette import Classes, class_shares, read_classes, write_label_png
-    from deeplab_repro.pictures import read_picture
+    from deeplab_repro.pictures.overlay import draw_before_after, draw_overlay
+    from deeplab_repro.pictures.palette import Classes, class_shares, read_classes, write_label_png
+    from deeplab_repro.pictures.reading import read_picture
 
     with decoders_silent():
         picture = read_picture(job.file)

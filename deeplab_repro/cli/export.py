@@ -20,8 +20,8 @@ from deeplab_repro.cli.common import (
 from prototxt_import import CaffeImportError, Dialect
 
 if TYPE_CHECKING:
-    from deeplab_repro.export import Check
-    from deeplab_repro.testing.tolerances import Tolerance
+    from deeplab_repro.caffe.export import Check
+    from deeplab_repro.parity.tolerances import Tolerance
 
 
 @click.command("export")
@@ -55,10 +55,10 @@ def command(
     if Path(output).suffix != ".onnx":
         raise CaffeImportError("unknown kind of output", file=output, expected=".onnx")
     with progress("loading", "exporting", "checking") as advance:
+        from deeplab_repro.caffe.export import check_onnx, export_onnx, other_shapes
+        from deeplab_repro.caffe.export import input_shapes as find_shapes
         from deeplab_repro.cli.inspect import parse_shape
-        from deeplab_repro.export import check_onnx, export_onnx, other_shapes
-        from deeplab_repro.export import input_shapes as find_shapes
-        from deeplab_repro.testing.tolerances import AGREEMENT
+        from deeplab_repro.parity.tolerances import AGREEMENT
 
         net = load_net(model, prototxt, dialect, settings)
         shapes = find_shapes(net.net, dict(parse_shape(text) for text in input_shapes))

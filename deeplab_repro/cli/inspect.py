@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from deeplab_repro.analysis import LayerCost, Memory, analyse, memory
+from deeplab_repro.caffe.analysis import LayerCost, Memory, analyse, memory
 from deeplab_repro.cli.common import (
     console,
     json_option,
@@ -22,7 +22,7 @@ from prototxt_import import CaffeImportError, Dialect, Model, Net, Phase, Shape
 from prototxt_import.files import replacing
 
 if TYPE_CHECKING:
-    from deeplab_repro.report.differences import Differences, LayerDifference
+    from deeplab_repro.parity.differences import Differences, LayerDifference
 
 #: Lines of each kind of difference that are shown; all of them are in the JSON.
 _MOST_LINES = 40
@@ -75,8 +75,8 @@ def command(
     rows = analyse(net, inputs, source.weights)
     kept = memory(net, inputs, source.weights)
     if svg is not None:
-        from deeplab_repro.report.graph import boxes_of
-        from deeplab_repro.report.graph_svg import graph_svg
+        from deeplab_repro.caffe.boxes import boxes_of
+        from deeplab_repro.caffe.graph_svg import graph_svg
 
         text = graph_svg(boxes_of(net, inputs), net.name or Path(model).name)
         with replacing(svg) as temporary:
@@ -271,7 +271,7 @@ def _as_json(net: Net, rows: list[LayerCost], kept: Memory) -> dict[str, Any]:
 def _inspect_two(
     first: Model, second: Model, phase: Phase, inputs: dict[str, Shape], json_file: str | None
 ) -> None:
-    from deeplab_repro.report.differences import differences
+    from deeplab_repro.parity.differences import differences
 
     a, b = (model.net(phase) if model.raw is not None else None for model in (first, second))
     known = {name for net in (a, b) if net is not None for name in net.inputs}

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from deeplab_repro.palette import Classes
+    from deeplab_repro.pictures.palette import Classes
 
 __all__ = [
     "Job",

@@ -12,7 +12,7 @@ from prototxt_import import CaffeImportError
 from prototxt_import.files import replacing
 
 if TYPE_CHECKING:
-    from deeplab_repro.networks import Network
+    from deeplab_repro.models import Network
 
 #: What the released prototxts leave open, and the word of write_network for it.
 _PLACEHOLDERS = ("EXP", "DATA_ROOT", "TRAIN_SET", "TEST_SET", "FEATURE_DIR")
@@ -32,7 +32,7 @@ def list_(json_file: str | None) -> None:
     training and in testing.  SCORE is the published mean IoU on VOC 2012 val in percent, before
     and after the CRF, unless it says otherwise.
     """
-    from deeplab_repro.networks import NETWORKS, PHASES
+    from deeplab_repro.models import NETWORKS, PHASES
 
     table = make_table(
         "",
@@ -62,7 +62,7 @@ def list_(json_file: str | None) -> None:
 
 
 def _as_json(network: Network) -> dict[str, Any]:
-    from deeplab_repro.networks import PHASES
+    from deeplab_repro.models import PHASES
 
     return {
         "paper_name": network.title,
@@ -131,7 +131,7 @@ def write(
     output: str | None,
 ) -> None:
     """Write the network NAME of `networks list` as prototxt."""
-    from deeplab_repro.networks import write_network
+    from deeplab_repro.models import write_network
 
     text = write_network(
         name,

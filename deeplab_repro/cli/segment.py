@@ -34,8 +34,8 @@ from prototxt_import import DIALECTS, CaffeImportError, Dialect
 
 if TYPE_CHECKING:
     from deeplab_repro.crf import CRFParams
-    from deeplab_repro.palette import Classes
-    from deeplab_repro.segmentation import Fuse, Segmentation, Segmenter
+    from deeplab_repro.inference.segmentation import Fuse, Segmentation, Segmenter
+    from deeplab_repro.pictures.palette import Classes
 
 _TARGETS: Final = {"labels": "labels/{}.png", "overlay": "overlays/{}.png"}
 
@@ -197,9 +197,9 @@ def _load(
     classes_file: str | None,
     **options: Any,
 ) -> tuple[Segmenter, Classes]:
-    from deeplab_repro.caffe_net import CaffeNet
-    from deeplab_repro.palette import Classes, read_classes
-    from deeplab_repro.segmentation import Segmenter, scoring_net
+    from deeplab_repro.caffe.net import CaffeNet
+    from deeplab_repro.inference.segmentation import Segmenter, scoring_net
+    from deeplab_repro.pictures.palette import Classes, read_classes
 
     model = read(*source)
     part = scoring_net(model.net("TEST"), options.pop("blob"))
@@ -233,7 +233,7 @@ def _batches(
     At most four times ``batch`` pictures wait for others of their size at a time.  A job that
     failed comes alone.
     """
-    from deeplab_repro.pictures import read_picture
+    from deeplab_repro.pictures.reading import read_picture
 
     waiting: dict[tuple[tuple[int, int], ...], list[_Job]] = {}
     for job in jobs:
@@ -277,8 +277,8 @@ def _segment(jobs: list[_Job], segmenter: Segmenter, classes: Classes) -> None:
 
 
 def _write(job: _Job, result: Segmentation, classes: Classes) -> None:
-    from deeplab_repro.overlay import draw_overlay
-    from deeplab_repro.palette import class_shares, write_label_png
+    from deeplab_repro.pictures.overlay import draw_overlay
+    from deeplab_repro.pictures.palette import class_shares, write_label_png
 
     assert job.picture is not None
     overlay = draw_overlay(job.picture, result.labels, classes)

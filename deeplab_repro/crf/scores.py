@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from deeplab_repro.pictures import load_npy
+from deeplab_repro.pictures.reading import load_npy
 from prototxt_import import CaffeImportError
 from prototxt_import.files import open_file
 from prototxt_import.hdf5 import children, member, open_hdf5, read_dataset, walk_groups

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from deeplab_repro import _native
+from deeplab_repro.native import backends
 from deeplab_repro.ops import reference
 from deeplab_repro.ops.reference.atrous_conv2d import memory_format
 
@@ -25,7 +25,7 @@ for _name in (
     "atrous_im2col",
     "atrous_col2im",
 ):
-    _native.provide(_name, getattr(reference, _name))
+    backends.provide(_name, getattr(reference, _name))
 
 
 def out_size(

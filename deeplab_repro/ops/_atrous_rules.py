@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 import torch
 
-from deeplab_repro import _native
+from deeplab_repro.native import backends
 
 ALGORITHMS: Final = ("direct", "im2col", "interlace", "library")
 DIRECTIONS: Final = ("forward", "grad_input", "grad_weight")
@@ -102,7 +102,7 @@ RULES: Final = (
         ("forward", "grad_input"),
         "cpu",
         _SINGLE,
-        lambda p: _native.instruction_set() == "amx" and _matrix_unit(p),
+        lambda p: backends.instruction_set() == "amx" and _matrix_unit(p),
         "float32 on the matrix unit, which the library leaves idle",
     ),
     Rule(
@@ -111,7 +111,7 @@ RULES: Final = (
         "cpu",
         _SINGLE,
         lambda p: (
-            _native.instruction_set() == "amx"
+            backends.instruction_set() == "amx"
             and _matrix_unit(p)
             and min(p.channels, p.filters) > 64
         ),
@@ -123,7 +123,7 @@ RULES: Final = (
         "cpu",
         _SINGLE,
         lambda p: (
-            _native.instruction_set() == "avx512"
+            backends.instruction_set() == "avx512"
             and not p.channels_last
             and p.groups == 1
             and p.source_channels >= 256
@@ -160,5 +160,5 @@ def choose(problem: Problem) -> str:
 
 def _kernels_are_there(device: str) -> bool:
     if device == "cuda":
-        return _native.has_cuda() or _native.backends()["cupy"].available
-    return device == "cpu" and _native.has_cpu()
+        return backends.has_cuda() or backends.backends()["cupy"].available
+    return device == "cpu" and backends.has_cpu()

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from deeplab_repro import _native
+from deeplab_repro.native import backends
 from deeplab_repro.ops import reference
 from deeplab_repro.ops._arrays import Array, takes_arrays
 
@@ -63,8 +63,8 @@ def _check(x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor | None) -> 
             )
 
 
-_native.provide("channel_affine", reference.channel_affine)
-_native.provide("channel_affine_backward", reference.channel_affine_backward)
+backends.provide("channel_affine", reference.channel_affine)
+backends.provide("channel_affine_backward", reference.channel_affine_backward)
 
 
 @torch.library.register_fake(_OP)

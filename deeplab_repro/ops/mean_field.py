@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from deeplab_repro import _native
+from deeplab_repro.native import backends
 from deeplab_repro.ops import reference
 from deeplab_repro.ops.permutohedral import Lattice
 from deeplab_repro.ops.reference.mean_field import EXPNORMS
@@ -180,7 +180,7 @@ def _reference(
     ).clone(memory_format=torch.contiguous_format)
 
 
-_native.provide("mean_field", _reference)
+backends.provide("mean_field", _reference)
 
 
 @torch.library.register_fake("deeplab_repro::mean_field")

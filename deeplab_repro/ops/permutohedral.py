@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deeplab_repro import _native
+from deeplab_repro.native import backends
 from deeplab_repro.ops import reference
 from deeplab_repro.ops.reference.permutohedral import (
     MAX_COORDINATE,
@@ -151,8 +151,8 @@ def _check_filter(lattice: Lattice, values: Tensor, normalization: str) -> None:
         )
 
 
-_native.provide("permutohedral_build", reference.permutohedral_build)
-_native.provide("permutohedral_filter", reference.permutohedral_filter)
+backends.provide("permutohedral_build", reference.permutohedral_build)
+backends.provide("permutohedral_filter", reference.permutohedral_filter)
 
 
 @torch.library.register_fake("deeplab_repro::permutohedral_build")

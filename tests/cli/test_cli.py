@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from deeplab_repro import load_caffe
+from deeplab_repro.caffe.graph import GraphModule
 from deeplab_repro.cli import common
-from deeplab_repro.graph_module import GraphModule
 from deeplab_repro.ops import ALGORITHMS
 from prototxt_import import read_weights
 

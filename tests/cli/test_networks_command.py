@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from deeplab_repro.networks import NETWORKS
+from deeplab_repro.models import NETWORKS
 from prototxt_import import infer_net, parse_net
 
 #: networks.md, section 2: name -> computed parameters.

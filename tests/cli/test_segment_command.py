@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 from deeplab_repro import load_caffe
-from deeplab_repro.palette import VOC_CLASSES, voc_palette
-from deeplab_repro.pictures import read_picture
-from deeplab_repro.segmentation import segment
+from deeplab_repro.inference.segmentation import segment
+from deeplab_repro.pictures.palette import VOC_CLASSES, voc_palette
+from deeplab_repro.pictures.reading import read_picture
 
 ROOT = Path(__file__).parents[2]
 BUNDLED = ROOT / "weights" / "largefov_v1_w8"

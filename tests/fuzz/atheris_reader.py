@@ -19,10 +19,8 @@ import atheris
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 with atheris.instrument_imports(
-    include=["prototxt_import", "deeplab_repro.pictures", "deeplab_repro.testing.recordings"]
+    include=["prototxt_import", "deeplab_repro.pictures.reading", "deeplab_repro.parity.recordings"]
 ):
-    import deeplab_repro.pictures
-    import deeplab_repro.testing.recordings  # noqa: F401
     import prototxt_import  # noqa: F401
 
 from google.protobuf import text_format

@@ -35,7 +35,7 @@ def _model(path: Path) -> None:
 
 
 def _activations(path: Path) -> None:
-    from deeplab_repro.testing.recordings import Recording
+    from deeplab_repro.parity.recordings import Recording
 
     recording = Recording("r", path, path, None)
     for name in recording.blobs():
@@ -46,7 +46,7 @@ def _activations(path: Path) -> None:
 
 
 def _inputs(path: Path) -> None:
-    from deeplab_repro.pictures import load_inputs
+    from deeplab_repro.pictures.reading import load_inputs
     from prototxt_import import parse_net
 
     load_inputs(
@@ -55,7 +55,7 @@ def _inputs(path: Path) -> None:
 
 
 def _mean(path: Path) -> None:
-    from deeplab_repro.pictures import read_mean
+    from deeplab_repro.pictures.reading import read_mean
 
     read_mean(path)
 

@@ -16,7 +16,7 @@ import pytest
 
 from deeplab_repro import load_caffe
 from deeplab_repro.cli import main
-from deeplab_repro.pictures import load_inputs, read_mean
+from deeplab_repro.pictures.reading import load_inputs, read_mean
 from prototxt_import import (
     CaffeImportError,
     infer_net,

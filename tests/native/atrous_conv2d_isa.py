@@ -12,7 +12,7 @@ import sys
 import torch
 import torch.nn.functional as F
 
-import deeplab_repro._native  # noqa: F401  loads the library
+import deeplab_repro.native.backends  # noqa: F401  loads the library
 
 OPS = torch.ops.deeplab_repro
 # float32: half the digits of an accumulation in any order; a dropped tap or part is far above.

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deeplab_repro import _build
+from deeplab_repro.native import build
 
 HERE = Path(__file__).resolve().parent
 ORDERS = {"forwards": 0, "backwards": 1, "shuffled": 2}
@@ -41,7 +41,7 @@ class HostLibrary:
 @pytest.fixture(scope="session")
 def on_host(tmp_path_factory) -> Callable[[str], HostLibrary]:
     """on_host("channel_affine"): the library of channel_affine_on_host.cpp, compiled once."""
-    compiler = _build.find_tools().cxx
+    compiler = build.find_tools().cxx
     if compiler is None:
         pytest.skip("no C++ compiler to run the CUDA kernels on the host")
     folder = tmp_path_factory.mktemp("on_host")
@@ -51,7 +51,7 @@ def on_host(tmp_path_factory) -> Callable[[str], HostLibrary]:
         if name not in libraries:
             out = folder / f"{name}.so"
             flags = ["-std=c++17", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared"]
-            include = ["-I", str(_build.source_dir())]
+            include = ["-I", str(build.source_dir())]
             source = str(HERE / f"{name}_on_host.cpp")
             command = [*shlex.split(compiler), *flags, *include, source, "-o", str(out)]
             result = subprocess.run(command, capture_output=True, text=True, check=False)

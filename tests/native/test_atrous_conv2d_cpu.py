@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from deeplab_repro import _native
+from deeplab_repro.native import backends
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 ALL = ["baseline", "avx2", "avx512", "amx"]
 
 pytestmark = pytest.mark.skipif(
-    not _native.has_cpu(), reason="the compiled CPU kernels are not loaded"
+    not backends.has_cpu(), reason="the compiled CPU kernels are not loaded"
 )
 
 
@@ -35,7 +35,9 @@ def test_instruction_set(isa):
 
 
 def test_unknown_instruction_set_is_named():
-    code = "import deeplab_repro._native, torch; torch.ops.deeplab_repro.cpu_instruction_set()"
+    code = (
+        "import deeplab_repro.native.backends, torch; torch.ops.deeplab_repro.cpu_instruction_set()"
+    )
     result = run("sse9", "-c", code)
     assert result.returncode != 0
     assert "DEEPLAB_REPRO_CPU_ISA: this processor has baseline" in result.stderr

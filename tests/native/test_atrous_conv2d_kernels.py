@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-import deeplab_repro._native as native
+import deeplab_repro.native.backends as native
 from tests.native.atrous_conv2d_cases import (
     CASES,
     ROUNDING,
@@ -251,9 +251,9 @@ def on_gpu(request):
         return lambda name: getattr(torch.ops.deeplab_repro, name)
     if not backend.available:
         pytest.skip(f"CuPy: {backend.reason}")
-    from deeplab_repro import _cupy
+    from deeplab_repro.native import cupy_backend
 
-    return _cupy.KERNELS.__getitem__
+    return cupy_backend.KERNELS.__getitem__
 
 
 # Large enough for whole tiles and several pieces, small enough for the loops.

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from deeplab_repro import _build
+from deeplab_repro.native import build
 
-ROOT = Path(_build.__file__).resolve().parent.parent
-TOOLS = _build.find_tools()
+ROOT = Path(build.__file__).resolve().parents[2]
+TOOLS = build.find_tools()
 
 
-def tools(**changes) -> _build.Toolchain:
+def tools(**changes) -> build.Toolchain:
     found = {
         "cxx": "/usr/bin/c++",
         "nvcc": None,
@@ -26,11 +26,11 @@ def tools(**changes) -> _build.Toolchain:
         "torch_version": "2.10.0",
         "missing": {"nvcc": "no nvcc"},
     }
-    return _build.Toolchain(**{**found, **changes})
+    return build.Toolchain(**{**found, **changes})
 
 
 def test_auto_builds_what_is_possible():
-    plan = _build.plan("auto", tools())
+    plan = build.plan("auto", tools())
     assert (plan.cpu, plan.cuda) == (True, False)
     assert plan.reasons == (
         "CPU library: yes, /usr/bin/c++, torch 2.10.0",
@@ -40,28 +40,28 @@ def test_auto_builds_what_is_possible():
 
 def test_auto_leaves_out_what_torch_could_not_load():
     found = tools(nvcc="/usr/bin/nvcc", torch_version="2.13.0+cpu", missing={})
-    plan = _build.plan("auto", found)
+    plan = build.plan("auto", found)
     assert (plan.cpu, plan.cuda) == (True, False)
     assert "CUDA library: no, torch 2.13.0+cpu has no CUDA" in plan.reasons[1]
 
 
 def test_auto_without_torch_is_pure_python():
     missing = {"torch": "no torch in this environment"}
-    plan = _build.plan("auto", tools(torch_dir=None, torch_version=None, missing=missing))
+    plan = build.plan("auto", tools(torch_dir=None, torch_version=None, missing=missing))
     assert (plan.cpu, plan.cuda) == (False, False)
     assert "no, no torch in this environment (pure Python" in plan.reasons[0]
 
 
 def test_cpu_leaves_cuda_out(monkeypatch):
-    plan = _build.plan("cpu", tools(nvcc="/usr/bin/nvcc", missing={}))
+    plan = build.plan("cpu", tools(nvcc="/usr/bin/nvcc", missing={}))
     assert (plan.cpu, plan.cuda) == (True, False)
     assert plan.reasons[1] == "CUDA library: no, DEEPLAB_REPRO_BUILD=cpu"
 
 
 def test_none_builds_nothing(tmp_path):
-    plan = _build.plan("none", tools())
+    plan = build.plan("none", tools())
     assert (plan.cpu, plan.cuda) == (False, False)
-    assert _build.build(tmp_path, plan) == []
+    assert build.build(tmp_path, plan) == []
     assert list(tmp_path.iterdir()) == []
 
 
@@ -75,13 +75,13 @@ def test_none_builds_nothing(tmp_path):
     ],
 )
 def test_impossible_or_unknown_switch_is_an_error(mode, missing, message):
-    with pytest.raises(_build.BuildError, match=message):
-        _build.plan(mode, tools(missing=missing))
+    with pytest.raises(build.BuildError, match=message):
+        build.plan(mode, tools(missing=missing))
 
 
 def test_switch_comes_from_the_environment(monkeypatch):
     monkeypatch.setenv("DEEPLAB_REPRO_BUILD", "none")
-    assert _build.plan().reasons == ("no native library: DEEPLAB_REPRO_BUILD=none",)
+    assert build.plan().reasons == ("no native library: DEEPLAB_REPRO_BUILD=none",)
 
 
 def fake_program(folder: Path, name: str, script: str) -> str:
@@ -94,18 +94,18 @@ def fake_program(folder: Path, name: str, script: str) -> str:
 def test_compilers_named_in_the_environment_are_used(tmp_path, monkeypatch):
     monkeypatch.setenv("CXX", fake_program(tmp_path, "my-cxx", ""))
     monkeypatch.setenv("NVCC", fake_program(tmp_path, "my-nvcc", "echo release 12.4, V12.4.99"))
-    found = _build.find_tools()
+    found = build.find_tools()
     assert found.cxx == str(tmp_path / "my-cxx")
     assert found.nvcc == str(tmp_path / "my-nvcc")
     monkeypatch.setenv("CXX", "does-not-exist")
-    assert _build.find_tools().cxx is None
+    assert build.find_tools().cxx is None
     monkeypatch.delenv("NVCC")
     (tmp_path / "bin").mkdir()
     fake_program(tmp_path / "bin", "nvcc", "echo release 13.0, V13.0.1")
     monkeypatch.setenv("CUDA_HOME", str(tmp_path))
-    assert _build.find_tools().nvcc == str(tmp_path / "bin" / "nvcc")
+    assert build.find_tools().nvcc == str(tmp_path / "bin" / "nvcc")
     fake_program(tmp_path / "bin", "nvcc", "echo release 11.8, V11.8.89")
-    assert "is release 11.8, 12.0 is needed" in _build.find_tools().missing["nvcc"]
+    assert "is release 11.8, 12.0 is needed" in build.find_tools().missing["nvcc"]
 
 
 def test_architectures(tmp_path, monkeypatch):
@@ -113,35 +113,35 @@ def test_architectures(tmp_path, monkeypatch):
     known = " ".join(f"compute_{n}" for n in (80, 86, 87, 89, 90))
     nvcc = fake_program(tmp_path, "nvcc", f"echo {known}")
     monkeypatch.delenv("TORCH_CUDA_ARCH_LIST", raising=False)
-    assert _build._architectures(nvcc) == ["8.0", "8.6", "8.9", "9.0+PTX"]
+    assert build._architectures(nvcc) == ["8.0", "8.6", "8.9", "9.0+PTX"]
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "8.6;9.0a 10.0+PTX")
-    assert _build._architectures(nvcc) == ["8.6", "9.0a", "10.0+PTX"]
-    assert _build._gencode(["8.6", "10.0+PTX"]) == [
+    assert build._architectures(nvcc) == ["8.6", "9.0a", "10.0+PTX"]
+    assert build._gencode(["8.6", "10.0+PTX"]) == [
         "-gencode=arch=compute_86,code=sm_86",
         "-gencode=arch=compute_100,code=sm_100",
         "-gencode=arch=compute_100,code=compute_100",
     ]
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "Volta")
-    with pytest.raises(_build.BuildError, match="cannot read 'Volta'"):
-        _build._architectures(nvcc)
+    with pytest.raises(build.BuildError, match="cannot read 'Volta'"):
+        build._architectures(nvcc)
 
 
 def test_cache_follows_xdg_and_the_sources(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert _build.cache_dir().parent == tmp_path / "deeplab-repro"
-    assert _build.cache_dir().name.endswith(_build.source_hash())
+    assert build.cache_dir().parent == tmp_path / "deeplab-repro"
+    assert build.cache_dir().name.endswith(build.source_hash())
     copy = tmp_path / "csrc"
-    shutil.copytree(_build.source_dir(), copy)
-    assert _build.source_hash(copy) == _build.source_hash()
+    shutil.copytree(build.source_dir(), copy)
+    assert build.source_hash(copy) == build.source_hash()
     (copy / "registration.cpp").write_text("// changed\n")
-    assert _build.source_hash(copy) != _build.source_hash()
+    assert build.source_hash(copy) != build.source_hash()
 
 
 def test_compiler_errors_are_shown(tmp_path, monkeypatch):
     cxx = fake_program(tmp_path, "c++", "echo the compiler says no; exit 1")
-    plan = _build.plan("cpu", tools(cxx=cxx, missing={}))
-    with pytest.raises(_build.BuildError, match="the compiler says no"):
-        _build.build(tmp_path / "out", plan)
+    plan = build.plan("cpu", tools(cxx=cxx, missing={}))
+    with pytest.raises(build.BuildError, match="the compiler says no"):
+        build.build(tmp_path / "out", plan)
     assert not list((tmp_path / "out").glob("*.so"))
 
 
@@ -154,11 +154,11 @@ needs_nvcc = pytest.mark.skipif(bool(TOOLS.missing), reason=f"cannot build: {TOO
 @pytest.mark.slow
 @needs_compiler
 def test_cpu_library_builds_without_warnings_and_once(tmp_path, capsys):
-    plan = _build.plan("cpu")
-    (library,) = _build.build(tmp_path, plan)
+    plan = build.plan("cpu")
+    (library,) = build.build(tmp_path, plan)
     assert capsys.readouterr().err == ""
     written = library.stat().st_mtime_ns
-    assert _build.build(tmp_path, plan) == [library]
+    assert build.build(tmp_path, plan) == [library]
     assert library.stat().st_mtime_ns == written
     assert sorted(p.name for p in tmp_path.iterdir()) == ["build.json", library.name]
     symbols = subprocess.run(["nm", "-D", "-u", library], capture_output=True, text=True).stdout
@@ -172,10 +172,10 @@ def test_cpu_library_builds_without_warnings_and_once(tmp_path, capsys):
 @needs_nvcc
 def test_cuda_library_builds_without_a_gpu_and_needs_one(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "9.0")
-    libraries = _build.build(tmp_path, _build.plan("cuda"))
-    assert [p.name for p in libraries] == list(_build.LIBRARIES.values())
+    libraries = build.build(tmp_path, build.plan("cuda"))
+    assert [p.name for p in libraries] == list(build.LIBRARIES.values())
     assert capsys.readouterr().err == ""
-    assert _build.read_record(tmp_path)["architectures"] == ["9.0"]
+    assert build.read_record(tmp_path)["architectures"] == ["9.0"]
     if torch.version.cuda is None:
         with pytest.raises(OSError, match="undefined symbol"):
             ctypes.CDLL(str(libraries[1]), mode=os.RTLD_NOW)
@@ -220,7 +220,7 @@ def test_wheel(tmp_path, mode):
     # Unpacked anywhere, it finds its library and its sources.
     zipfile.ZipFile(path).extractall(tmp_path / "site")
     code = (
-        "import deeplab_repro._native as n; b = n.backends()['cpu']; "
+        "import deeplab_repro.native.backends as n; b = n.backends()['cpu']; "
         "assert b.available, b.reason; print(b.detail['path'])"
     )
     run = subprocess.run(

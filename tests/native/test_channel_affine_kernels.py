@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-import deeplab_repro._native as native
+import deeplab_repro.native.backends as native
 from deeplab_repro.ops import channel_affine, reference
 from tests.native.conftest import ORDERS
 from tests.ops.channel_affine_cases import SHAPES, assert_agrees, loops, make
@@ -79,9 +79,9 @@ def on_gpu(request):
         return op.channel_affine, op.channel_affine_backward
     if not backend.available:
         pytest.skip(f"CuPy: {backend.reason}")
-    from deeplab_repro import _cupy
+    from deeplab_repro.native import cupy_backend
 
-    return _cupy.KERNELS["channel_affine"], _cupy.KERNELS["channel_affine_backward"]
+    return cupy_backend.KERNELS["channel_affine"], cupy_backend.KERNELS["channel_affine_backward"]
 
 
 @pytest.mark.cuda

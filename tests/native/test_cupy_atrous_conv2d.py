@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from deeplab_repro import _build, _cupy
-from deeplab_repro._cupy import atrous_conv2d, runtime
+from deeplab_repro.native import build, cupy_backend
+from deeplab_repro.native.cupy_backend import atrous_conv2d, runtime
 from tests.native.atrous_conv2d_cases import (
     CASES,
     ROUNDING,
@@ -60,7 +60,8 @@ def run(case, tensors, precision, memory_format=torch.contiguous_format, **optio
     weight = tensors["weight"]
     window = (case.stride, case.padding, case.rate, case.groups, precision)
     direct = [
-        _cupy.KERNELS[f"atrous_conv2d_direct{s}"] for s in ("", "_grad_input", "_grad_weight")
+        cupy_backend.KERNELS[f"atrous_conv2d_direct{s}"]
+        for s in ("", "_grad_input", "_grad_weight")
     ]
     return (
         direct[0](x, weight, options.get("bias"), *window, options.get("relu", False)),
@@ -89,7 +90,7 @@ def test_bias_relu_and_pieces(fake_gpu):
     case = Case(1, 600, 40, (3, 3), padding=(1, 1))
     tensors = make(case, torch.float32)
     x, weight, bias = (tensors[n] for n in ("x", "weight", "bias"))
-    direct = _cupy.KERNELS["atrous_conv2d_direct"]
+    direct = cupy_backend.KERNELS["atrous_conv2d_direct"]
     y = direct(x, weight, bias, (1, 1), (1, 1), (1, 1), 1, "fp32", True)
     want = torch.nn.functional.conv2d(x.double(), weight.double(), bias.double(), padding=1)
     torch.testing.assert_close(y.double(), want.relu(), rtol=0, atol=1e-4)
@@ -128,8 +129,8 @@ def test_columns(fake_gpu, name, dtype):
     case = CASES[name]
     tensors = make(case, dtype)
     window = (case.kernel, case.stride, case.padding, case.rate)
-    columns = _cupy.KERNELS["atrous_im2col"](tensors["x"], *window)
-    x = _cupy.KERNELS["atrous_col2im"](tensors["columns"], case.size, *window)
+    columns = cupy_backend.KERNELS["atrous_im2col"](tensors["x"], *window)
+    x = cupy_backend.KERNELS["atrous_col2im"](tensors["columns"], case.size, *window)
     unfolded, folded = column_loops(case, tensors["x"], tensors["columns"])
     size = column_loops(case, tensors["x"], tensors["columns"].abs())[1]
     assert torch.equal(columns.double(), unfolded)
@@ -137,7 +138,7 @@ def test_columns(fake_gpu, name, dtype):
 
 
 def test_constants_are_those_of_the_kernels():
-    folder = _build.source_dir()
+    folder = build.source_dir()
     text = "".join(p.read_text() for p in sorted((folder / "atrous_conv2d").glob("*.*h")))
     text += (folder / "common/mma.cuh").read_text()
 
@@ -161,7 +162,7 @@ def test_geometry_has_the_layout_of_the_struct():
     arguments = (case.kernel, case.stride, case.padding, case.rate, case.groups)
     g = atrous_conv2d.geometry(case.shapes["x"], case.out_channels, *arguments)
     assert g.tobytes() == case.geometry().tobytes()
-    text = (_build.source_dir() / "atrous_conv2d/geometry.h").read_text()
+    text = (build.source_dir() / "atrous_conv2d/geometry.h").read_text()
     body = text[text.index("struct ConvGeometry {") : text.index("HOST_DEVICE")]
     fields = [f for names in re.findall(r"Index ([\w, ]+);", body) for f in names.split(", ")]
     assert tuple(fields) == g.dtype.names

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from deeplab_repro import _build, _cupy
-from deeplab_repro._cupy import permutohedral, runtime
+from deeplab_repro.native import build, cupy_backend
+from deeplab_repro.native.cupy_backend import permutohedral, runtime
 from deeplab_repro.ops import Lattice, reference
 from tests.native.test_cupy_source import compile_with_nvrtc
 from tests.ops.lattice_cases import random_features, random_lattice
@@ -41,19 +41,19 @@ def fake_gpu(monkeypatch, on_host):
 @pytest.mark.parametrize("shape", [(2, 37, 5, 2.0), (1, 150, 2, 3.0), (1, 21, 3, 2.0)], ids=str)
 def test_build_and_filter(fake_gpu, shape, dtype):
     features = random_features(shape, dtype)
-    lattice = Lattice(*_cupy.KERNELS["permutohedral_build"](features, True))
+    lattice = Lattice(*cupy_backend.KERNELS["permutohedral_build"](features, True))
     expected = Lattice(*reference.permutohedral_build(features, True))
     for name, ours, theirs in zip(Lattice._fields, lattice, expected, strict=True):
         assert ours.equal(theirs), name
     values = values_for(lattice, 3)
     for reverse in (False, True):
-        got = _cupy.KERNELS["permutohedral_filter"](values, *lattice, reverse)
+        got = cupy_backend.KERNELS["permutohedral_filter"](values, *lattice, reverse)
         assert_filtered(got, reference.permutohedral_filter(values, *lattice, reverse), dtype)
 
 
 def test_sort_of_several_tiles_and_passes(fake_gpu):
     features = random_features((1, 700, 5, 3.0))
-    got = _cupy.KERNELS["permutohedral_build"](features, False)
+    got = cupy_backend.KERNELS["permutohedral_build"](features, False)
     expected = reference.permutohedral_build(features)
     assert all(a.equal(b) for a, b in zip(got, expected, strict=True))
 
@@ -67,7 +67,7 @@ def test_mean_field(fake_gpu, codes, relaxation, given):
     initial = torch.softmax(unary.flip(1), 1) if given else None
     kinds = compatibilities(6)
     for mus in ([None, kinds["diagonal"]], [kinds["matrix"], None]):
-        got = _cupy.KERNELS["mean_field"](
+        got = cupy_backend.KERNELS["mean_field"](
             unary, initial, [t for lattice in lattices for t in lattice], weights,
             [torch.empty(0) if mu is None else mu for mu in mus], codes, relaxation, 3, True,
         )  # fmt: skip
@@ -80,12 +80,12 @@ def test_mean_field(fake_gpu, codes, relaxation, given):
 def test_empty_input(fake_gpu):
     for shape in ((2, 0, 5, 1.0), (0, 3, 2, 1.0)):
         features = random_features(shape)
-        got = _cupy.KERNELS["permutohedral_build"](features, True)
+        got = cupy_backend.KERNELS["permutohedral_build"](features, True)
         expected = reference.permutohedral_build(features, True)
         assert all(a.equal(b) for a, b in zip(got, expected, strict=True))
         lattice = random_lattice(shape)
         values = values_for(lattice, 2)
-        assert _cupy.KERNELS["permutohedral_filter"](values, *lattice, False).equal(values)
+        assert cupy_backend.KERNELS["permutohedral_filter"](values, *lattice, False).equal(values)
 
 
 def test_layouts_and_constants_are_those_of_the_kernels(fake_gpu):
@@ -98,7 +98,7 @@ def test_layouts_and_constants_are_those_of_the_kernels(fake_gpu):
     ]  # fmt: skip
 
     def constant(file: str, name: str) -> int:
-        text = (_build.source_dir() / file).read_text()
+        text = (build.source_dir() / file).read_text()
         return int(re.search(rf"constexpr \w+ {name} = (\w+(?:\.\d+)?);", text)[1], 0)
 
     for file, names in {

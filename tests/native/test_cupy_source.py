@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from deeplab_repro import _build
-from deeplab_repro._cupy import channel_affine, runtime
+from deeplab_repro.native import build
+from deeplab_repro.native.cupy_backend import channel_affine, runtime
 
 KERNELS = "channel_affine/channel_affine_kernels.cuh"
 NAMES = tuple(
@@ -38,7 +38,7 @@ def test_source_includes_no_system_header():
 
 def test_constants_are_those_of_the_launchers():
     def constant(file: str, name: str) -> int:
-        text = (_build.source_dir() / file).read_text()
+        text = (build.source_dir() / file).read_text()
         return int(re.search(rf"constexpr \w+ {name} = (\d+);", text)[1])
 
     assert constant(KERNELS, "kChannelAffineThreads") == channel_affine.THREADS
@@ -60,7 +60,7 @@ def test_geometry_has_the_layout_of_the_struct():
         np.array([4, 6, 1], np.int64).tobytes()
     )
     fields = re.findall(
-        r"Index (\w+);", (_build.source_dir() / "channel_affine/geometry.h").read_text()
+        r"Index (\w+);", (build.source_dir() / "channel_affine/geometry.h").read_text()
     )
     assert tuple(fields) == geometry.dtype.names
 
@@ -106,7 +106,7 @@ def test_glue_calls_the_kernels_rightly(fake_gpu, shape, dtype):
 
 def find_nvrtc() -> str | None:
     """A libnvrtc that the loader knows, that lies beside nvcc, or that came as a Python package."""
-    nvcc = _build.find_tools().nvcc
+    nvcc = build.find_tools().nvcc
     home = Path(nvcc).resolve().parent.parent if nvcc else Path("/usr/local/cuda")
     patterns = [str(home / "lib64" / "libnvrtc.so*")]
     patterns += [str(Path(p) / "nvidia" / "*" / "lib" / "libnvrtc.so*") for p in sys.path if p]

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-import deeplab_repro._native as native
-from deeplab_repro import _build, doctor
+import deeplab_repro.native.backends as native
+from deeplab_repro import doctor
+from deeplab_repro.native import build
 
-ROOT = Path(_build.__file__).resolve().parent.parent
+ROOT = Path(build.__file__).resolve().parents[2]
 
 
 def python(code: str, **environment: str) -> subprocess.CompletedProcess:
@@ -48,7 +49,7 @@ def test_every_backend_is_accounted_for():
 
 
 @pytest.mark.skipif(
-    _build.read_record(native.library_dirs()[0]).get("sources") is None,
+    build.read_record(native.library_dirs()[0]).get("sources") is None,
     reason="installed without native libraries (DEEPLAB_REPRO_BUILD=none, or no compiler)",
 )
 def test_built_cpu_library_is_used():
@@ -58,7 +59,7 @@ def test_built_cpu_library_is_used():
 def without_libraries(tmp_path: Path) -> str:
     """Code that makes the package look where nothing has been built."""
     return (
-        "import deeplab_repro._build as b, pathlib\n"
+        "import deeplab_repro.native.build as b, pathlib\n"
         f"b.LIBRARIES = dict.fromkeys(b.LIBRARIES, 'nothing.so')\n{USE_IT}"
     )
 
@@ -94,9 +95,9 @@ def test_unknown_backend_is_an_error():
 
 def fake_library(folder: Path, kind: str, **record) -> None:
     folder.mkdir(exist_ok=True)
-    (folder / _build.LIBRARIES[kind]).write_bytes(b"not a library")
-    record = {"sources": _build.source_hash(), "architectures": ["9.0+PTX"], **record}
-    (folder / _build.RECORD).write_text(json.dumps(record))
+    (folder / build.LIBRARIES[kind]).write_bytes(b"not a library")
+    record = {"sources": build.source_hash(), "architectures": ["9.0+PTX"], **record}
+    (folder / build.RECORD).write_text(json.dumps(record))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
@@ -106,7 +107,7 @@ def test_cuda_library_is_not_touched_without_a_gpu(tmp_path, monkeypatch):
     backend = native._load("cuda")
     assert not backend.available
     assert "built without CUDA" in backend.reason or "sees no CUDA device" in backend.reason
-    assert backend.detail["path"] == str(tmp_path / _build.LIBRARIES["cuda"])
+    assert backend.detail["path"] == str(tmp_path / build.LIBRARIES["cuda"])
 
 
 def test_cuda_library_for_another_gpu_is_not_loaded(tmp_path, monkeypatch):
@@ -148,7 +149,7 @@ def test_broken_library_is_reported_not_raised(tmp_path, monkeypatch):
     backend = native._load("cpu")
     assert not backend.available
     assert backend.reason.startswith("could not be loaded: ")
-    assert _build.LIBRARIES["cpu"] in backend.reason
+    assert build.LIBRARIES["cpu"] in backend.reason
 
 
 def test_doctor_reports_and_checks_an_op():

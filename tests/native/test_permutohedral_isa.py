@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import deeplab_repro._native as native
+import deeplab_repro.native.backends as native
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = """

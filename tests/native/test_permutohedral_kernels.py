@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-import deeplab_repro._native as native
+import deeplab_repro.native.backends as native
 from deeplab_repro.ops import (
     Lattice,
     mean_field,

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from deeplab_repro.testing.tolerances import CLOSE
+from deeplab_repro.parity.tolerances import CLOSE
 
 
 class Case(NamedTuple):

@@ -7,7 +7,7 @@ import torch
 from deeplab_repro.ops import atrous_conv2d, channel_affine
 from deeplab_repro.ops._arrays import as_tensor
 
-pytestmark = pytest.mark.filterwarnings("ignore::deeplab_repro._native.FallbackWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::deeplab_repro.native.backends.FallbackWarning")
 
 
 class Foreign:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from deeplab_repro.ops import ALGORITHMS, atrous_conv2d, im2col
-from deeplab_repro.testing.tolerances import CLOSE
+from deeplab_repro.parity.tolerances import CLOSE
 from tests.ops.atrous_conv2d_cases import (
     CASES,
     Case,
@@ -19,9 +19,7 @@ from tests.ops.atrous_conv2d_cases import (
     random_case,
 )
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::deeplab_repro._native.FallbackWarning"  # the same tests serve a machine without one
-)
+pytestmark = pytest.mark.filterwarnings("ignore::deeplab_repro.native.backends.FallbackWarning")
 
 each_algorithm = pytest.mark.parametrize("algorithm", ["auto", *ALGORITHMS])
 COMPILED = torch._C._dispatch_has_kernel_for_dispatch_key(

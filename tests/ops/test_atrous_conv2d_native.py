@@ -14,9 +14,7 @@ from tests.ops.atrous_conv2d_cases import (
     make,
 )
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::deeplab_repro._native.FallbackWarning"  # the same tests serve a machine without one
-)
+pytestmark = pytest.mark.filterwarnings("ignore::deeplab_repro.native.backends.FallbackWarning")
 
 OPS = torch.ops.deeplab_repro
 each_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())

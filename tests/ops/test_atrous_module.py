@@ -8,7 +8,7 @@ import torch
 
 from deeplab_repro.ops import AtrousConv2d, atrous_conv2d
 
-pytestmark = pytest.mark.filterwarnings("ignore::deeplab_repro._native.FallbackWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::deeplab_repro.native.backends.FallbackWarning")
 
 
 def test_it_is_the_function_with_its_own_weights():

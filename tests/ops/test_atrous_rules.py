@@ -9,7 +9,7 @@ from deeplab_repro.ops import ALGORITHMS, _atrous_rules, atrous_conv2d, choose_a
 from deeplab_repro.ops._atrous_rules import DIRECTIONS, RULES, Problem, Rule
 from tests.ops.atrous_conv2d_cases import CASES, make, random_case, taps
 
-pytestmark = pytest.mark.filterwarnings("ignore::deeplab_repro._native.FallbackWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::deeplab_repro.native.backends.FallbackWarning")
 
 X, WEIGHT = torch.ones(1, 3, 9, 9), torch.ones(4, 3, 3, 3)
 

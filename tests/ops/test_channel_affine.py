@@ -3,16 +3,14 @@
 import pytest
 import torch
 
-import deeplab_repro._native as native
+import deeplab_repro.native.backends as native
 from deeplab_repro.ops import channel_affine, reference
 from tests.ops.channel_affine_cases import SHAPES, assert_agrees, loops, make
 
 OP = torch.ops.deeplab_repro.channel_affine
 BACKWARD = torch.ops.deeplab_repro.channel_affine_backward
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::deeplab_repro._native.FallbackWarning"  # the same tests serve a machine without one
-)
+pytestmark = pytest.mark.filterwarnings("ignore::deeplab_repro.native.backends.FallbackWarning")
 
 each_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 each_shape = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())

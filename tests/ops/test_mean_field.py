@@ -15,9 +15,7 @@ from tests.ops.lattice_cases import (
     recorded,
 )
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::deeplab_repro._native.FallbackWarning"  # the same tests serve a machine without one
-)
+pytestmark = pytest.mark.filterwarnings("ignore::deeplab_repro.native.backends.FallbackWarning")
 
 OP = torch.ops.deeplab_repro.mean_field
 

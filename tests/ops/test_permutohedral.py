@@ -17,9 +17,7 @@ from tests.ops.lattice_cases import (
     recorded,
 )
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::deeplab_repro._native.FallbackWarning"  # the same tests serve a machine without one
-)
+pytestmark = pytest.mark.filterwarnings("ignore::deeplab_repro.native.backends.FallbackWarning")
 
 BUILD = torch.ops.deeplab_repro.permutohedral_build
 FILTER = torch.ops.deeplab_repro.permutohedral_filter

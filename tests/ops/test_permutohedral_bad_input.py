@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-import deeplab_repro._native as native
+import deeplab_repro.native.backends as native
 from deeplab_repro.ops import (
     Lattice,
     mean_field,
@@ -13,7 +13,7 @@ from deeplab_repro.ops import (
 )
 from tests.ops.lattice_cases import random_lattice
 
-pytestmark = pytest.mark.filterwarnings("ignore::deeplab_repro._native.FallbackWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::deeplab_repro.native.backends.FallbackWarning")
 
 compiled = pytest.mark.skipif(not native.has_cpu(), reason="the checks of the compiled entry")
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from deeplab_repro import CaffeImportError, CaffeNet, load_caffe
-from deeplab_repro.parity import BlobReport, compare_recording
-from deeplab_repro.testing.recordings import Recording, bundled_recordings, find_recordings
-from deeplab_repro.testing.tolerances import AGREEMENT
+from deeplab_repro.parity.comparison import BlobReport, compare_recording
+from deeplab_repro.parity.recordings import Recording, bundled_recordings, find_recordings
+from deeplab_repro.parity.tolerances import AGREEMENT
 
 TOLERANCE = AGREEMENT["caffe"]
 DATA = Path(__file__).parents[1] / "data"

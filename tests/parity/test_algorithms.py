@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from deeplab_repro import CaffeNet, load_caffe
-from deeplab_repro.layers.conv import Convolution
+from deeplab_repro.caffe.layers.conv import Convolution
 from deeplab_repro.ops import ALGORITHMS
 from deeplab_repro.ops._atrous_algorithms import BY_NAME
-from deeplab_repro.parity import compare_recording
-from deeplab_repro.testing.recordings import Recording, bundled_recordings
-from deeplab_repro.testing.tolerances import AGREEMENT
+from deeplab_repro.parity.comparison import compare_recording
+from deeplab_repro.parity.recordings import Recording, bundled_recordings
+from deeplab_repro.parity.tolerances import AGREEMENT
 
 RECORDINGS = bundled_recordings(Path(__file__).parents[1] / "data")
 each_recording = pytest.mark.parametrize("recording", RECORDINGS, ids=lambda item: item.name)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from deeplab_repro import load_caffe
-from deeplab_repro.parity import write_activations
+from deeplab_repro.parity.comparison import write_activations
 
 TEST = Path(__file__).with_name("test_activations.py")
 NETWORK = "largefov_v2_w8"

@@ -1,0 +1,261 @@
+"""Runs the layers of a network one after the other on a table of named blobs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from deeplab_repro.caffe.layers.conv import Convolution
+from deeplab_repro.ops import ALGORITHMS
+from prototxt_import import CaffeImportError, Layer, Net, Shape, infer_net
+from prototxt_import.inference import check_blob_bytes
+
+__all__ = ["GraphModule", "LayerModules", "Node", "Step", "plan"]
+
+#: Layers whose output is memory of its own, so that a following in-place layer may overwrite it.
+_FRESH_OUTPUT: Final = frozenset(
+    ["Convolution", "Deconvolution", "Eltwise", "InnerProduct", "Pooling", "BatchNorm", "Scale"]
+)
+
+
+@dataclass(frozen=True)
+class Node:
+    """A layer and its place in the graph.
+
+    Attributes:
+        layer: the layer; of several that became one, the first.
+        module: what computes it.
+        bottoms: blobs that it reads.
+        tops: blobs that it writes.
+        inplace: ``module(bottom, inplace=True)`` may be called, which overwrites the bottom.
+        detached: numbers of the bottoms to which no gradient goes back.
+    """
+
+    layer: Layer
+    module: nn.Module
+    bottoms: tuple[str, ...]
+    tops: tuple[str, ...]
+    inplace: bool = False
+    detached: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Step(Node):
+    """One node's turn in the forward pass."""
+
+    overwrites: bool = False  # may overwrite its bottom when no gradient is asked for
+    last_reads: tuple[str, ...] = ()  # blobs that nobody needs after this step
+
+
+class GraphModule(nn.Module):
+    """Inputs, outputs and the forward pass, whatever the steps are.
+
+    Attributes:
+        net: the typed graph.
+        inputs: names of the blobs to give; those of a data layer beyond the first (labels, sizes)
+            may be left out, and then whatever depends on them is left out too.
+        outputs: names of the blobs that :meth:`forward` returns.
+    """
+
+    def __init__(self, net: Net) -> None:
+        super().__init__()
+        self.net = net
+        self.inputs = list(net.inputs)
+        self.outputs = list(net.outputs)
+        self._steps: list[Step] = []
+        #: Of every layer of ``net``, the shapes that its blobs have.
+        self._blob_shapes: list[list[Shape]] = []
+        self._checked_shapes: tuple[bool, tuple[tuple[str, Shape], ...]] | None = None
+
+    def forward(self, **inputs: Tensor | np.ndarray[Any, Any]) -> dict[str, Tensor]:
+        """Run the network.
+
+        Args:
+            inputs: blob name -> values; float32, (N, C, H, W) for pictures, BGR minus the mean.
+                Numpy arrays of any number type are converted.
+
+        Returns:
+            output blob -> values.  A blob is freed after its last reader.
+
+        Raises:
+            CaffeImportError: inputs missing or unknown, or shapes that a layer can't take.
+        """
+        return self._run(inputs, keep=False)
+
+    def blobs(self, **inputs: Tensor | np.ndarray[Any, Any]) -> dict[str, Tensor]:
+        """Run the network and return every blob, inputs too, under its Caffe name.
+
+        A blob that in-place layers overwrite holds the last value written, as in Caffe after a
+        forward pass.  Gradients flow as in :meth:`forward`.
+        """
+        return self._run(inputs, keep=True)
+
+    def set_algorithm(self, algorithm: str) -> None:
+        """Compute all convolutions of two spatial axes by one algorithm; they differ by rounding.
+
+        Args:
+            algorithm: ``"direct"``, ``"im2col"`` (Caffe's form), ``"interlace"``, ``"library"``, or
+                ``"auto"``, which chooses for each; see :func:`~deeplab_repro.ops.atrous_conv2d`.
+        """
+        if algorithm not in ("auto", *ALGORITHMS):
+            raise ValueError(
+                f"algorithm: expected one of auto, {', '.join(ALGORITHMS)}; got {algorithm!r}"
+            )
+        for module in self.modules():
+            if isinstance(module, Convolution):
+                module.algorithm = algorithm
+
+    def _run(self, given: Mapping[str, Any], *, keep: bool) -> dict[str, Tensor]:
+        values = self._checked_inputs(given, keep)
+        in_place_allowed = not torch.is_grad_enabled()
+        for step in self._steps:
+            if not all(bottom in values for bottom in step.bottoms):
+                continue  # it depends on an optional input that was not given
+            bottoms = [values[bottom] for bottom in step.bottoms]
+            for i in step.detached:
+                bottoms[i] = bottoms[i].detach()
+            # A blob that is kept may only be overwritten by one of its own name.
+            if step.overwrites and in_place_allowed and (not keep or step.tops[0] in step.bottoms):
+                tops = step.module(*bottoms, inplace=True)
+            else:
+                tops = step.module(*bottoms)
+            values.update(
+                zip(step.tops, (tops,) if isinstance(tops, Tensor) else tops, strict=True)
+            )
+            del bottoms, tops
+            if not keep:
+                for name in step.last_reads:
+                    values.pop(name, None)
+        if keep:
+            return values
+        return {name: values[name] for name in self.outputs if name in values}
+
+    def _checked_inputs(self, given: Mapping[str, Any], keep: bool) -> dict[str, Tensor]:
+        unknown = given.keys() - self.net.inputs.keys()
+        missing = [name for name, i in self.net.inputs.items() if i.required and name not in given]
+        if unknown or missing:
+            raise CaffeImportError(
+                f"unknown input '{min(unknown)}'"
+                if unknown
+                else f"input '{missing[0]}' is missing",
+                file=self.net.file,
+                expected=f"inputs {self.inputs}",
+                got=sorted(given),
+            )
+        values = {name: self._as_blob(given[name]) for name in self.inputs if name in given}
+        if not torch.compiler.is_compiling():
+            shapes = tuple((name, tuple(value.shape)) for name, value in values.items())
+            if (keep, shapes) != self._checked_shapes:
+                self.check_sizes(dict(shapes), keep)
+                self._checked_shapes = keep, shapes
+        return values
+
+    def _as_blob(self, value: Tensor | np.ndarray[Any, Any]) -> Tensor:
+        """A tensor as it is; an array in the network's type and on its device."""
+        if isinstance(value, Tensor):
+            return value
+        like = next(chain(self.parameters(), self.buffers()), torch.empty(0))
+        return torch.as_tensor(value, dtype=like.dtype, device=like.device)
+
+    def check_sizes(self, inputs: Mapping[str, Shape], keep: bool = False) -> None:
+        """Tell which layer the inputs do not fit, or the memory, before anything is computed.
+
+        Args:
+            inputs: input blob -> shape; optional ones that are left out are not given.
+            keep: whether all blobs are to be there at once, as in :meth:`blobs`.
+
+        Raises:
+            CaffeImportError: they do not fit; the layer is named.
+        """
+        absent = self.net.inputs.keys() - inputs.keys()
+        blob_shapes = dict(zip(map(id, self.net.layers), self._blob_shapes, strict=True))
+        shapes = infer_net(self.net, inputs, without=absent)
+        check_blob_bytes(shapes, self.net, keep=keep)
+        for item in shapes.layers:
+            pairs = zip(item.shapes.params, blob_shapes[id(item.layer)], strict=True)
+            for i, (needed, there) in enumerate(pairs):
+                if None not in needed and tuple(needed) != tuple(there):
+                    raise CaffeImportError(
+                        f"its bottom has shape {item.bottoms[0]}, and blob {i} does not fit that",
+                        file=self.net.file,
+                        layer=item.layer.name,
+                        expected=f"a blob of shape {tuple(needed)}",
+                        got=tuple(there),
+                    )
+
+    def extra_repr(self) -> str:
+        """Name, phase and dialect."""
+        return f"{self.net.name!r}, phase={self.net.phase}, dialect={self.net.dialect}"
+
+
+class LayerModules(nn.Module):
+    """The layers' modules under their Caffe names.
+
+    Unlike ``nn.ModuleDict`` it takes any name ("type", "data", ""), twice if need be.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._times: Counter[str] = Counter()
+
+    def append(self, name: str, module: nn.Module) -> None:
+        """Add one at the end."""
+        plain = name.replace(".", ":")  # a dot would separate modules in a state dict's keys
+        key = plain or "_"
+        # Counted on, so that the last of thousands of one name does not try all the others' keys.
+        self._times[plain] = max(1, self._times[plain])
+        while key in self._modules:
+            self._times[plain] += 1
+            key = f"{plain}#{self._times[plain]}"
+        self._modules[key] = module
+
+
+def plan(nodes: Sequence[Node], outputs: Collection[str]) -> list[Step]:
+    """Decide when each blob can be freed, and which nodes may overwrite their bottom.
+
+    Args:
+        nodes: in the order in which they run.
+        outputs: blobs that stay.
+    """
+    last_reader: dict[str, int] = {}
+    # How many read a blob's value, by how often it had been written.
+    readers: Counter[tuple[str, int]] = Counter()
+    version: Counter[str] = Counter()
+    for i, node in enumerate(nodes):
+        for bottom in node.bottoms:
+            last_reader[bottom] = i
+            readers[bottom, version[bottom]] += 1
+        for top in node.tops:
+            version[top] += 1
+            last_reader[top] = i  # unless somebody reads it later
+    version.clear()
+    fresh: set[str] = set()  # blobs whose present value is memory that nothing else looks at
+    steps = []
+    for i, node in enumerate(nodes):
+        overwrites = (
+            node.inplace
+            and node.bottoms[0] in fresh
+            and readers[node.bottoms[0], version[node.bottoms[0]]] == 1
+        )
+        for top in node.tops:
+            version[top] += 1
+            if node.layer.type in _FRESH_OUTPUT or overwrites:
+                fresh.add(top)
+            else:
+                fresh.discard(top)
+        mentioned = dict.fromkeys([*node.bottoms, *node.tops])
+        steps.append(
+            Step(
+                **vars(node),
+                overwrites=overwrites,
+                last_reads=tuple(b for b in mentioned if last_reader[b] == i and b not in outputs),
+            )
+        )
+    return steps

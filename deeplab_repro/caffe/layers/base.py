@@ -1,0 +1,218 @@
+"""What every Caffe layer has in common: its blobs, its shapes, the registry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from deeplab_repro.caffe.layers.fillers import fill
+from prototxt_import.errors import CaffeImportError
+from prototxt_import.shapes import LayerShapes, infer
+
+if TYPE_CHECKING:
+    from prototxt_import.net import Layer, Shape
+
+__all__ = ["LAYERS", "CaffeLayer", "build", "label_numbers", "register"]
+
+
+class CaffeLayer(nn.Module):
+    """One layer of a Caffe network.
+
+    Its blobs are registered under the names "0", "1", ... in Caffe's order and shapes, zero until
+    :meth:`initialise` fills them.  A blob whose shape depends on sizes that are not known yet is
+    missing until :meth:`set_blob` brings it.
+
+    Args:
+        layer: the layer as the file describes it.
+        bottoms: shapes of its bottoms, None where a size is not known.
+        shapes: what :func:`prototxt_import.shapes.infer` says about them.
+
+    Attributes:
+        can_run_inplace: ``forward(x, inplace=True)`` may overwrite ``x``; whether nobody else
+            needs ``x`` any more is for the caller to know.
+        shares_memory: a top may be a bottom, or a view of one, so that overwriting the one
+            changes the other.
+    """
+
+    can_run_inplace: ClassVar[bool] = False
+    shares_memory: ClassVar[bool] = False
+    #: Whether the blobs are statistics, not learned by gradients.
+    blobs_are_buffers: ClassVar[bool] = False
+
+    def __init__(self, layer: Layer, bottoms: Sequence[Shape], shapes: LayerShapes) -> None:
+        super().__init__()
+        self.layer = layer
+        self.blob_shapes = list(shapes.params)
+        #: Blobs have four axes each, and so do losses: the DeepLab v1 fork of 2014.
+        self.is_legacy = layer.dialect == "dl1"
+        self.num_tops = len(shapes.tops)
+        for i, shape in enumerate(self.blob_shapes):
+            known = [size for size in shape if size is not None]
+            if len(known) == len(shape):
+                self._register(i, torch.zeros(known))
+
+    def fillers(self) -> Sequence[Any]:
+        """FillerParameter messages for the blobs, in order; blobs beyond them start as zeros."""
+        return ()
+
+    def initialise(self) -> None:
+        """Fill the blobs as the layer's fillers say."""
+        with torch.no_grad():
+            for i, filler in enumerate(self.fillers()):
+                if i < len(self.blob_shapes) and self.has_blob(i):
+                    fill(self._registered(i), filler, is_legacy=self.is_legacy)
+
+    @property
+    def blobs(self) -> list[Tensor]:
+        """Parameters and buffers in Caffe's order."""
+        return [self._registered(i) for i in range(len(self.blob_shapes))]
+
+    def has_blob(self, i: int) -> bool:
+        """Whether blob ``i`` has a value yet: its shape may wait for the weights."""
+        return str(i) in self._parameters or str(i) in self._buffers
+
+    def blob(self, i: int) -> Tensor:
+        """Blob ``i`` in this layer's own shape.
+
+        It differs from the registered one where layers of different shapes share a parameter
+        (``share_mode: PERMISSIVE`` asks for equal counts only).
+        """
+        value = self._registered(i)
+        shape = tuple(self.blob_shapes[i])
+        return value if value.shape == shape else value.view(*[n for n in shape if n is not None])
+
+    def set_blob(self, i: int, value: Tensor) -> None:
+        """Give blob ``i`` a value from a file.
+
+        Leading axes of size 1 may be missing or extra, as between files of old and new programs
+        (blob.cpp, ShapeEquals).  What is registered already is overwritten, not replaced.
+        """
+        if i >= len(self.blob_shapes):
+            self.refuse("has no such parameter", expected=f"{len(self.blob_shapes)}", got=i + 1)
+        shape = self._matched(i, tuple(value.shape))
+        if shape is None:
+            expected = "x".join("?" if n is None else str(n) for n in self.blob_shapes[i])
+            got = "x".join(map(str, value.shape))
+            self.refuse(f"parameter {i} has another shape", expected=expected or "scalar", got=got)
+        value = value.reshape(shape)
+        if self.has_blob(i):
+            with torch.no_grad():
+                self._registered(i).copy_(value)
+        else:
+            self.blob_shapes[i] = shape
+            self._register(i, value.detach().clone())
+
+    def share_blob(self, i: int, value: Tensor) -> None:
+        """Make ``value``, another layer's, this layer's blob ``i``."""
+        if str(i) in self._parameters:
+            del self._parameters[str(i)]
+        self._buffers.pop(str(i), None)
+        if None in self.blob_shapes[i]:
+            self.blob_shapes[i] = tuple(value.shape)
+        self._register(i, value)
+
+    def refuse(self, message: str, **details: Any) -> NoReturn:
+        """Raise the error that names this layer."""
+        raise CaffeImportError(f"{self.layer.type}: {message}", layer=self.layer.name, **details)
+
+    def extra_repr(self) -> str:
+        """The layer's name."""
+        return self.layer.name
+
+    def _register(self, i: int, value: Tensor) -> None:
+        if self.blobs_are_buffers:
+            self.register_buffer(str(i), value)
+        elif isinstance(value, nn.Parameter):
+            self.register_parameter(str(i), value)
+        else:
+            self.register_parameter(str(i), nn.Parameter(value))
+
+    def _registered(self, i: int) -> Tensor:
+        value = (
+            self._buffers.get(str(i)) if self.blobs_are_buffers else self._parameters.get(str(i))
+        )
+        if value is None:
+            self.refuse(f"parameter {i} is missing: its shape is not known before its weights are")
+        return value
+
+    def _matched(self, i: int, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+        """``shape`` with as many axes as blob ``i`` has, if it can be that blob's."""
+        wanted = self.blob_shapes[i]
+        extra = len(shape) - len(wanted)
+        if extra > 0 and all(n == 1 for n in shape[:extra]):
+            shape = shape[extra:]
+        elif extra < 0:
+            shape = (1,) * -extra + shape
+        fits = len(shape) == len(wanted) and all(
+            a is None or a == b for a, b in zip(wanted, shape, strict=True)
+        )
+        return shape if fits else None
+
+
+#: Layer type -> its module class.
+LAYERS: Final[dict[str, type[CaffeLayer]]] = {}
+
+
+def register(*types: str) -> Callable[[type[CaffeLayer]], type[CaffeLayer]]:
+    """Enter a class into :data:`LAYERS` under ``types``."""
+
+    def enter(cls: type[CaffeLayer]) -> type[CaffeLayer]:
+        for name in types:
+            LAYERS[name] = cls
+        return cls
+
+    return enter
+
+
+def build(layer: Layer, bottoms: Sequence[Shape], *, initialise: bool = True) -> CaffeLayer:
+    """The module of ``layer``, given the shapes of its bottoms.
+
+    Args:
+        layer: the layer.
+        bottoms: shapes of its bottoms, None where a size is not known.
+        initialise: False leaves the blobs at zero, for values that are about to come from a file.
+
+    Raises:
+        CaffeImportError: a type that is left out, or shapes that do not fit.
+    """
+    shapes = infer(layer, bottoms)
+    module = LAYERS[layer.type](layer, bottoms, shapes)
+    if initialise:
+        module.initialise()
+    return module
+
+
+def label_numbers(
+    module: CaffeLayer, labels: Tensor, classes: int, ignore: Sequence[int] = ()
+) -> tuple[Tensor, Tensor]:
+    """Labels as Caffe reads them from floats: cut to whole numbers.
+
+    Args:
+        module: the layer, for the message.
+        labels: any shape.
+        classes: labels must lie in [0, classes).
+        ignore: labels that do not count, in or out of that range.
+
+    Returns:
+        labels as int64 with 0 in place of ignored ones, and which of them count (bool).
+
+    Raises:
+        ValueError: a label that is neither a class nor ignored.  Compiled graphs do not look.
+    """
+    numbers = labels.detach().long()
+    counts = torch.ones_like(numbers, dtype=torch.bool)
+    for value in ignore:
+        counts &= numbers != value
+    numbers = numbers.masked_fill(~counts, 0)
+    if not torch.compiler.is_compiling():
+        bad = (numbers < 0) | (numbers >= classes)
+        if bool(bad.any()):
+            raise ValueError(
+                f"layer '{module.layer.name}': {module.layer.type}: unexpected label "
+                f"{int(numbers[bad][0])}; expected 0..{classes - 1}"
+                + (f" or ignored {sorted(ignore)}" if ignore else "")
+            )
+    return numbers, counts

@@ -1,0 +1,90 @@
+"""Layers that combine several bottoms value by value."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from deeplab_repro.caffe.layers.base import CaffeLayer, register
+from prototxt_import.shapes import enum_name
+
+if TYPE_CHECKING:
+    from prototxt_import.net import Layer, Shape
+    from prototxt_import.shapes import LayerShapes
+
+__all__ = ["Eltwise", "SpatialProduct"]
+
+
+class _UnstableProduct(torch.autograd.Function):
+    """A product whose slopes are the product divided by each factor (eltwise_layer.cpp).
+
+    That is what ``stable_prod_grad: false`` asks for: not a number where a factor is 0.
+    """
+
+    @staticmethod
+    def forward(*factors: Tensor) -> Tensor:
+        product = factors[0] * factors[1]
+        for factor in factors[2:]:
+            product = product * factor
+        return product
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(output, *inputs)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        product, *factors = ctx.saved_tensors
+        return tuple(grads[0] * (product / factor) for factor in factors)
+
+
+@register("Eltwise")
+class Eltwise(CaffeLayer):
+    """Sum with coefficients, product or maximum of bottoms of one shape (eltwise_layer.cpp)."""
+
+    def __init__(self, layer: Layer, bottoms: Sequence[Shape], shapes: LayerShapes) -> None:
+        super().__init__(layer, bottoms, shapes)
+        spec = layer.spec.eltwise_param
+        self.operation = enum_name(spec, "operation")
+        self.coeff: list[float] = list(spec.coeff) or [1.0] * len(bottoms)
+        self.stable = bool(spec.stable_prod_grad)
+
+    def forward(self, *bottoms: Tensor) -> Tensor:
+        """Two or more of any shape."""
+        if self.operation == "SUM":
+            return self._sum(bottoms)
+        if self.operation == "MAX":
+            return self._max(bottoms)
+        if not self.stable:
+            product: Tensor = _UnstableProduct.apply(*bottoms)
+            return product
+        top = bottoms[0] * bottoms[1]
+        for x in bottoms[2:]:
+            top = top * x
+        return top
+
+    def _sum(self, bottoms: tuple[Tensor, ...]) -> Tensor:
+        first, *coeff = self.coeff
+        top = bottoms[0] if first == 1 else bottoms[0] * first
+        for x, factor in zip(bottoms[1:], coeff, strict=True):
+            top = torch.add(top, x, alpha=factor)
+        return top
+
+    def _max(self, bottoms: tuple[Tensor, ...]) -> Tensor:
+        """The gradient goes to one bottom: of equal ones, to 1 before 0, else to the earlier."""
+        top = torch.where(bottoms[0] > bottoms[1], bottoms[0], bottoms[1])
+        for x in bottoms[2:]:
+            top = torch.where(x > top, x, top)
+        return top
+
+
+@register("SpatialProduct")
+class SpatialProduct(CaffeLayer):
+    """Every channel times one weight per pixel (spatial_product_layer.cpp)."""
+
+    def forward(self, x: Tensor, weight: Tensor) -> Tensor:
+        """x (N, C, H, W), weight (N, 1, H, W)."""
+        return x * weight

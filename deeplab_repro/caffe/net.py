@@ -1,0 +1,269 @@
+"""A Caffe network as a PyTorch module that computes what Caffe computes."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deeplab_repro.caffe.graph import GraphModule, LayerModules, Node, plan
+from deeplab_repro.caffe.layers import CaffeLayer, build
+from prototxt_import import (
+    CaffeImportError,
+    Dialect,
+    Layer,
+    Model,
+    Net,
+    Phase,
+    infer_net,
+    read_model,
+)
+from prototxt_import.inference import check_parameter_bytes
+from prototxt_import.matching import WeightMatch, match_weights, shared_parameters
+
+if TYPE_CHECKING:
+    from deeplab_repro.caffe.fuse import FusedNet
+
+__all__ = ["CaffeNet", "load_caffe"]
+
+
+class CaffeNet(GraphModule):
+    """The graph of a :class:`prototxt_import.Net` as an ``nn.Module``.
+
+    Blobs are called by their Caffe names.  Shapes other than the declared ones are fine: all sizes
+    follow from the inputs, as in Caffe's ``Net::Reshape``.
+
+    The top of a loss is the loss before its weight; see :meth:`loss`.
+
+    Args:
+        net: the typed graph.
+        weights: what to load, see :meth:`load_weights`; None leaves the fillers' values.
+
+    Attributes:
+        net, inputs, outputs: see :class:`~deeplab_repro.caffe.graph.GraphModule`.
+        load_report: what :meth:`load_weights` did last; None before.
+    """
+
+    def __init__(
+        self, net: Net, weights: Mapping[str, Sequence[np.ndarray[Any, Any]]] | None = None
+    ) -> None:
+        super().__init__(net)
+        self.load_report: WeightMatch | None = None
+        self.layers = LayerModules()
+        self._shapes = infer_net(net)
+        check_parameter_bytes(self._shapes, net.file)
+        self._modules_by_name: dict[str, CaffeLayer] = {}
+        nodes = []
+        try:
+            self._shared = shared_parameters(self._shapes)
+            for item in self._shapes.layers:
+                blobs = [(item.layer.name, i) for i in range(len(item.shapes.params))]
+                # Random values that something else is about to replace are not worth their time.
+                is_filled_later = item.layer.name in (weights or {}) or self._shared.keys() >= {
+                    *blobs
+                }
+                module = build(item.layer, item.bottoms, initialise=not is_filled_later)
+                nodes.append(_node(net, item.layer, module))
+                self._blob_shapes.append(module.blob_shapes)
+                self.layers.append(item.layer.name, module)
+                self._modules_by_name.setdefault(item.layer.name, module)
+        except CaffeImportError as error:
+            raise (error.with_file(net.file) if net.file else error) from None
+        self._tie_shared_parameters()
+        self._steps = plan(nodes, self.outputs)
+        self.train(net.phase == "TRAIN")
+        if weights:
+            self.load_weights(weights)
+
+    # ---------------------------------------------------------------- running
+
+    def fuse(self) -> FusedNet:
+        """A network for inference that computes the same with fewer passes over the blobs.
+
+        BatchNorm with fixed statistics, Scale and Bias are folded into the convolution or matrix
+        before them; a sum with a shortcut and a ReLU are computed where the convolution writes its
+        values; Dropout is left out.  See :class:`~deeplab_repro.caffe.fuse.FusedNet` for what is
+        left.
+        The values differ from this network's by rounding (about 1e-6 of a blob's norm), so hold
+        this one, not the fused one, against Caffe.
+
+        Returns:
+            a new module with weights of its own; this one stays as it is.
+
+        Raises:
+            CaffeImportError: this network is in train mode.
+        """
+        from deeplab_repro.caffe.fuse import FusedNet
+
+        return FusedNet(self)
+
+    def loss(self, blobs: Mapping[str, Tensor]) -> Tensor:
+        """The objective: the sum of ``loss_weight`` times top over all losses.
+
+        Args:
+            blobs: what :meth:`forward` or :meth:`blobs` returned.
+
+        Raises:
+            CaffeImportError: the network has no loss, or its top is not in ``blobs``.
+        """
+        total: Tensor | None = None
+        for layer in self.net.layers:
+            for top, weight in zip(layer.tops, layer.loss_weights, strict=True):
+                if not weight:
+                    continue
+                if top not in blobs:
+                    raise CaffeImportError(
+                        f"its top '{top}' is not among the blobs", layer=layer.name
+                    )
+                term = blobs[top].sum() * weight
+                total = term if total is None else total + term
+        if total is None:
+            raise CaffeImportError("the network has no loss", file=self.net.file)
+        return total
+
+    # ---------------------------------------------------------------- parameters
+
+    @property
+    def params(self) -> dict[str, list[Tensor]]:
+        """Layer -> its parameters and buffers, in Caffe's blob order and shapes.
+
+        Where layers share a parameter by name, it is one tensor, listed under each.
+        """
+        found: dict[str, list[Tensor]] = {}
+        for step in self._steps:
+            assert isinstance(step.module, CaffeLayer)
+            if blobs := step.module.blobs:
+                found.setdefault(step.layer.name, blobs)
+        return found
+
+    def _tie_shared_parameters(self) -> None:
+        """Make parameters of one name one tensor; those whose shape is unknown yet come later."""
+        for (name, i), (owner, j) in self._shared.items():
+            if self._modules_by_name[owner].has_blob(j):
+                shared = self._modules_by_name[owner].blob(j)
+                self._modules_by_name[name].share_blob(i, shared)
+
+    def load_weights(self, weights: Mapping[str, Sequence[np.ndarray[Any, Any]]]) -> WeightMatch:
+        """Copy weights by layer name, in the order given (net.cpp, CopyTrainedLayersFrom).
+
+        Where several layers share a parameter, the copy that comes last in the file stays; if the
+        copies differ, a warning says so.  Layers without weights keep their values, and a warning
+        names them.
+
+        Args:
+            weights: layer -> blobs, as :func:`prototxt_import.read_weights` returns them.
+
+        Raises:
+            CaffeImportError: the blobs of a layer do not match it in number or shape.
+        """
+        match = match_weights(self._shapes, weights)
+        for name in match.copied:
+            for i, blob in enumerate(weights[name]):
+                owner, j = self._shared.get((name, i), (name, i))
+                module = self._modules_by_name[owner]
+                value = torch.from_numpy(blob)
+                # match_weights has seen that the blob fits, if need be by its count alone.
+                module.set_blob(
+                    j, value.reshape(module.blob(j).shape) if module.has_blob(j) else value
+                )
+        self._tie_shared_parameters()
+        for conflict in match.conflicts:
+            warnings.warn(conflict, stacklevel=3)
+        if match.missing:
+            names = ", ".join(match.missing[:5]) + (", ..." if len(match.missing) > 5 else "")
+            warnings.warn(
+                f"no weights for {len(match.missing)} layers, which keep their initial values:"
+                f" {names}",
+                stacklevel=3,
+            )
+        self.load_report = match
+        return match
+
+
+def load_caffe(
+    prototxt: str | os.PathLike[str] | Net | Model,
+    weights: str | os.PathLike[str] | None = None,
+    phase: Phase = "TEST",
+    *,
+    level: int = 0,
+    stages: Iterable[str] = (),
+    dialect: Dialect | None = None,
+    placeholders: Mapping[str, str] | None = None,
+    algorithm: str = "auto",
+) -> CaffeNet:
+    """Make a PyTorch module of a Caffe network.
+
+    Args:
+        prototxt: the network's prototxt; or, with ``weights=None``, a caffemodel or safetensors
+            file that embeds its network; or a network or model that has been read already.
+        weights: ``.caffemodel``, ``.caffemodel.h5`` or ``.safetensors``.  None keeps the fillers'
+            values, or takes those of the file that ``prototxt`` names.
+        phase: ``"TEST"`` (eval mode, no dropout noise) or ``"TRAIN"`` (train mode).
+        level: for ``min_level`` and ``max_level`` rules.
+        stages: for ``stage`` and ``not_stage`` rules.
+        dialect: ``"bvlc"``, ``"dl2"`` or ``"dl1"`` if the files' own evidence is to be overruled.
+        placeholders: values of ``${NAME}`` in the prototxt.
+        algorithm: how convolutions are computed, see :meth:`GraphModule.set_algorithm`.
+
+    Returns:
+        the module; float32, on the CPU.
+
+    Raises:
+        CaffeImportError: a file, layer or shape that cannot be used, in one clear line.
+
+    Example:
+        >>> net = load_caffe("deploy.prototxt", "train_iter_20000.caffemodel")
+        >>> with torch.inference_mode():
+        ...     scores = net(data=picture)["fc8_interp"]
+    """
+    model: Model | None = None
+    if isinstance(prototxt, Net):
+        net = prototxt
+        if weights is not None:
+            model = read_model(weights, dialect=dialect)
+    else:
+        if isinstance(prototxt, Model):
+            model = prototxt
+        elif weights is None:
+            model = read_model(prototxt, dialect=dialect, placeholders=placeholders)
+        else:
+            model = read_model(weights, prototxt, dialect=dialect, placeholders=placeholders)
+        net = model.net(phase, level=level, stages=stages)
+    try:
+        module = CaffeNet(net, model.weights if model else None)
+    except CaffeImportError as error:  # those of the network name its file already
+        raise error.with_file(model.weights_file if model else net.file) from None
+    module.set_algorithm(algorithm)
+    return module
+
+
+def _node(net: Net, layer: Layer, module: CaffeLayer) -> Node:
+    in_place = module.can_run_inplace and len(layer.tops) == 1 and layer.is_in_place(0)
+    return Node(
+        layer,
+        module,
+        tuple(layer.bottoms),
+        tuple(layer.tops),
+        in_place,
+        _detached(net, layer),
+    )
+
+
+def _detached(net: Net, layer: Layer) -> tuple[int, ...]:
+    """Bottoms with ``propagate_down: false``, unless the net forces them (net.cpp, Init)."""
+    wanted = list(layer.spec.propagate_down)
+    if wanted and len(wanted) != len(layer.bottoms):
+        raise CaffeImportError(
+            "has another number of propagate_down than bottoms",
+            layer=layer.name,
+            expected=len(layer.bottoms),
+            got=len(wanted),
+        )
+    if cast(Any, net.raw.header).force_backward:
+        return ()
+    return tuple(i for i, want in enumerate(wanted) if not want)

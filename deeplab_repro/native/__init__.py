@@ -1,0 +1,1 @@
+"""The compiled kernels: building them, loading them, and running them through CuPy."""

@@ -1,0 +1,1 @@
+"""Showing that a network computes what Caffe computed: recordings, comparison, causes, report."""

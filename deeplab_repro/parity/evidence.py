@@ -1,0 +1,162 @@
+"""What a recording says about single layers: each is run again from what was recorded below it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from deeplab_repro.caffe.layers import CaffeLayer
+from deeplab_repro.parity.agreement import Agreement, agreement
+from deeplab_repro.parity.comparison import Comparison
+from prototxt_import import CaffeImportError, Layer
+
+__all__ = ["Chain", "Evidence", "Weights", "run_layer"]
+
+Weights = Mapping[str, Sequence[np.ndarray[Any, Any]]]
+
+
+def run_layer(
+    module: CaffeLayer, bottoms: Sequence[Tensor], blobs: Sequence[Tensor] | None = None
+) -> tuple[Tensor, ...]:
+    """The tops of a layer, with ``blobs`` in place of its own."""
+    if blobs is None:
+        tops = module(*bottoms)
+    else:
+        own = {str(i): blob for i, blob in enumerate(blobs)}
+        tops = functional_call(module, own, tuple(bottoms), tie_weights=False)
+    return (tops,) if isinstance(tops, Tensor) else tuple(tops)
+
+
+class Evidence:
+    """A comparison, and each blob's way of coming about.
+
+    Args:
+        comparison: the network, what it computed, and the recording.
+        weights: the file's blobs; the copies of a shared parameter may differ in it.
+    """
+
+    def __init__(self, comparison: Comparison, weights: Weights) -> None:
+        self.comparison = comparison
+        self.net = comparison.net
+        self.weights = weights
+        self.reports = {report.blob: report for report in comparison.reports}
+        modules = [m for m in self.net.layers.children() if isinstance(m, CaffeLayer)]
+        #: In running order.
+        self.steps: list[tuple[Layer, CaffeLayer]] = list(
+            zip(self.net.net.layers, modules, strict=True)
+        )
+        self.writers: dict[str, list[int]] = {}
+        self.readers: dict[str, list[int]] = {}
+        for i, (layer, _) in enumerate(self.steps):
+            for bottom in layer.bottoms:
+                self.readers.setdefault(bottom, []).append(i)
+            for top in layer.tops:
+                self.writers.setdefault(top, []).append(i)
+
+    def recorded(self, blob: str) -> Tensor | None:
+        """The blob as it was recorded; None if it was not, or only in samples."""
+        report = self.reports.get(blob)
+        if blob not in self.net.net.inputs and (report is None or report.agreement is None):
+            return None
+        try:
+            values = self.comparison.recording.whole(blob)
+        except CaffeImportError:
+            return None
+        except KeyError:  # an optional input that was left out
+            return None
+        return torch.from_numpy(np.asarray(values, np.float32))
+
+    def recorded_shape(self, blob: str) -> tuple[int, ...] | None:
+        """As :meth:`recorded`, the shape alone."""
+        report = self.reports.get(blob)
+        if report is not None and report.equal:
+            return report.shape
+        values = self.recorded(blob)
+        return None if values is None else tuple(values.shape)
+
+    def value(self, blob: str) -> Tensor | None:
+        """As recorded; ours, where only samples were recorded and they are equal."""
+        values = self.recorded(blob)
+        if values is None and (report := self.reports.get(blob)) is not None:
+            return self.comparison.ours.get(blob) if report.equal is not False else None
+        return values
+
+    def read_by(self, step: int, blob: str) -> Tensor | None:
+        """What layer ``step`` read there: not the recorded value if it was overwritten later."""
+        before = [writer for writer in self.writers.get(blob, []) if writer < step]
+        if len(before) == len(self.writers.get(blob, [])):
+            return self.value(blob)
+        if not before:
+            return None
+        chain = self.chain(blob, len(before))
+        return None if chain is None else chain.run()
+
+    def chain(self, blob: str, length: int | None = None) -> Chain | None:
+        """The layers that write ``blob``, the first ``length`` of them; None if not recorded."""
+        steps = self.writers.get(blob, [])[:length]
+        inputs = []
+        for step in steps:
+            bottoms: list[Tensor | None] = []
+            for bottom in self.steps[step][0].bottoms:
+                if bottom == blob:
+                    bottoms.append(None)
+                    continue
+                value = self.read_by(step, bottom)
+                if value is None:
+                    return None
+                bottoms.append(value)
+            inputs.append(bottoms)
+        return Chain(self, blob, [self.steps[step] for step in steps], inputs) if steps else None
+
+
+@dataclass
+class Chain:
+    """A layer and those that overwrite its top in place.
+
+    Attributes:
+        evidence: where it belongs.
+        blob: what they write.
+        links: the layers.
+        inputs: bottoms of each, as recorded; None stands for what the link before wrote.
+    """
+
+    evidence: Evidence
+    blob: str
+    links: list[tuple[Layer, CaffeLayer]]
+    inputs: list[list[Tensor | None]]
+
+    def __post_init__(self) -> None:
+        self.target = self.evidence.recorded(self.blob)
+
+    def bottoms(self, k: int, y: Tensor | None) -> list[Tensor]:
+        """What link ``k`` reads if the one before it wrote ``y``."""
+        found = [y if value is None else value for value in self.inputs[k]]
+        return [value for value in found if value is not None]
+
+    def step(self, k: int, y: Tensor | None) -> Tensor:
+        """What link ``k`` writes to the blob if the one before it wrote ``y``."""
+        layer, module = self.links[k]
+        return run_layer(module, self.bottoms(k, y))[layer.tops.index(self.blob)]
+
+    def run(self, start: int = 0, y: Tensor | None = None) -> Tensor:
+        """The blob, when ``y`` is what the links before ``start`` wrote."""
+        for k in range(start, len(self.links)):
+            y = self.step(k, y)
+        assert y is not None
+        return y
+
+    def agreement(self, y: Tensor) -> Agreement:
+        """How near ``y`` is to what was recorded."""
+        if self.target is None:
+            return self.evidence.comparison.recording.agreement(self.blob, y.numpy())
+        return agreement(y.numpy(), self.target.numpy())
+
+    def reproduced(self, y: Tensor) -> bool:
+        """Whether ``y`` is what was recorded, within the comparison's tolerance."""
+        return self.agreement(y).within(self.evidence.comparison.tolerance)

@@ -1,0 +1,1 @@
+"""Reading pictures as network inputs; palettes, label pictures and overlays."""

@@ -1,1 +1,0 @@
-"""For tests and for the `compare` command: how near two arrays are, and must be."""

@@ -1,0 +1,332 @@
+"""torch.compile, torch.export and ONNX: the same numbers, at sizes that were not the example's."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from deeplab_repro import CaffeImportError, load_caffe
+from deeplab_repro.caffe.export import (
+    check_onnx,
+    export_onnx,
+    export_program,
+    input_shapes,
+    other_shapes,
+)
+from deeplab_repro.cli import main
+from deeplab_repro.parity.agreement import agreement
+from deeplab_repro.parity.tolerances import AGREEMENT
+from prototxt_import import parse_net
+
+CAFFE = Path(__file__).parents[1] / "data" / "caffe"
+INPUT = 'input: "data" input_shape { dim: 1 dim: 4 dim: 9 dim: 11 } '
+CONV = (
+    'layer { name: "c" type: "Convolution" bottom: "data" top: "c" convolution_param {'
+    ' num_output: 3 kernel_size: 3 dilation: 2 weight_filler { type: "xavier" } } } '
+)
+NET = (
+    CONV + 'layer { name: "bn" type: "BatchNorm" bottom: "c" top: "c" } '
+    'layer { name: "r" type: "ReLU" bottom: "c" top: "c" } '
+    'layer { name: "p" type: "Pooling" bottom: "c" top: "p"'
+    " pooling_param { kernel_size: 2 stride: 2 } } "
+    'layer { name: "up" type: "Interp" bottom: "p" top: "up" interp_param { zoom_factor: 4 } } '
+)
+
+
+def net_of(text):
+    torch.manual_seed(0)
+    return load_caffe(parse_net(INPUT + text))
+
+
+def picture(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * 50
+
+
+def bundled(name):
+    return load_caffe(CAFFE / name / "deploy.prototxt", CAFFE / name / "weights.caffemodel")
+
+
+def same(ours, theirs, key="fused"):
+    assert ours.keys() == theirs.keys()
+    for name, blob in ours.items():
+        found = agreement(blob.detach().numpy(), theirs[name].detach().numpy())
+        assert found.within(AGREEMENT[key]), f"{name}: {found}"
+
+
+# ---------------------------------------------------------------- torch.compile
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_compile_in_one_graph_for_every_size(backend, fused):
+    net = net_of(NET)
+    net = net.fuse() if fused else net
+    torch.compiler.reset()
+    compiled = torch.compile(net, backend=backend, fullgraph=True, dynamic=True)
+    with torch.no_grad():
+        for size in ((1, 4, 9, 11), (2, 4, 12, 15), (3, 4, 21, 10)):
+            same(compiled(data=picture(*size)), net(data=picture(*size)))
+
+
+def test_compile_with_gradients():
+    net = net_of(NET)
+    x = picture(2, 4, 9, 11).requires_grad_()
+    torch.compiler.reset()
+    grads = []
+    for module in (net, torch.compile(net, backend="aot_eager", fullgraph=True)):
+        total = module(data=x)["up"].square().sum()
+        grads.append(torch.autograd.grad(total, [x, *net.parameters()]))
+    for ours, theirs in zip(*grads, strict=True):
+        assert agreement(ours.numpy(), theirs.numpy()).within(AGREEMENT["fused"])
+
+
+def test_compile_a_bundled_network():
+    net = bundled("largefov_v2_w8").fuse()
+    torch.compiler.reset()
+    compiled = torch.compile(net, backend="aot_eager", fullgraph=True)
+    with torch.no_grad():
+        same(compiled(data=picture(1, 3, 65, 49)), net(data=picture(1, 3, 65, 49)))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
+def test_compile_by_inductor():
+    net = net_of(NET)
+    torch.compiler.reset()
+    compiled = torch.compile(net, fullgraph=True)
+    with torch.no_grad():
+        same(compiled(data=picture(1, 4, 9, 11)), net(data=picture(1, 4, 9, 11)))
+
+
+# ---------------------------------------------------------------- torch.export
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_exported_programs_take_every_size(fused):
+    net = net_of(NET)
+    net = net.fuse() if fused else net
+    program = export_program(net, {"data": (1, 4, 9, 11)})
+    assert "deeplab_repro" not in str(program.graph)  # torch's own operations only
+    for size in ((1, 4, 9, 11), (3, 4, 21, 10)):
+        same(program.module()({"data": picture(*size)}), net(data=picture(*size)))
+
+
+def test_plain_torch_export():
+    net = net_of(NET)
+    program = torch.export.export(net, (), {"data": picture(1, 4, 9, 11)})
+    x = picture(1, 4, 9, 11, seed=1)
+    same(program.module()(data=x), net(data=x))
+
+
+def test_what_a_network_cannot_leave_free_stays_fixed():
+    net = net_of(
+        CONV + 'layer { name: "i" type: "InnerProduct" bottom: "c" top: "i"'
+        ' inner_product_param { num_output: 2 weight_filler { type: "xavier" } } } '
+    )
+    shapes = input_shapes(net.net)
+    assert shapes == {"data": (1, 4, 9, 11)}
+    assert other_shapes(net, shapes) is None
+    assert other_shapes(net, shapes, batch=True) == {"data": (2, 4, 9, 11)}
+    program = export_program(net, shapes)
+    x = picture(5, 4, 9, 11)
+    same(program.module()({"data": x}), net(data=x))
+
+
+def test_input_shapes():
+    net = parse_net('input: "data" ' + CONV)
+    with pytest.raises(CaffeImportError, match=r"size of input 'data' is not known.*\?x\?x\?x\?"):
+        input_shapes(net)
+    assert input_shapes(net, {"data": (1, 4, 9, 9)}) == {"data": (1, 4, 9, 9)}
+    with pytest.raises(CaffeImportError, match="unknown input 'dota'"):
+        input_shapes(net, {"dota": (1,)})
+    with pytest.raises(CaffeImportError, match="layer 'c'"):
+        export_program(load_caffe(net), {"data": (1, 4, 3, 3)})
+
+
+# ---------------------------------------------------------------- ONNX
+
+
+@pytest.fixture(scope="module")
+def onnx():
+    for package in ("onnxscript", "onnxruntime"):
+        pytest.importorskip(package)
+    return pytest.importorskip("onnx")
+
+
+def holds(net, path, shapes, *others, exported=None):
+    """Export, and hold the file against ``net`` at the example's shapes and at others."""
+    export_onnx(exported or net, path, shapes)
+    for case in (shapes, *others):
+        for check in check_onnx(net, path, case):
+            assert check.agreement.within(AGREEMENT["fused"]), check
+
+
+def test_onnx_of_largefov_at_two_sizes(onnx, tmp_path):
+    net = bundled("largefov_v2_w8")
+    path = tmp_path / "net.onnx"
+    sizes = [{"data": shape} for shape in ((1, 3, 97, 97), (2, 3, 65, 130))]
+    holds(net, path, *sizes, exported=net.fuse())
+    assert [p.name for p in tmp_path.iterdir()] == ["net.onnx"]  # weights inside, nothing beside
+    model = onnx.load(path)
+    assert [i.name for i in model.graph.input] == net.inputs
+    assert [o.name for o in model.graph.output] == net.outputs
+    assert str(Path(torch.__file__).parent).encode() not in path.read_bytes()
+    assert b".py" not in path.read_bytes()
+
+
+@pytest.mark.slow
+def test_onnx_of_three_scale_resnet_at_two_sizes(onnx, tmp_path):
+    net = bundled("resnet101_msc_w16")
+    sizes = [{"data": shape} for shape in ((1, 3, 97, 97), (2, 3, 65, 129))]
+    holds(net, tmp_path / "net.onnx", *sizes, exported=net.fuse())
+    # The scales share their weights in the file, too.
+    weights = sum(p.numel() * 4 for p in net.fuse().parameters())
+    assert (tmp_path / "net.onnx").stat().st_size < 1.5 * weights
+
+
+#: The last window may begin beyond the map.
+BEYOND = "kernel_size: 2 stride: 3"
+POOLINGS = [
+    "kernel_size: 2 stride: 2",
+    "kernel_size: 3 stride: 2",
+    "kernel_size: 3 stride: 2 pad: 1",
+    "kernel_size: 2 stride: 2 pad: 1",  # a last window in nothing but padding: clipped
+    "kernel_size: 3 stride: 3 pad: 1",
+    "kernel_size: 3 stride: 1 pad: 2",  # more padding than torch takes
+    BEYOND,
+    "kernel_size: 3 stride: 2 pad_h: 1 pad_w: 0 round_mode: FLOOR",
+]
+
+
+@pytest.mark.parametrize("window", POOLINGS)
+def test_poolings_follow_caffe_at_every_size(onnx, tmp_path, window):
+    """Rounded up and clipped; which of the two the example's size needs must not matter."""
+    layers = "".join(
+        f'layer {{ name: "{method}" type: "Pooling" bottom: "c" top: "{method}"'
+        f" pooling_param {{ pool: {method} {window} }} }} "
+        for method in ("MAX", "AVE")
+        if (method, window) != ("AVE", BEYOND)  # a mean over nothing is not a number
+    )
+    shapes = [{"data": (1, 4, 4 + h, 4 + w)} for h, w in ((9, 11), (10, 12), (11, 9), (6, 7))]
+    holds(net_of(CONV + layers), tmp_path / "net.onnx", *shapes)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "zoom_factor: 8",
+        "shrink_factor: 2",
+        "shrink_factor: 2 zoom_factor: 3",
+        "height: 7 width: 5",
+        "pad_beg: 0 pad_end: -1 zoom_factor: 2",
+    ],
+)
+def test_interp_follows_caffe_at_every_size(onnx, tmp_path, form):
+    text = f'layer {{ name: "i" type: "Interp" bottom: "c" top: "i" interp_param {{ {form} }} }} '
+    shapes = [{"data": (1, 4, h, w)} for h, w in ((13, 15), (14, 16), (20, 11))]
+    holds(net_of(CONV + text), tmp_path / "net.onnx", *shapes)
+
+
+def test_normalisation_that_stays_is_written_as_plain_operations(onnx, tmp_path):
+    text = (
+        'layer { name: "bn" type: "BatchNorm" bottom: "data" top: "bn" } '
+        'layer { name: "s" type: "Scale" bottom: "bn" top: "s" scale_param { bias_term: true'
+        " filler { value: 2 } bias_filler { value: 1 } } } "
+    )
+    net = net_of(text)
+    net.params["bn"][1].fill_(3), net.params["bn"][2].fill_(1)
+    holds(net, tmp_path / "net.onnx", {"data": (1, 4, 9, 11)}, {"data": (2, 4, 5, 6)})
+    domains = {node.domain for node in onnx.load(tmp_path / "net.onnx").graph.node}
+    assert domains <= {"", "ai.onnx"}
+
+
+def test_a_check_sees_a_difference(onnx, tmp_path):
+    net = net_of(CONV)
+    export_onnx(net, tmp_path / "net.onnx", {"data": (1, 4, 9, 11)})
+    with torch.no_grad():
+        net.params["c"][0].mul_(1.01)
+    (check,) = check_onnx(net, tmp_path / "net.onnx", {"data": (1, 4, 9, 11)})
+    assert not check.agreement.within(AGREEMENT["fused"])
+
+
+def test_what_cannot_be_exported_is_one_line_and_no_file(onnx, tmp_path, monkeypatch):
+    net = net_of(CONV)
+    monkeypatch.setattr("deeplab_repro.caffe.export._MOST_BYTES", 10)
+    with pytest.raises(CaffeImportError, match="too large for ONNX"):
+        export_onnx(net, tmp_path / "net.onnx", {"data": (1, 4, 9, 11)})
+    monkeypatch.undo()
+    spp = 'layer { name: "f" type: "Filter" bottom: "data" bottom: "data" top: "f" } '
+    with pytest.raises(CaffeImportError) as caught:
+        export_onnx(net_of(spp), tmp_path / "net.onnx", {"data": (1, 4, 9, 11)})
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+# ---------------------------------------------------------------- the command
+
+
+def run(*arguments):
+    with pytest.raises(SystemExit) as exit_:
+        main([str(argument) for argument in arguments])
+    return exit_.value.code
+
+
+@pytest.fixture
+def small(tmp_path):
+    path = tmp_path / "net.prototxt"
+    path.write_text(INPUT + NET)
+    return path
+
+
+def test_command(onnx, small, tmp_path, capsys):
+    out, report = tmp_path / "net.onnx", tmp_path / "report.json"
+    assert run("export", small, "-o", out, "--json", report) == 0
+    shown = capsys.readouterr().out
+    assert "1x4x9x11" in shown
+    assert "equal" in shown
+    content = json.loads(report.read_text())
+    assert content["equal"] is True
+    assert content["bytes"] == out.stat().st_size
+    sizes = [tuple(check["input_shapes"]["data"]) for check in content["checks"]]
+    assert sizes[0] == (1, 4, 9, 11)
+    assert len(set(sizes)) == 2
+    assert all(check["rel"] < 1e-4 for check in content["checks"])
+    assert run("export", small, "-o", out, "--input-shape", "data=2x4x20x30", "--no-fuse") == 0
+    assert "2x4x20x30" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-o", "net.pb"], "expected .onnx"),
+        (["-o", "no/such/folder/net.onnx"], "No such file"),
+        (["-o", "net.onnx", "--input-shape", "data=1xy"], "--input-shape"),
+        (["-o", "net.onnx", "--input-shape", "other=1x3"], "unknown input 'other'"),
+        (["-o", "net.onnx", "--input-shape", "data=1x4x2x2"], "layer 'c'"),
+    ],
+)
+def test_command_refuses_in_one_line(onnx, small, capsys, monkeypatch, arguments, message):
+    monkeypatch.chdir(small.parent)
+    assert run("export", small, *arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert [p.name for p in small.parent.iterdir()] == [small.name]
+
+
+def test_missing_packages_are_named(small, tmp_path):
+    script = (
+        "import sys; sys.modules['onnxscript'] = None\n"
+        "from deeplab_repro.cli import main\n"
+        f"main(['export', {str(small)!r}, '-o', {str(tmp_path / 'net.onnx')!r}])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "deeplab-repro[onnx]" in done.stderr
+    assert done.stderr.count("\n") == 1

@@ -1,0 +1,334 @@
+"""Labels of pictures: Caffe's, with the padding, cropping and scaling of the released nets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import h5py
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from deeplab_repro import CaffeNet, load_caffe
+from deeplab_repro.inference.segmentation import Segmenter, input_rule, scoring_net, segment
+from deeplab_repro.models import NETWORKS, write_network
+from deeplab_repro.pictures.reading import VOC_MEAN
+from prototxt_import import CaffeImportError, Net, parse_net, read_net
+
+RECORDED = {
+    "largefov_v1_w8": "fc8_interp",
+    "largefov_v2_w8": "fc8_interp",
+    "deeplab_plain_v1_w16": "fc8_crop",
+    "msc_largefov_v1_w8": "fc_fusion",
+    "vgg16_aspp_l_w8": "fc8_interp",
+    "resnet101_msc_w16": "fc1_interp",
+}
+MEAN = np.array(VOC_MEAN, np.float32)
+
+
+def some_picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """Smooth noise, so that a network sees more than grey."""
+    noise = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8)
+    return cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+@pytest.fixture(scope="module")
+def largefov(data: Path) -> CaffeNet:
+    folder = data / "caffe" / "largefov_v2_w8"
+    return load_caffe(folder / "deploy.prototxt", folder / "weights.caffemodel")
+
+
+@pytest.fixture(scope="module")
+def sums() -> CaffeNet:
+    """Scores that can be told by hand: the sum of B, G, R, its opposite, and nothing."""
+    net = load_caffe(
+        parse_net(
+            'input: "data" input_dim: 1 input_dim: 3 input_dim: 9 input_dim: 9 '
+            'layer { name: "score" type: "Convolution" bottom: "data" top: "score" '
+            "convolution_param { num_output: 3 kernel_size: 1 } }"
+        )
+    )
+    with torch.no_grad():
+        net.params["score"][0].copy_(torch.tensor([1.0, -1.0, 0.0])[:, None, None, None])
+    return net
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_labels_are_the_argmax_of_caffes_scores(name: str, data: Path) -> None:
+    folder = data / "caffe" / name
+    net = load_caffe(folder / "deploy.prototxt", folder / "weights.caffemodel")
+    with h5py.File(folder / "activations_sampled.h5") as file:
+        inputs = file["blobs/data/full"][()]
+        scores = file[f"blobs/{RECORDED[name]}/full"][()]
+    pictures = [np.rint(x.transpose(1, 2, 0) + MEAN).astype(np.uint8) for x in inputs]
+    segmenter = Segmenter(net)
+    assert segmenter.blob == RECORDED[name]
+    assert segmenter.input_sizes(*inputs.shape[2:]) == (inputs.shape[2:],)
+    results = segmenter(pictures)
+    assert len(results) == len(scores)
+    for ours, caffes in zip(results, scores, strict=True):
+        assert ours.labels.dtype == np.uint8
+        assert np.array_equal(ours.labels, caffes.argmax(0))
+        assert len(np.unique(ours.labels)) > 1
+        assert np.linalg.norm(ours.scores - caffes) <= 1e-5 * np.linalg.norm(caffes)
+
+
+def test_padding_and_cropping(largefov: CaffeNet) -> None:
+    """As written out by hand: mean subtracted, zeros to the right and below, top left kept."""
+    picture = some_picture(50, 70)
+    x = torch.zeros(1, 3, 97, 97)
+    x[0, :, :50, :70] = torch.from_numpy((picture - MEAN).transpose(2, 0, 1))
+    with torch.inference_mode():
+        expected = largefov(data=x)["fc8_interp"][0, :, :50, :70].numpy()
+    labels, scores = segment(largefov, picture)
+    assert np.array_equal(scores, expected)
+    assert np.array_equal(labels, expected.argmax(0))
+    other = segment(largefov, picture, pad_to=105).scores  # so the padding does matter
+    assert other.shape == expected.shape
+    assert not np.array_equal(other, expected)
+
+
+@pytest.mark.parametrize(
+    ("size", "padded"),
+    [
+        ((1, 1), (97, 97)),
+        ((97, 98), (97, 513)),
+        ((3, 700), (97, 705)),
+        ((513, 514), (513, 521)),
+        ((521, 522), (521, 529)),
+    ],
+)
+def test_sizes_to_pad_to(
+    largefov: CaffeNet, size: tuple[int, int], padded: tuple[int, int]
+) -> None:
+    """The network's own 97, then the test crop, then 8k + 1."""
+    assert Segmenter(largefov).input_sizes(*size) == (padded,)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 700), (530, 30)])
+def test_odd_sizes(largefov: CaffeNet, size: tuple[int, int]) -> None:
+    labels, scores = segment(largefov, some_picture(*size))
+    assert labels.shape == size
+    assert scores.shape == (21, *size)
+    assert np.array_equal(labels, scores.argmax(0))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_input_rule_is_that_of_the_network(name: str) -> None:
+    network = NETWORKS[name]
+    for phase in ("TEST", "DEPLOY"):
+        rule = input_rule(scoring_net(parse_net(write_network(name, phase))))
+        side = network.test_size
+        assert (rule.crop, rule.declared) == ((side, side), (side, side))
+        assert (rule.step, rule.zoom, rule.classes) == (network.input_rule[0], 1, 21)
+        larger = rule.padded(side + 1, 1)
+        assert larger == (side + network.input_rule[0], side)
+        assert larger[0] % network.input_rule[0] == network.input_rule[1]
+
+
+def test_first_of_equal_scores_wins(sums: CaffeNet) -> None:
+    picture = np.zeros((1, 3, 3), np.uint8)
+    picture[0, 1] = 1
+    picture[0, 2] = 255
+    labels, scores = segment(sums, picture, mean=(0.5, 0.5, -1.0))
+    assert scores[:, 0].tolist() == [[0.0, 3.0, 765.0], [0.0, -3.0, -765.0], [0.0, 0.0, 0.0]]
+    assert labels.tolist() == [[0, 0, 0]]
+    assert segment(sums, picture, mean=(255.0, 0.0, 0.0)).labels.tolist() == [[1, 1, 0]]
+
+
+def test_batch_is_like_one_by_one(largefov: CaffeNet) -> None:
+    pictures = [some_picture(h, w, seed=h) for h, w in [(97, 97), (40, 60), (60, 40)]]
+    segmenter = Segmenter(largefov)
+    for together, alone in zip(segmenter(pictures), map(segmenter, zip(pictures)), strict=True):
+        # A library may add up in another order for another batch size.
+        largest = np.abs(alone[0].scores).max()
+        assert np.abs(together.scores - alone[0].scores).max() <= 1e-5 * largest
+        assert np.array_equal(together.labels, alone[0].labels)
+    assert segmenter([]) == []
+    with pytest.raises(CaffeImportError, match="one padded size"):
+        segmenter([some_picture(97, 97), some_picture(98, 97)])
+
+
+# ---------------------------------------------------------------- several scales
+
+
+def test_scales_by_hand(sums: CaffeNet) -> None:
+    """A linear net without context: the scores are those of the resized pictures."""
+    picture = some_picture(30, 41)
+    half = cv2.resize(picture, (20, 15), interpolation=cv2.INTER_LINEAR)
+    double = cv2.resize(picture, (82, 60), interpolation=cv2.INTER_LINEAR)
+    maps = []
+    for resized in (half, picture, double):
+        total = (resized - MEAN).sum(2)
+        scores = np.stack([total, -total, 0 * total], 2)
+        maps.append(cv2.resize(scores, (41, 30), interpolation=cv2.INTER_LINEAR).transpose(2, 0, 1))
+    scales = (0.5, 1, 2)
+    largest = segment(sums, picture, scales=scales)
+    # OpenCV and torch round the weights of their bilinear differently: 1e-4 of scores up to 400.
+    np.testing.assert_allclose(largest.scores, np.max(maps, 0), atol=0.05)
+    mean = segment(sums, picture, scales=scales, fuse="mean")
+    np.testing.assert_allclose(mean.scores, np.mean(maps, 0), atol=0.05)
+    assert np.abs(np.max(maps, 0) - np.mean(maps, 0)).max() > 5
+    assert np.array_equal(largest.labels, largest.scores.argmax(0))
+
+
+def test_scale_one_is_no_scale(largefov: CaffeNet) -> None:
+    picture = some_picture(64, 48)
+    once, twice = segment(largefov, picture), segment(largefov, picture, scales=[1.0, 1.0])
+    assert np.array_equal(once.scores, twice.scores)
+
+
+def test_scales_of_a_picture_of_one_pixel(largefov: CaffeNet) -> None:
+    segmenter = Segmenter(largefov, scales=[0.5, 1.5])
+    assert segmenter.input_sizes(1, 3) == ((97, 97), (97, 97))
+    (result,) = segmenter([some_picture(1, 3)])
+    assert result.labels.shape == (1, 3)
+
+
+# ---------------------------------------------------------------- which blob
+
+
+def test_blob_of_a_train_network(data: Path) -> None:
+    """No labels, no loss: the scores at every eighth pixel, zoomed as Interp does."""
+    folder = data / "caffe" / "train_sgd_poly"
+    net = load_caffe(folder / "snap_iter_10.caffemodel")
+    assert net.outputs == ["loss", "accuracy"]
+    segmenter = Segmenter(net)
+    picture = some_picture(60, 50)
+    assert segmenter.rule.declared is None  # 65 is the size of its training crops
+    assert segmenter.input_sizes(60, 50) == ((513, 513),)
+    x = torch.zeros(1, 3, 513, 513)
+    x[0, :, :60, :50] = torch.from_numpy((picture - MEAN).transpose(2, 0, 1))
+    with torch.inference_mode():
+        small = net.blobs(data=x)[segmenter.blob]
+        assert small.shape[2:] == (65, 65)
+        expected = F.interpolate(small, (513, 513), mode="bilinear", align_corners=True)
+    (result,) = segmenter([picture])
+    assert segmenter.rule.zoom == 8
+    assert np.array_equal(result.scores, expected[0, :, :60, :50].numpy())
+    # and the part of it that matters gives the same
+    part = CaffeNet(scoring_net(net.net))
+    part.load_state_dict(net.state_dict())
+    assert np.array_equal(segment(part, picture).scores, result.scores)
+
+
+def with_layers(*layers: str) -> Net:
+    return parse_net(
+        'input: "data" input_dim: 1 input_dim: 3 input_dim: 9 input_dim: 9 '
+        + " ".join(f"layer {{ {layer} }}" for layer in layers)
+    )
+
+
+SCORE = (
+    'name: "s" type: "Convolution" bottom: "data" top: "s" '
+    "convolution_param { num_output: 4 kernel_size: 1 }"
+)
+
+
+def test_argmax_gives_way_to_its_scores() -> None:
+    net = with_layers(
+        SCORE, 'name: "a" type: "ArgMax" bottom: "s" top: "a" argmax_param { axis: 1 }'
+    )
+    assert net.outputs == ["a"]
+    assert scoring_net(net).outputs == ["s"]
+    assert scoring_net(net, "a").outputs == ["s"]
+    assert [layer.name for layer in scoring_net(net).layers] == ["s"]
+
+
+def test_several_outputs() -> None:
+    net = with_layers(
+        SCORE,
+        'name: "t" type: "Power" bottom: "s" top: "t" power_param { scale: 2 }',
+        'name: "u" type: "Power" bottom: "s" top: "u"',
+        'name: "r" type: "ReLU" bottom: "u" top: "u"',
+        'name: "n" type: "Reduction" bottom: "s" top: "n"',
+    )
+    with pytest.raises(CaffeImportError, match=r"which blob holds the scores\?; .*one of t, u$"):
+        scoring_net(net)
+    assert [layer.name for layer in scoring_net(net, "u").layers] == ["s", "u", "r"]
+    assert [layer.name for layer in scoring_net(net, "s").layers] == ["s"]
+    with pytest.raises(CaffeImportError, match="no blob 'v' can be computed .* t, u, n, "):
+        scoring_net(net, "v")
+
+
+def test_a_layer_in_place_after_the_last_reader_is_left_out() -> None:
+    net = with_layers(
+        SCORE,
+        'name: "t" type: "Power" bottom: "s" top: "t"',
+        'name: "r" type: "ReLU" bottom: "s" top: "s"',
+    )
+    assert [layer.name for layer in scoring_net(net, "t").layers] == ["s", "t"]
+
+
+# ---------------------------------------------------------------- refused
+
+
+def test_no_score_map() -> None:
+    vector = with_layers(
+        'name: "g" type: "Pooling" bottom: "data" top: "g" pooling_param { global_pooling: true }'
+    )
+    with pytest.raises(CaffeImportError, match="blob 'g' is no score map.* got 1x3x1x1"):
+        input_rule(scoring_net(vector))
+    with pytest.raises(CaffeImportError, match="the network has no scores"):
+        scoring_net(with_layers())
+
+
+def test_a_network_of_one_size(data: Path) -> None:
+    net = scoring_net(
+        with_layers(
+            'name: "f" type: "InnerProduct" bottom: "data" top: "f" '
+            "inner_product_param { num_output: 162 }",
+            'name: "s" type: "Reshape" bottom: "f" top: "s" '
+            "reshape_param { shape { dim: 0 dim: 2 dim: 9 dim: 9 } }",
+        )
+    )
+    rule = input_rule(net)
+    assert (rule.crop, rule.step, rule.classes) == ((9, 9), None, 2)
+    assert rule.padded(3, 9) == (9, 9)
+    with pytest.raises(CaffeImportError, match="only input size; expected at most 9x9, got 3x10"):
+        rule.padded(3, 10)
+    assert segment(CaffeNet(net), some_picture(4, 9)).labels.shape == (4, 9)
+
+
+@pytest.mark.parametrize(
+    ("picture", "options", "message"),
+    [
+        (np.zeros((4, 4), np.uint8), {}, r"expected \(H, W, 3\) uint8, BGR, got \(4, 4\) uint8"),
+        (np.zeros((4, 4, 3), np.float32), {}, "float32"),
+        (np.zeros((0, 4, 3), np.uint8), {}, "no pixels"),
+        (np.zeros((4, 9, 3), np.uint8), {"pad_to": 8}, "larger than the size to pad to"),
+        (np.zeros((4, 4, 3), np.uint8), {"scales": []}, "scales; expected positive"),
+        (np.zeros((4, 4, 3), np.uint8), {"scales": [1, -1]}, "scales; expected positive"),
+        (np.zeros((4, 4, 3), np.uint8), {"fuse": "min"}, "expected max or mean, got min"),
+        (np.zeros((4, 4, 3), np.uint8), {"mean": (float("nan"), 0, 0)}, "scores hold NaN"),
+    ],
+)
+def test_bad_arguments(
+    sums: CaffeNet, picture: np.ndarray, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(CaffeImportError, match=message):
+        segment(sums, picture, **options)
+
+
+def test_scores_that_do_not_cover_the_input(data: Path) -> None:
+    """96 is no 8k + 1: 12 score rows, of which no whole zoom makes 96."""
+    net = load_caffe(data / "caffe" / "train_sgd_poly" / "snap_iter_10.caffemodel")
+    with pytest.raises(CaffeImportError, match="does not cover an input of 100x100.* 8k [+] 1"):
+        segment(net, some_picture(60, 50), pad_to=100)
+    assert read_net(data / "caffe" / "train_sgd_poly" / "snap_iter_10.caffemodel").inputs["label"]
+
+
+def test_scores_beyond_the_input_are_cut_off(largefov: CaffeNet) -> None:
+    """A size of no rule, as some deploy files state: 100 gives 105 rows of scores."""
+    picture = some_picture(99, 98)
+    x = torch.zeros(1, 3, 100, 100)
+    x[0, :, :99, :98] = torch.from_numpy((picture - MEAN).transpose(2, 0, 1))
+    with torch.inference_mode():
+        scores = largefov(data=x)["fc8_interp"]
+    assert scores.shape[2:] == (105, 105)
+    assert np.array_equal(
+        segment(largefov, picture, pad_to=100).scores, scores[0, :, :99, :98].numpy()
+    )
