@@ -50,7 +50,7 @@ from deeplab_repro.models import write_network
 from deeplab_repro.ops import atrous_conv2d, choose_algorithm
 from deeplab_repro.ops._atrous_rules import DIRECTIONS
 from prototxt_import import infer_net, parse_net
-from prototxt_import.shapes import conv_window
+from prototxt_import.layers import Convolution
 
 NETWORKS = ("largefov", "aspp-s", "aspp-l", "resnet101", "resnet101-aspp")
 SIZES = (321, 513)
@@ -100,9 +100,10 @@ def shapes_of_networks() -> dict[str, Shape]:
         for size in SIZES:
             net = parse_net(write_network(network, input_size=size))
             for row, item in zip(analyse(net), infer_net(net).layers, strict=True):
-                if row.type != "Convolution" or row.kernel != (3, 3) or row.rate == (1, 1):
+                layer = item.layer
+                if not isinstance(layer, Convolution) or row.kernel != (3, 3) or row.rate == (1, 1):
                     continue
-                window = conv_window(item.layer, 2)
+                window = layer.window_over(2)
                 assert window.stride == (1, 1)
                 assert window.pad == window.dilation
                 filters, channels = item.shapes.params[0][:2]

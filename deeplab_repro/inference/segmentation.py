@@ -23,7 +23,6 @@ from deeplab_repro.caffe.net import CaffeNet
 from deeplab_repro.crf import CRFParams, dense_crf
 from deeplab_repro.pictures.reading import VOC_MEAN, Preparation, resize_picture
 from prototxt_import import CaffeImportError, Net, NetShapes, Shape, infer_net
-from prototxt_import.net import SINKS
 
 __all__ = ["InputRule", "Segmentation", "Segmenter", "input_rule", "scoring_net", "segment"]
 
@@ -112,7 +111,7 @@ def scoring_net(net: Net, blob: str | None = None) -> Net:
     for layer in net.layers:
         if all(bottom == picture or bottom in writers for bottom in layer.bottoms):
             writers.update(dict.fromkeys(layer.tops, layer))
-            if layer.type != "Silence" and layer.type not in SINKS:
+            if layer.role not in ("silence", "writer"):
                 read.update(set(layer.bottoms) - set(layer.tops))
     if blob is None:
         names = [name for name in writers if name not in read]

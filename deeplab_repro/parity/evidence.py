@@ -51,13 +51,7 @@ class Evidence:
         self.steps: list[tuple[Layer, CaffeLayer]] = list(
             zip(self.net.net.layers, modules, strict=True)
         )
-        self.writers: dict[str, list[int]] = {}
-        self.readers: dict[str, list[int]] = {}
-        for i, (layer, _) in enumerate(self.steps):
-            for bottom in layer.bottoms:
-                self.readers.setdefault(bottom, []).append(i)
-            for top in layer.tops:
-                self.writers.setdefault(top, []).append(i)
+        self.schedule = self.net.net.schedule
 
     def recorded(self, blob: str) -> Tensor | None:
         """The blob as it was recorded; None if it was not, or only in samples."""
@@ -89,17 +83,17 @@ class Evidence:
 
     def read_by(self, step: int, blob: str) -> Tensor | None:
         """What layer ``step`` read there: not the recorded value if it was overwritten later."""
-        before = [writer for writer in self.writers.get(blob, []) if writer < step]
-        if len(before) == len(self.writers.get(blob, [])):
+        before = self.schedule.read_before(step, blob)
+        if before == len(self.schedule.writers.get(blob, ())):
             return self.value(blob)
         if not before:
             return None
-        chain = self.chain(blob, len(before))
+        chain = self.chain(blob, before)
         return None if chain is None else chain.run()
 
     def chain(self, blob: str, length: int | None = None) -> Chain | None:
         """The layers that write ``blob``, the first ``length`` of them; None if not recorded."""
-        steps = self.writers.get(blob, [])[:length]
+        steps = self.schedule.writers.get(blob, [])[:length]
         inputs = []
         for step in steps:
             bottoms: list[Tensor | None] = []

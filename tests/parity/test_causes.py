@@ -14,7 +14,7 @@ from deeplab_repro import load_caffe
 from deeplab_repro.caffe.layers.pooling import pool2d
 from deeplab_repro.parity.traps import TRAPS
 from prototxt_import import read_weights, write_weights
-from prototxt_import.shapes import Pool, pooling
+from prototxt_import.layers import Pool
 from tests.parity.spoil import change, diagnose, network, picture
 
 LARGEFOV = network("largefov_v1_w8")
@@ -172,7 +172,7 @@ def test_input_of_resnet(tmp_path):
 
 def pooled(**other):
     def forward(module, x):
-        pool = pooling(module.layer)
+        pool = module.layer.pool
         return pool2d(x, Pool(**{**pool.__dict__, **other}))[0]
 
     return forward

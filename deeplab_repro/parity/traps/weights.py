@@ -12,8 +12,8 @@ from torch import Tensor
 
 from deeplab_repro.parity.traps.core import Look, Variant, detector, trap
 from prototxt_import import infer_net
+from prototxt_import.layers import BatchNorm, Bias, Convolution, Dropout, InnerProduct, ReLU, Scale
 from prototxt_import.matching import shared_parameters
-from prototxt_import.shapes import conv_window
 
 #: Layers of the same shapes that are tried.
 _MOST_LAYERS: Final = 60
@@ -141,11 +141,9 @@ def other_weights(look: Look) -> Iterator[Variant]:
     links = look.chain.links[look.k + 1 :]
     if recorded is None or x.dim() not in (2, 4) or look.chain.run().shape != recorded.shape:
         return
-    if any(
-        layer.type not in ("BatchNorm", "Scale", "Bias", "ReLU", "Dropout") for layer, _ in links
-    ):
+    if any(not isinstance(layer, BatchNorm | Scale | Bias | ReLU | Dropout) for layer, _ in links):
         return
-    rectified = any(layer.type == "ReLU" for layer, _ in links)
+    rectified = any(isinstance(layer, ReLU) for layer, _ in links)
     rows = _rows(look, x)
     if rows is None:
         return
@@ -174,11 +172,13 @@ def other_weights(look: Look) -> Iterator[Variant]:
 
 def _rows(look: Look, x: Tensor) -> Tensor | None:
     """(positions, values under the window), for the first group of channels."""
-    if look.layer.type == "InnerProduct":
+    layer = look.layer
+    if isinstance(layer, InnerProduct):
         return None if x.dim() != 2 else x
-    if x.dim() != 4 or look.layer.spec.convolution_param.group != 1:
+    assert isinstance(layer, Convolution)
+    if x.dim() != 4 or layer.group != 1:
         return None
-    window = conv_window(look.layer, 2)
+    window = layer.window_over(2)
     if x.shape[1] * window.kernel[0] * window.kernel[1] > _MOST_UNKNOWNS:
         return None
     columns = F.unfold(x, window.kernel, window.dilation, window.pad, window.stride)
