@@ -13,7 +13,7 @@ from deeplab_repro import load_caffe
 from deeplab_repro.caffe.layers.interp import align_corners
 from deeplab_repro.caffe.quirks import QuirkWarning
 from deeplab_repro.parity.agreement import agreement
-from deeplab_repro.parity.tolerances import CLOSE
+from deeplab_repro.parity.tolerances import AGREEMENT
 from prototxt_import import CaffeImportError, parse_net
 
 DATA = 'input: "data" input_shape { dim: 2 dim: 3 dim: 4 dim: 4 } '
@@ -84,9 +84,8 @@ def test_a_shared_blob_gets_its_gradient_from_the_layers_that_ask(frozen_first: 
 
 
 def test_the_program_of_2014_asks_for_rates_above_0() -> None:
-    text = v1(
-        "type: CONVOLUTION blobs_lr: -1 blobs_lr: 1 convolution_param { num_output: 2 kernel_size: 1 }"
-    )
+    one_by_one = "convolution_param { num_output: 2 kernel_size: 1 }"
+    text = v1(f"type: CONVOLUTION blobs_lr: -1 blobs_lr: 1 {one_by_one}")
     net = load_caffe(parse_net(text, dialect="dl1"))
     assert [blob.requires_grad for blob in net.params["op"]] == [False, True]
 
@@ -174,8 +173,8 @@ def test_interp_is_torch_with_aligned_corners(size: tuple[int, int]) -> None:
     ours = align_corners(x, *size)
     theirs = torch.nn.functional.interpolate(x, size, mode="bilinear", align_corners=True)
     grads = [torch.autograd.grad(y.square().sum(), x)[0].numpy() for y in (ours, theirs)]
-    assert agreement(ours.detach().numpy(), theirs.detach().numpy()).within(CLOSE)
-    assert agreement(*grads).within(CLOSE)
+    assert agreement(ours.detach().numpy(), theirs.detach().numpy()).within(AGREEMENT["caffe"])
+    assert agreement(*grads).within(AGREEMENT["caffe"])
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,8 @@ Answer = tuple[list[Array], Backward | None]
 class Call:
     """One layer's turn.
 
-    p: the fields of its parameter message that the prototxt states; bottoms, params: float64.
+    p: the fields of its parameter message that the prototxt states; bottoms, params: float64;
+    state: what a layer keeps from pass to pass besides its blobs.
     """
 
     type: str
@@ -36,6 +37,7 @@ class Call:
     tops: int = 1
     dialect: str = "bvlc"
     phase: str = "TEST"
+    state: dict[str, Any] = field(default_factory=dict)
 
 
 ORACLES: dict[str, Callable[[Call], Answer]] = {}
