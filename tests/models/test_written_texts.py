@@ -25,24 +25,30 @@ def combinations(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
     for format in NETWORKS[name].formats:
         for phase in PHASES:
             for width in (1, 8):
-                yield f"{name} {format} {phase} width={width}", {
+                yield (
+                    f"{name} {format} {phase} width={width}",
+                    {
+                        "format": format,
+                        "phase": phase,
+                        "width": width,
+                    },
+                )
+            yield (
+                f"{name} {format} {phase} changed",
+                {
                     "format": format,
                     "phase": phase,
-                    "width": width,
-                }
-            yield f"{name} {format} {phase} changed", {
-                "format": format,
-                "phase": phase,
-                "width": 64,
-                "num_labels": 7,
-                "input_size": small,
-                "batch": 3,
-                "exp": 'c"o\\co',
-                "data_root": "/data",
-                "train_set": "t",
-                "test_set": "v",
-                "feature_dir": "f",
-            }
+                    "width": 64,
+                    "num_labels": 7,
+                    "input_size": small,
+                    "batch": 3,
+                    "exp": 'c"o\\co',
+                    "data_root": "/data",
+                    "train_set": "t",
+                    "test_set": "v",
+                    "feature_dir": "f",
+                },
+            )
         yield f"{name} {format} DEPLOY oblong", {"format": format, "input_size": (small, wide)}
     yield f"{name} v2 TRAIN oblong", {"phase": "TRAIN", "input_size": (small, wide)}
 
@@ -64,8 +70,6 @@ def test_texts_are_unchanged(name: str) -> None:
 if __name__ == "__main__":
     _RECORDED.write_text(
         "".join(
-            f"{digest}  {title}\n"
-            for name in NETWORKS
-            for title, digest in digests(name).items()
+            f"{digest}  {title}\n" for name in NETWORKS for title, digest in digests(name).items()
         )
     )
