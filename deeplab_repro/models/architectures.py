@@ -146,7 +146,7 @@ def _scores(architecture: Architecture, walk: Walk, data: Feature) -> Feature:
     wanted = walk.output_stride * data.stride
     if features.stride != wanted:
         raise ValueError(
-            f"output_stride: expected one that the backbone's strides multiply to, such as "
+            f"output_stride: expected what the backbone's strides multiply to, such as "
             f"{features.stride / data.stride}; got {walk.output_stride}"
         )
     return architecture.head.expand(walk, features)
