@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from math import lcm
 from typing import TypeAlias
 
-from deeplab_repro.models.blocks import Block, Head, SideBranch, run, to_full_size
+from deeplab_repro.models.blocks import Block, SideBranch, run, to_full_size
 from deeplab_repro.models.steps import Step
 from deeplab_repro.models.walk import Feature, Walk
 
@@ -46,7 +46,7 @@ class Architecture:
 
     backbone       stages, each a tuple of blocks; strides are those of the network before the
                    atrous rule
-    head           blocks that end in scores
+    head           what ends in scores: a `Head`, or another block
     stem           start of the names of the layers that resize and store the scores
     output_stride  as published; the rate of every convolution follows from it (see `Walk`)
     side_branches  the scores of earlier maps (DeepLab-MSc), summed with the head's
@@ -59,7 +59,7 @@ class Architecture:
     """
 
     backbone: tuple[Stage, ...]
-    head: Head
+    head: Block
     stem: str
     output_stride: int = 8
     side_branches: tuple[SideBranch, ...] = ()
@@ -74,8 +74,8 @@ class Architecture:
         Then the labels and every resized copy fit their scores too: a copy's side must come out of
         its own strides as a whole number.
         """
-        parts = lcm(*(scale.shrink for scale in self.scales))
-        return (output_stride or self.output_stride) * parts, 1 + self.label_skip
+        stride = self.output_stride if output_stride is None else output_stride
+        return stride * lcm(*(scale.shrink for scale in self.scales)), 1 + self.label_skip
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def _scores(architecture: Architecture, walk: Walk, data: Feature) -> Feature:
     wanted = walk.output_stride * data.stride
     if features.stride != wanted:
         raise ValueError(
-            f"output_stride: expected what the backbone's strides multiply to, such as "
+            "output_stride: expected what the backbone's strides multiply to, such as "
             f"{features.stride / data.stride}; got {walk.output_stride}"
         )
     return architecture.head.expand(walk, features)
