@@ -66,6 +66,7 @@ def _as_json(network: Network) -> dict[str, Any]:
 
     return {
         "paper_name": network.title,
+        "full_name": network.full_name,
         "released": network.released,
         "published": network.paper,
         "phases": PHASES,
@@ -112,6 +113,12 @@ def _as_json(network: Network) -> dict[str, Any]:
     "--batch", type=int, help="Pictures a pass; by default as published in TRAIN, 1 otherwise."
 )
 @click.option(
+    "--output-stride",
+    type=int,
+    help="Pixels of the input for a row or column of scores, with the rates that keep the field of"
+    " view; by default 8 as published.",
+)
+@click.option(
     "--set",
     "settings",
     multiple=True,
@@ -127,10 +134,14 @@ def write(
     width: int,
     input_size: str | None,
     batch: int | None,
+    output_stride: int | None,
     settings: tuple[str, ...],
     output: str | None,
 ) -> None:
-    """Write the network NAME of `networks list` as prototxt."""
+    """Write the network NAME of `networks list` as prototxt.
+
+    NAME may also be its full name, such as deeplab_v2_resnet101_msc: --json of the list has them.
+    """
     from deeplab_repro.models import write_network
 
     text = write_network(
@@ -141,6 +152,7 @@ def write(
         width,
         None if input_size is None else _size(input_size),
         batch,
+        output_stride,
         **dict(_setting(setting) for setting in settings),
     )
     if output is None:
