@@ -196,7 +196,7 @@ def _absorb(
 def _is_affine(first: nn.Module, node: Node) -> bool:
     """Whether ``node`` does no more than scale and shift the channels that ``first`` makes."""
     # The channel axis of what follows has to be the one that the weights' rows make.
-    if getattr(first, "axis", 1) != 1 or len(node.bottoms) != 1:
+    if _channel_axis(first) != 1 or len(node.bottoms) != 1:
         return False
     module = node.module
     if isinstance(module, BatchNorm):
@@ -205,6 +205,13 @@ def _is_affine(first: nn.Module, node: Node) -> bool:
         on_channels = module.layer.axis % _output_axes(first) == 1
         return on_channels and all(len(shape) == 1 for shape in module.blob_shapes)
     return False
+
+
+def _channel_axis(first: nn.Module) -> int:
+    if isinstance(first, Convolution):
+        return first.axis
+    assert isinstance(first, InnerProduct)
+    return 1 if first.is_legacy else first.layer.axis
 
 
 def _output_axes(first: nn.Module) -> int:
