@@ -103,8 +103,11 @@ FED = {
 }
 
 
-@pytest.mark.parametrize("files", [LARGEFOV, ASPP], ids=["largefov", "aspp"])
-@pytest.mark.parametrize("mistake", FED)
+@pytest.mark.parametrize(
+    ("mistake", "files"),
+    [*((mistake, LARGEFOV) for mistake in FED), ("channels_swapped", ASPP), ("image_size", ASPP)],
+    ids=[*FED, "channels_swapped, four heads", "image_size, four heads"],
+)
 def test_input(mistake, files, tmp_path):
     x = picture(1, SIZE, SIZE)
     blobs = blobs_of(files, FED[mistake](x).contiguous()) | {"data": x}
