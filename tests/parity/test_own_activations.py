@@ -72,7 +72,7 @@ def test_names_each_blob_that_differs_its_layer_and_distance(saved: Path, tmp_pa
     told = done.stdout.splitlines()
     (start,) = (i for i, line in enumerate(told) if line.startswith("2 of 24 blobs differ; "))
     assert "allowed rel 1e-05, max 0.0001; in the order of the network:" in told[start]
-    assert told[start + 1].startswith("blob conv3_2, made by layer conv3_2 (Convolution, ReLU): ")
+    assert told[start + 1].startswith("blob conv3_2, made by layer conv3_2 (Convolution+ReLU): ")
     assert told[start + 2].startswith("blob fc8_voc12, made by layer fc8_voc12 (Convolution): ")
     assert "rel 9.90e-03" in told[start + 2]
     assert not told[start + 3].startswith("blob ")
