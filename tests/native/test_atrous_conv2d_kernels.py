@@ -107,6 +107,7 @@ def test_each_precision_on_host(on_host, case, precision):
     check_all(on, make(case, torch.float32))
 
 
+@pytest.mark.slow
 @each_case
 @each_dtype
 def test_channels_last_on_host(on_host, case, dtype):
@@ -161,6 +162,7 @@ def test_bias_and_relu_on_host(on_host, case, channels_last, with_bias, relu):
     assert (got < 0).any() != bool(relu)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [CASES["ragged_tiles"], CASES["regions"]], ids=["wide", "narrow"])
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_tiles_of_the_product_on_host(on_host, case, precision):
