@@ -252,8 +252,8 @@ def test_energies_with_impossible_labels():
     assert torch.isfinite(energies.kl_divergence).all()
 
 
-@pytest.mark.parametrize("checkpoint", [False, True])
-@pytest.mark.parametrize("axes", [0, 1, 2])
+@pytest.mark.slow
+@pytest.mark.parametrize(("axes", "checkpoint"), [(0, False), (1, False), (2, False), (2, True)])
 def test_gradients(axes, checkpoint):
     """Against finite differences in float64: unary, weights, compatibility."""
     unary, image = problem(batch=2, labels=3, size=(3, 4))
@@ -294,6 +294,7 @@ def test_checkpointing_keeps_less_and_gives_the_same():
     assert saved[True] < saved[False] / 4
 
 
+@pytest.mark.slow
 def test_module_learns():
     """Weights and compatibility move towards what made the target."""
     unary, image = problem(labels=2)

@@ -23,6 +23,8 @@ MEAN = torch.tensor([104.008, 116.669, 122.675])[:, None, None]
 DEVIATION = torch.tensor([0.225, 0.224, 0.229])[:, None, None]
 SIZE = 65
 
+pytestmark = pytest.mark.slow  # each runs networks and searches them, half a second
+
 
 def names(causes) -> list[str]:
     return [cause.trap.id for cause in causes]
@@ -103,8 +105,11 @@ FED = {
 }
 
 
-@pytest.mark.parametrize("files", [LARGEFOV, ASPP], ids=["largefov", "aspp"])
-@pytest.mark.parametrize("mistake", FED)
+@pytest.mark.parametrize(
+    ("mistake", "files"),
+    [*((mistake, LARGEFOV) for mistake in FED), ("channels_swapped", ASPP), ("image_size", ASPP)],
+    ids=[*FED, "channels_swapped, four heads", "image_size, four heads"],
+)
 def test_input(mistake, files, tmp_path):
     x = picture(1, SIZE, SIZE)
     blobs = blobs_of(files, FED[mistake](x).contiguous()) | {"data": x}
@@ -548,7 +553,6 @@ def test_every_trap_is_tested():
     assert [trap for trap in TRAPS if f'"{trap}' not in text] == []
 
 
-@pytest.mark.slow
 def test_three_scale_resnet(tmp_path):
     """1359 layers; the copies of a parameter are shared between scales."""
     files = network("resnet101_msc_w16")
