@@ -7,6 +7,7 @@ from typing import Final
 
 from prototxt_import import Net, Shape, ShapedLayer, infer_net
 from prototxt_import.shapes import conv_window, enum_name, interp, pooling
+from prototxt_import.words import pair, show
 
 __all__ = ["Box", "boxes_of"]
 
@@ -94,14 +95,14 @@ def _describe(item: ShapedLayer) -> str:
     layer = item.layer
     if layer.type in ("Convolution", "Deconvolution"):
         window = conv_window(layer, max(1, len(item.bottoms[0]) - 2))
-        text = f"{layer.type} {_pair(window.kernel)}"
-        text += f" rate {_pair(window.dilation, '')}" if max(window.dilation) > 1 else ""
-        text += f" stride {_pair(window.stride, '')}" if max(window.stride) > 1 else ""
+        text = f"{layer.type} {show(window.kernel)}"
+        text += f" rate {pair(window.dilation)}" if max(window.dilation) > 1 else ""
+        text += f" stride {pair(window.stride)}" if max(window.stride) > 1 else ""
         return f"{text}, {layer.spec.convolution_param.num_output}"
     if layer.type == "Pooling":
         pool = pooling(layer)
-        kernel = "global" if pool.kernel is None else _pair(pool.kernel)
-        stride = f" stride {_pair(pool.stride, '')}" if max(pool.stride) > 1 else ""
+        kernel = "global" if pool.kernel is None else show(pool.kernel)
+        stride = f" stride {pair(pool.stride)}" if max(pool.stride) > 1 else ""
         return f"{pool.method} pooling {kernel}{stride}"
     if layer.type == "InnerProduct":
         return f"InnerProduct, {layer.spec.inner_product_param.num_output}"
@@ -114,12 +115,6 @@ def _describe(item: ShapedLayer) -> str:
         parts += [f"to {how.height}x{how.width}"] if how.height is not None and not parts else []
         return f"Interp {', '.join(parts)}"
     return layer.type
-
-
-def _pair(values: tuple[int, ...], joined: str = "x") -> str:
-    if joined or len(set(values)) > 1:
-        return "x".join(map(str, values))
-    return str(values[0])
 
 
 def _readers(boxes: dict[str, Box]) -> dict[str, list[str]]:

@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import Final
 
 from deeplab_repro.caffe.boxes import Box
+from prototxt_import.words import show
 
 __all__ = ["graph_svg"]
 
@@ -100,8 +101,7 @@ def graph_svg(boxes: Mapping[str, Box], title: str) -> str:
 
 def _texts(box: Box) -> list[str]:
     title = f"{box.times} x {box.title}" if box.times > 1 else box.title
-    shape = "x".join("?" if n is None else str(n) for n in box.shape) or "scalar"
-    return [_cut(title, 44), *(_cut(line, 62) for line in box.lines), shape]
+    return [_cut(title, 44), *(_cut(line, 62) for line in box.lines), show(box.shape)]
 
 
 def _cut(text: str, most: int) -> str:

@@ -7,10 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from deeplab_repro.models.prototxt import Enum, Message, Value
-
-# B, G, R: `mean_value` of every released VOC 2012 prototxt.
-MEAN_BGR = (104.008, 116.669, 122.675)
-IGNORE_LABEL = 255  # VOC's void label, `ignore_label` of every loss and accuracy
+from deeplab_repro.pictures.voc import IGNORE_LABEL, VOC_MEAN
 
 
 @dataclass(frozen=True)
@@ -158,7 +155,7 @@ class Graph:
                 f"input_size {height}x{width}: the data layer of the DeepLab v1 fork crops squares "
                 'only; write the DEPLOY phase, or format "v2"'
             )
-        transform["mean_value"] = MEAN_BGR
+        transform["mean_value"] = VOC_MEAN
         if scale_factors and training:
             transform["scale_factors"] = list(scale_factors)
         subset = s.train_set if training else s.test_set

@@ -8,16 +8,15 @@ import cv2
 import numpy as np
 import pytest
 
+from deeplab_repro.errors import BadInput, InputError
 from deeplab_repro.pictures.overlay import draw_overlay
 from deeplab_repro.pictures.palette import (
-    VOC_CLASSES,
     Classes,
     class_shares,
     read_classes,
-    voc_palette,
     write_label_png,
 )
-from prototxt_import import CaffeImportError
+from deeplab_repro.pictures.voc import VOC_CLASSES, voc_palette
 
 
 def test_colours_of_voc() -> None:
@@ -84,13 +83,13 @@ def test_class_files(tmp_path: Path) -> None:
     classes = read_classes(path, 4)
     assert classes.names == ("void", "road", "2", "the sky #70G0FF")
     assert classes.colours.tolist() == [[0, 0, 0], [128, 64, 128], [0, 128, 0], [128, 128, 0]]
-    with pytest.raises(CaffeImportError, match=r"classes.txt.*expected 21 lines, got 4"):
+    with pytest.raises(InputError, match=r"classes.txt.*expected 21 lines, got 4"):
         read_classes(path, 21)
-    with pytest.raises(CaffeImportError, match="No such file"):
+    with pytest.raises(BadInput, match="No such file"):
         read_classes(tmp_path / "none.txt", 4)
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(
-        CaffeImportError, match="is no text; expected a text file in UTF-8, one class a line"
+        BadInput, match="is no text; expected a text file in UTF-8, one class a line"
     ):
         read_classes(path, 1)
 
