@@ -63,9 +63,9 @@ def graph_svg(boxes: Mapping[str, Box], title: str) -> str:
         places[key,].rank = 1 + max(above, default=-1)
     # A box with nothing above it stands right over its first reader.
     for key, box in boxes.items():
-        below = [places[other,].rank for other, b in boxes.items() if key in b.below]
-        if not box.below and below:
-            places[key,].rank = min(below) - 1
+        if not box.below:
+            readers = [places[other,].rank for other, b in boxes.items() if key in b.below]
+            places[key,].rank = min(readers, default=1) - 1
     edges = _bent_edges(boxes, places)
     ranks: list[list[_Place]] = [[] for _ in range(1 + max(p.rank for p in places.values()))]
     for place in places.values():
