@@ -10,13 +10,13 @@ import pytest
 
 import deeplab_repro
 from deeplab_repro import load_caffe
-from deeplab_repro.crf.scores import energies, read_scores
 from deeplab_repro.errors import BadInput, InputError
 from deeplab_repro.inference.scoring import scoring_net
 from deeplab_repro.inference.segmentation import Segmenter
 from deeplab_repro.parity.recordings import find_recordings
 from deeplab_repro.pictures.palette import read_classes
 from deeplab_repro.pictures.reading import Preparation, read_picture
+from deeplab_repro.pictures.scores import energies, read_scores
 from prototxt_import import CaffeImportError, parse_net
 
 NETWORK = (

@@ -215,7 +215,7 @@ def _params(name: str, values: dict[str, str | None]) -> CRFParams:
 
 
 def _scores_of(picture: Path, scores: Path, *, is_folder: bool) -> Path:
-    from deeplab_repro.crf.scores import ENDINGS
+    from deeplab_repro.pictures.scores import ENDINGS
 
     if not is_folder:
         return scores
@@ -240,10 +240,10 @@ def _refine(
     import torch
 
     from deeplab_repro.crf import dense_crf
-    from deeplab_repro.crf.scores import energies, look_like_probabilities, read_scores
     from deeplab_repro.pictures.overlay import draw_before_after, draw_overlay
     from deeplab_repro.pictures.palette import Classes, class_shares, read_classes, write_label_png
     from deeplab_repro.pictures.reading import read_picture
+    from deeplab_repro.pictures.scores import energies, look_like_probabilities, read_scores
 
     with decoders_silent():
         picture = read_picture(job.file)

@@ -24,7 +24,7 @@ from prototxt_import import Dialect
 from prototxt_import.words import megabytes, show
 
 if TYPE_CHECKING:
-    from deeplab_repro.caffe.export import Check
+    from deeplab_repro.parity.onnx import Check
     from deeplab_repro.parity.tolerances import Tolerance
 
 
@@ -53,8 +53,9 @@ def command(
     if Path(output).suffix != ".onnx":
         raise InputError("unknown kind of output", file=output, expected=".onnx")
     with progress("loading", "exporting", "checking") as advance:
-        from deeplab_repro.caffe.export import check_onnx, export_onnx, other_shapes
+        from deeplab_repro.caffe.export import export_onnx, other_shapes
         from deeplab_repro.caffe.export import input_shapes as find_shapes
+        from deeplab_repro.parity.onnx import check_onnx
         from deeplab_repro.parity.tolerances import AGREEMENT
 
         net = load_net(model, prototxt, dialect, settings)

@@ -13,7 +13,6 @@ import torch
 
 from deeplab_repro import CaffeImportError, load_caffe
 from deeplab_repro.caffe.export import (
-    check_onnx,
     export_onnx,
     export_program,
     input_shapes,
@@ -21,6 +20,7 @@ from deeplab_repro.caffe.export import (
 )
 from deeplab_repro.cli import main
 from deeplab_repro.parity.agreement import agreement
+from deeplab_repro.parity.onnx import check_onnx
 from deeplab_repro.parity.tolerances import AGREEMENT
 from prototxt_import import parse_net
 
