@@ -10,6 +10,7 @@ import click
 
 from deeplab_repro.cli.common import (
     console,
+    finite_or_none,
     input_shape_option,
     json_option,
     load_net,
@@ -109,8 +110,8 @@ def _report(output: str, checks: list[Check], equal: bool) -> dict[str, Any]:
             {
                 "input_shapes": {name: list(shape) for name, shape in check.shapes.items()},
                 "output": check.output,
-                "rel": check.agreement.rel,
-                "max": check.agreement.max,
+                "rel": finite_or_none(check.agreement.rel),
+                "max": finite_or_none(check.agreement.max),
             }
             for check in checks
         ],

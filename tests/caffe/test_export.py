@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -19,8 +20,8 @@ from deeplab_repro.caffe.export import (
     other_shapes,
 )
 from deeplab_repro.cli import main
-from deeplab_repro.parity.agreement import agreement
-from deeplab_repro.parity.onnx import check_onnx
+from deeplab_repro.parity.agreement import Agreement, agreement
+from deeplab_repro.parity.onnx import Check, check_onnx
 from deeplab_repro.parity.tolerances import AGREEMENT
 from prototxt_import import parse_net
 
@@ -330,3 +331,11 @@ def test_missing_packages_are_named(small, tmp_path):
     assert done.returncode == 2
     assert "deeplab-repro[onnx]" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_a_report_of_values_that_are_no_numbers_is_json():
+    from deeplab_repro.cli.export import _report
+
+    check = Check({"data": (1,)}, "c", Agreement(math.nan, math.inf, "holds NaN"))
+    (entry,) = _report(__file__, [check], equal=False)["checks"]
+    assert (entry["rel"], entry["max"]) == (None, None)

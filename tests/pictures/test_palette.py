@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from deeplab_repro.errors import BadInput, InputError
 from deeplab_repro.pictures.overlay import draw_overlay
@@ -53,13 +54,13 @@ def test_label_png_as_opencv_reads_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize("shape", [(13, 29), (1, 1), (1, 300), (300, 1)])
 def test_label_png_as_pil_reads_it(tmp_path: Path, shape: tuple[int, int]) -> None:
     """PIL and Matlab give the ids."""
-    image = pytest.importorskip("PIL.Image", reason="PIL is not installed")
     labels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     write_label_png(tmp_path / "l.png", labels)
-    with image.open(tmp_path / "l.png") as seen:
+    with Image.open(tmp_path / "l.png") as seen:
         assert seen.mode == "P"
         assert np.array_equal(np.asarray(seen), labels)
         assert np.array_equal(np.asarray(seen.convert("RGB")), voc_palette()[labels])
+        assert seen.getpalette() == voc_palette().ravel().tolist()  # all 256, used or not
 
 
 def test_label_png_of_own_colours(tmp_path: Path) -> None:
