@@ -32,7 +32,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from _plot import ratio_plot
+from _plots import draw
 from _timing import (
     arguments,
     check_agreement,
@@ -401,18 +401,7 @@ def main() -> None:
     summary = means(results)
     show(results, summary)
     path = write_json(options.json, "atrous_vs_cudnn", [*results, *summary])
-    print(path)
-    for direction in ("forward", "backward"):
-        picture = path.with_name(f"{path.stem}_{direction}.svg")
-        points: dict[str, dict[int, float]] = {}
-        for r in results:
-            if r["direction"] == direction:
-                line = f"{r['channels']} to {r['filters']}, {r['size']}x{r['size']}"
-                points.setdefault(f"{line}, batch {r['batch']}", {})[r["rate"]] = ratios(r)[
-                    "direct fp32"
-                ]
-        picture.write_text(ratio_plot(f"Library's time over ours, {direction}", points))
-        print(picture)
+    print(path, *draw(path), sep="\n")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ Knows nothing of torch: a network comes as a typed graph (:class:`Net`), weights
 
 from prototxt_import.caffemodel import Weights
 from prototxt_import.dialect import DialectReport, RawNet
-from prototxt_import.errors import CaffeImportError
+from prototxt_import.errors import BadInput, CaffeImportError
 from prototxt_import.inference import NetShapes, ShapedLayer, infer_net
 from prototxt_import.layers import Layer, LayerShapes, Phase, Shape
 from prototxt_import.model import (
@@ -27,6 +27,7 @@ from prototxt_import.solverstate import SolverState, read_solverstate, write_sol
 
 __all__ = [
     "DIALECTS",
+    "BadInput",
     "CaffeImportError",
     "Dialect",
     "DialectReport",

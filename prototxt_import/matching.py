@@ -11,7 +11,8 @@ import numpy as np
 
 from prototxt_import.errors import CaffeImportError
 from prototxt_import.inference import NetShapes, ShapedLayer
-from prototxt_import.layers import Shape, show
+from prototxt_import.layers import Shape
+from prototxt_import.words import show
 
 __all__ = ["WeightMatch", "match_weights", "shared_parameters"]
 

@@ -7,23 +7,27 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from deeplab_repro.caffe.graph import GraphModule
-from deeplab_repro.parity.agreement import Agreement, agreement
 from prototxt_import import CaffeImportError, Net, Shape
 from prototxt_import.files import replacing
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
-__all__ = ["Check", "check_onnx", "export_onnx", "export_program", "input_shapes", "other_shapes"]
+__all__ = [
+    "export_onnx",
+    "export_program",
+    "first_line",
+    "input_shapes",
+    "other_shapes",
+    "require_package",
+]
 
 #: What a protobuf message, and so an ONNX file with its weights inside, can hold.
 _MOST_BYTES: Final = 2**31 - 1
@@ -148,7 +152,7 @@ def export_program(net: GraphModule, shapes: Mapping[str, tuple[int, ...]]) -> E
         raise
     except Exception as error:  # torch.export raises whatever its stages raise
         raise CaffeImportError(
-            f"cannot be exported: {_first_line(error)}", file=net.net.file
+            f"cannot be exported: {first_line(error)}", file=net.net.file
         ) from error
 
 
@@ -169,7 +173,7 @@ def export_onnx(
             the 2 GB that such a file can hold.
     """
     for package in ("onnx", "onnxscript"):
-        _require(package)
+        require_package(package)
     tensors = {tensor.data_ptr(): tensor for tensor in (*net.parameters(), *net.buffers())}
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
     if size > _MOST_BYTES:
@@ -187,7 +191,7 @@ def export_onnx(
         model = onnx_program.model_proto
     except Exception as error:  # onnxscript raises whatever its stages raise
         raise CaffeImportError(
-            f"cannot be written as ONNX: {_first_line(error)}", file=net.net.file
+            f"cannot be written as ONNX: {first_line(error)}", file=net.net.file
         ) from error
     with replacing(path) as temporary:
         temporary.write_bytes(model.SerializeToString())
@@ -212,48 +216,12 @@ def _strip(model: Any) -> None:
     model.producer_name = "deeplab-repro"
 
 
-@dataclass(frozen=True)
-class Check:
-    """How near an output of the ONNX file is to the module's, for one set of input shapes."""
-
-    shapes: dict[str, tuple[int, ...]]
-    output: str
-    agreement: Agreement
-
-
-def check_onnx(
-    net: GraphModule, path: str | os.PathLike[str], shapes: Mapping[str, tuple[int, ...]]
-) -> list[Check]:
-    """Run an ONNX file with onnxruntime and hold its outputs against the module's.
-
-    The inputs are normal random numbers of a picture's size (deviation 50), always the same ones.
+def require_package(package: str) -> Any:
+    """Import a package that ONNX needs.
 
     Raises:
-        CaffeImportError: onnxruntime is missing, or cannot run the file.
+        CaffeImportError: it is not installed.
     """
-    runtime = _require("onnxruntime")
-    random = torch.Generator().manual_seed(0)
-    inputs = {name: torch.randn(shape, generator=random) * 50 for name, shape in shapes.items()}
-    with torch.inference_mode():
-        ours = net(**inputs)
-    options = runtime.SessionOptions()
-    options.log_severity_level = 4  # errors come as exceptions
-    try:
-        session = runtime.InferenceSession(
-            os.fspath(path), options, providers=["CPUExecutionProvider"]
-        )
-        results = session.run(list(ours), {name: x.numpy() for name, x in inputs.items()})
-    except Exception as error:  # onnxruntime's own exceptions have no common base
-        raise CaffeImportError(
-            f"onnxruntime cannot run it: {_first_line(error)}", file=path
-        ) from error
-    return [
-        Check(dict(shapes), name, agreement(np.asarray(result), ours[name].numpy()))
-        for name, result in zip(ours, results, strict=True)
-    ]
-
-
-def _require(package: str) -> Any:
     try:
         return import_module(package)
     except ImportError:
@@ -263,7 +231,8 @@ def _require(package: str) -> Any:
         ) from None
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What an error says in its first line with any words, or its kind."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
 

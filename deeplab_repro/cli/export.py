@@ -10,30 +10,29 @@ import click
 
 from deeplab_repro.cli.common import (
     console,
+    finite_or_none,
+    input_shape_option,
     json_option,
     load_net,
     make_table,
     model_options,
+    parse_shapes,
     progress,
     write_json,
 )
-from prototxt_import import CaffeImportError, Dialect
+from deeplab_repro.errors import InputError
+from prototxt_import import Dialect
+from prototxt_import.words import megabytes, show
 
 if TYPE_CHECKING:
-    from deeplab_repro.caffe.export import Check
+    from deeplab_repro.parity.onnx import Check
     from deeplab_repro.parity.tolerances import Tolerance
 
 
 @click.command("export")
 @model_options
 @click.option("-o", "--output", type=click.Path(), required=True, help="OUT.onnx")
-@click.option(
-    "--input-shape",
-    "input_shapes",
-    multiple=True,
-    metavar="BLOB=NxCxHxW",
-    help="Example size of an input, in place of the declared one; may be repeated.",
-)
+@input_shape_option
 @click.option("--fuse/--no-fuse", default=True, help="Fold normalisation into convolutions first.")
 @json_option
 def command(
@@ -53,15 +52,15 @@ def command(
     sizes and held against the module; exit code 1 says that they differ.
     """
     if Path(output).suffix != ".onnx":
-        raise CaffeImportError("unknown kind of output", file=output, expected=".onnx")
+        raise InputError("unknown kind of output", file=output, expected=".onnx")
     with progress("loading", "exporting", "checking") as advance:
-        from deeplab_repro.caffe.export import check_onnx, export_onnx, other_shapes
+        from deeplab_repro.caffe.export import export_onnx, other_shapes
         from deeplab_repro.caffe.export import input_shapes as find_shapes
-        from deeplab_repro.cli.inspect import parse_shape
+        from deeplab_repro.parity.onnx import check_onnx
         from deeplab_repro.parity.tolerances import AGREEMENT
 
         net = load_net(model, prototxt, dialect, settings)
-        shapes = find_shapes(net.net, dict(parse_shape(text) for text in input_shapes))
+        shapes = find_shapes(net.net, parse_shapes(input_shapes))
         advance()
         export_onnx(net.fuse() if fuse else net, output, shapes)
         advance()
@@ -79,8 +78,8 @@ def command(
 
 
 def _show(output: str, checks: list[Check], tolerance: Tolerance) -> None:
-    size = Path(output).stat().st_size / 1e6
-    console.print(f"{output} written ({size:,.1f} MB)", highlight=False, soft_wrap=True)
+    size = megabytes(Path(output).stat().st_size)
+    console.print(f"{output} written ({size})", highlight=False, soft_wrap=True)
     if not checks:
         console.print("not checked: onnxruntime is not installed")
         return
@@ -99,7 +98,7 @@ def _show(output: str, checks: list[Check], tolerance: Tolerance) -> None:
 
 
 def _text(shapes: dict[str, tuple[int, ...]]) -> str:
-    return " ".join(f"{name}={'x'.join(map(str, shape))}" for name, shape in shapes.items())
+    return " ".join(f"{name}={show(shape)}" for name, shape in shapes.items())
 
 
 def _report(output: str, checks: list[Check], equal: bool) -> dict[str, Any]:
@@ -111,8 +110,8 @@ def _report(output: str, checks: list[Check], equal: bool) -> dict[str, Any]:
             {
                 "input_shapes": {name: list(shape) for name, shape in check.shapes.items()},
                 "output": check.output,
-                "rel": check.agreement.rel,
-                "max": check.agreement.max,
+                "rel": finite_or_none(check.agreement.rel),
+                "max": finite_or_none(check.agreement.max),
             }
             for check in checks
         ],

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from deeplab_repro.cli.common import console, json_option, make_table, shown, write_json
-from prototxt_import import CaffeImportError
+from deeplab_repro.cli.common import console, json_option, make_table, parse_size, shown, write_json
+from deeplab_repro.errors import InputError
 from prototxt_import.files import replacing
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def write(
         format_,
         num_labels,
         width,
-        None if input_size is None else _size(input_size),
+        None if input_size is None else parse_size("--input-size", input_size, square=True),
         batch,
         output_stride,
         **dict(_setting(setting) for setting in settings),
@@ -163,20 +163,10 @@ def write(
     console.print(f"written: {shown(output)}", highlight=False, soft_wrap=True)
 
 
-def _size(text: str) -> tuple[int, int]:
-    try:
-        sides = [int(part) for part in text.lower().split("x")]
-    except ValueError:
-        sides = []
-    if len(sides) not in (1, 2):
-        raise CaffeImportError("--input-size", expected="N or HxW", got=text)
-    return sides[0], sides[-1]
-
-
 def _setting(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals or name not in _PLACEHOLDERS:
-        raise CaffeImportError(
+        raise InputError(
             "--set", expected=f"NAME=VALUE with NAME one of {', '.join(_PLACEHOLDERS)}", got=text
         )
     return name.lower(), value

@@ -25,10 +25,7 @@ from deeplab_repro.models.steps import (
     Step,
 )
 from deeplab_repro.models.v1_format import to_v1
-
-# B, G, R: `mean_value` of every released VOC 2012 prototxt.
-MEAN_BGR = (104.008, 116.669, 122.675)
-IGNORE_LABEL = 255  # VOC's void label, `ignore_label` of every loss and accuracy
+from deeplab_repro.pictures.voc import IGNORE_LABEL, VOC_MEAN
 
 
 @dataclass(frozen=True)
@@ -210,7 +207,7 @@ def _data(settings: Settings, scales: Sequence[float]) -> Message:
             f"input_size {height}x{width}: the data layer of the DeepLab v1 fork crops squares "
             'only; write the DEPLOY phase, or format "v2"'
         )
-    transform["mean_value"] = MEAN_BGR
+    transform["mean_value"] = VOC_MEAN
     if scales and training:
         transform["scale_factors"] = list(scales)
     subset = settings.train_set if training else settings.test_set

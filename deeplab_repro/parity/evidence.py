@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.func import functional_call
 
 from deeplab_repro.caffe.layers import CaffeLayer
+from deeplab_repro.errors import BadInput
 from deeplab_repro.parity.agreement import Agreement, agreement
 from deeplab_repro.parity.comparison import Comparison
-from prototxt_import import CaffeImportError, Layer
+from prototxt_import import Layer
 
 __all__ = ["Chain", "Evidence", "Weights", "run_layer"]
 
@@ -60,7 +61,7 @@ class Evidence:
             return None
         try:
             values = self.comparison.recording.whole(blob)
-        except CaffeImportError:
+        except BadInput:
             return None
         except KeyError:  # an optional input that was left out
             return None

@@ -84,7 +84,7 @@ from prototxt_import.layers.shape_ops import (
     Split,
     Tile,
 )
-from prototxt_import.layers.sizes import Shape, count, show
+from prototxt_import.layers.sizes import Shape, count
 from prototxt_import.layers.sources import (
     DummyData,
     HDF5Data,
@@ -186,5 +186,4 @@ __all__ = [
     "interp_output",
     "pool_output",
     "read_layer",
-    "show",
 ]

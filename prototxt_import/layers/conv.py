@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 
 from prototxt_import.layers.core import Family, Filler, Layer, LayerShapes, Memory, Window, kind
 from prototxt_import.layers.field import Field
-from prototxt_import.layers.sizes import Shape, count, show
+from prototxt_import.layers.sizes import Shape, count
 from prototxt_import.schema import Dialect
+from prototxt_import.words import pair, show
 
 __all__ = ["Convolution", "Deconvolution", "Im2col", "Sliding", "conv_output", "deconv_output"]
 
@@ -216,13 +217,10 @@ class Convolution(Sliding):
     def describe(self) -> str:
         """Kernel, rate and stride where they are not 1, channels."""
 
-        def plain(values: tuple[int, ...]) -> str:
-            return "x".join(map(str, values if len(set(values)) > 1 else values[:1]))
-
         kernel = self.kernel * 2 if len(self.kernel) == 1 else self.kernel
         text = f"{self.type} {show(kernel)}"
-        text += f" rate {plain(self.dilation)}" if max(self.dilation, default=1) > 1 else ""
-        text += f" stride {plain(self.stride)}" if max(self.stride, default=1) > 1 else ""
+        text += f" rate {pair(self.dilation)}" if max(self.dilation, default=1) > 1 else ""
+        text += f" stride {pair(self.stride)}" if max(self.stride, default=1) > 1 else ""
         return f"{text}, {self.num_output}"
 
 

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, NoReturn, TypeV
 
 from prototxt_import.errors import CaffeImportError
 from prototxt_import.layers.field import Field
-from prototxt_import.layers.sizes import Shape, canonical_axis, show
+from prototxt_import.layers.sizes import Shape, canonical_axis
 from prototxt_import.limits import check_shape
 from prototxt_import.schema import Dialect
+from prototxt_import.words import show
 
 if TYPE_CHECKING:
     from typing_extensions import dataclass_transform

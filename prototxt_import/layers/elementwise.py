@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 
 from prototxt_import.layers.core import Filler, Layer, LayerShapes, Memory, kind
-from prototxt_import.layers.sizes import Shape, show
+from prototxt_import.layers.sizes import Shape
+from prototxt_import.words import show
 
 __all__ = [
     "BNLL", "ELU", "AbsVal", "Clip", "Dropout", "Elementwise", "Exp", "Log", "PReLU", "Power",

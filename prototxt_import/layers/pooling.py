@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 
 from prototxt_import.layers.core import Family, Layer, LayerShapes, Window, kind
 from prototxt_import.layers.field import Field
-from prototxt_import.layers.sizes import Shape, count, show
+from prototxt_import.layers.sizes import Shape, count
 from prototxt_import.schema import Dialect
+from prototxt_import.words import pair, show
 
 __all__ = ["SPP", "Pool", "Pooling", "pool_output"]
 
@@ -162,8 +163,7 @@ class Pooling(Layer):
         """Method, kernel, and the stride where it is not 1."""
         pool = self.pool
         kernel = "global" if pool.kernel is None else show(pool.kernel)
-        sides = pool.stride if len(set(pool.stride)) > 1 else pool.stride[:1]
-        stride = f" stride {show(sides)}" if max(pool.stride) > 1 else ""
+        stride = f" stride {pair(pool.stride)}" if max(pool.stride) > 1 else ""
         return f"{pool.method} pooling {kernel}{stride}"
 
 

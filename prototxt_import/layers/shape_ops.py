@@ -7,7 +7,8 @@ from typing import ClassVar
 
 from prototxt_import.layers.core import Family, Layer, LayerShapes, Memory, kind
 from prototxt_import.layers.elementwise import Elementwise
-from prototxt_import.layers.sizes import Shape, at_axis, count, show
+from prototxt_import.layers.sizes import Shape, at_axis, count
+from prototxt_import.words import show
 
 __all__ = [
     "ArgMax", "BatchReindex", "Concat", "Crop", "Filter", "Flatten", "Reduction", "Reshape",

@@ -8,15 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypeAlias
 
-__all__ = ["Shape", "at_axis", "canonical_axis", "count", "show"]
+__all__ = ["Shape", "at_axis", "canonical_axis", "count"]
 
 #: None stands for a size that the file does not tell.
 Shape: TypeAlias = tuple[int | None, ...]
-
-
-def show(shape: Sequence[int | None]) -> str:
-    """A shape for people: ``2x?x9x11``, or ``scalar``."""
-    return "x".join("?" if size is None else str(size) for size in shape) or "scalar"
 
 
 def count(sizes: Sequence[int | None]) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -13,14 +14,14 @@ import torch
 
 from deeplab_repro import CaffeImportError, load_caffe
 from deeplab_repro.caffe.export import (
-    check_onnx,
     export_onnx,
     export_program,
     input_shapes,
     other_shapes,
 )
 from deeplab_repro.cli import main
-from deeplab_repro.parity.agreement import agreement
+from deeplab_repro.parity.agreement import Agreement, agreement
+from deeplab_repro.parity.onnx import Check, check_onnx
 from deeplab_repro.parity.tolerances import AGREEMENT
 from prototxt_import import parse_net
 
@@ -340,3 +341,11 @@ def test_missing_packages_are_named(small, tmp_path):
     assert done.returncode == 2
     assert "deeplab-repro[onnx]" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_a_report_of_values_that_are_no_numbers_is_json():
+    from deeplab_repro.cli.export import _report
+
+    check = Check({"data": (1,)}, "c", Agreement(math.nan, math.inf, "holds NaN"))
+    (entry,) = _report(__file__, [check], equal=False)["checks"]
+    assert (entry["rel"], entry["max"]) == (None, None)

@@ -116,8 +116,11 @@ def test_options(run):
         (["largefov", "--width", "3"], "width: expected a divisor of 64, got 3"),
         (["largefov", "--width", "x"], "'x' is not a valid integer"),
         (["largefov", "--input-size", "320"], "takes sides of 8k + 1, such as 313 or 321"),
-        (["largefov", "--input-size", "9x9x9"], "--input-size; expected N or HxW, got 9x9x9"),
-        (["largefov", "--input-size", "-7"], "takes sides of 8k + 1"),
+        (
+            ["largefov", "--input-size", "9x9x9"],
+            "--input-size; expected N or HxW of at least 1x1",
+        ),
+        (["largefov", "--input-size", "-7"], "expected N or HxW of at least 1x1, got -7"),
         (["largefov", "--batch", "99999"], "the blobs of Caffe hold at most 2,147,483,647"),
         (
             ["largefov", "--output-stride", "12"],

@@ -17,8 +17,8 @@ import pytest
 
 from deeplab_repro import load_caffe
 from deeplab_repro.inference.segmentation import segment
-from deeplab_repro.pictures.palette import VOC_CLASSES, voc_palette
 from deeplab_repro.pictures.reading import read_picture
+from deeplab_repro.pictures.voc import VOC_CLASSES, voc_palette
 
 ROOT = Path(__file__).parents[2]
 BUNDLED = ROOT / "weights" / "largefov_v1_w8"

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from deeplab_repro.caffe.layers.fillers import fill
 from deeplab_repro.caffe.quirks import Quirks
 from prototxt_import import DialectReport, Layer, LayerShapes, Shape, ShapedLayer
-from prototxt_import.layers import show
+from prototxt_import.words import show
 
 __all__ = ["LAYERS", "CaffeLayer", "build", "label_numbers", "register"]
 

@@ -11,11 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deeplab_repro.parity.traps.core import Look, Variant, detector, trap
+from deeplab_repro.pictures.voc import VOC_MEAN
 from prototxt_import import CaffeImportError, Shape, infer_net
 from prototxt_import.layers import BatchNorm, Bias, Dropout, ReLU, Scale
 
 #: The released models' mean, (B, G, R).
-MEAN: Final = torch.tensor([104.008, 116.669, 122.675], dtype=torch.float64)
+MEAN: Final = torch.tensor(VOC_MEAN, dtype=torch.float64)
 #: Means in use differ by this much (103.5 to 104.1 for blue): the same mean, for all we ask.
 _MEAN_SLACK: Final = 1.5
 #: Deviations of ImageNet's colours, (B, G, R), in 0..1.

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from deeplab_repro.parity.differences import without_leading_ones
 from deeplab_repro.parity.traps.core import Look, Variant, detector, trap
-from prototxt_import import infer_net
+from prototxt_import import Shape, infer_net
 from prototxt_import.layers import BatchNorm, Bias, Convolution, Dropout, InnerProduct, ReLU, Scale
 from prototxt_import.matching import shared_parameters
 
@@ -109,7 +110,7 @@ def weights_of_another_layer(look: Look) -> Iterator[Variant]:
     candidates = []
     for name, blobs in evidence.weights.items():
         others = [np.asarray(blob, np.float32) for blob in blobs]
-        if [_bare(blob.shape) for blob in others] != [_bare(blob.shape) for blob in own]:
+        if _sizes(others) != _sizes(own):
             continue
         values = [
             torch.from_numpy(other).reshape(blob.shape)
@@ -122,12 +123,8 @@ def weights_of_another_layer(look: Look) -> Iterator[Variant]:
         yield Variant((OTHER_LAYER if is_stranger else COPY,), what, look.run(blobs=values))
 
 
-def _bare(shape: Sequence[int]) -> tuple[int, ...]:
-    """Without the leading ones that old files put before the sizes of a bias."""
-    sizes = list(shape)
-    while len(sizes) > 1 and sizes[0] == 1:
-        del sizes[0]
-    return tuple(sizes)
+def _sizes(blobs: Sequence[np.ndarray[Any, Any] | Tensor]) -> list[Shape]:
+    return [without_leading_ones(tuple(blob.shape)) for blob in blobs]
 
 
 @detector("Convolution", "InnerProduct")
