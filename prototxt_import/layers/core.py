@@ -362,7 +362,7 @@ class Layer:
 
     def is_in_place(self, top: int) -> bool:
         """Whether top number ``top`` overwrites the bottom of that number (net.cpp, AppendTop)."""
-        return top < len(self.bottoms) and self.bottoms[top] == self.tops[top]
+        return self.bottoms[top : top + 1] == self.tops[top : top + 1] != []
 
     def window(self, bottom: Shape) -> Window | None:
         """The window that it slides over a bottom of that shape; None if it slides none."""
