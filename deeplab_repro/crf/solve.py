@@ -231,12 +231,14 @@ def _backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple:
     grad_unary, grad_weights, *grad_mus = (
         one if need else None for one, need in zip(grads, needs, strict=True)
     )
-    # torch takes an empty list for one of tensors, and wants as many gradients as there are.
-    stds, normalization = ctx.settings[:2]
-    names_and_others = [[] if not given else None for given in (ctx.names, stds, normalization)]
-    none = [None for _ in sources]
-    tail = (names_and_others[0], none, *names_and_others[1:], *(None for _ in range(5)))
+    lists = (ctx.names, sources, *ctx.settings[:2])  # and stds, normalization
+    tail = (*map(_no_gradient, lists), *(None for _ in range(5)))
     return grad_unary, grad_weights, grad_mus, None, *tail
+
+
+def _no_gradient(given: Sequence[Any]) -> list[None] | None:
+    """For an argument that is a list.  torch wants a list for one of tensors, or an empty one."""
+    return [None for _ in given] if all(isinstance(one, Tensor) for one in given) else None
 
 
 _op.register_autograd(_backward, setup_context=_setup_context)

@@ -138,7 +138,8 @@ def test_the_op_is_what_it_says():
     position = torch.empty(1, 0, 5, 6)
     args = [
         unary.requires_grad_(), torch.tensor([2.0, 3.0]).requires_grad_(),
-        [torch.empty(0), torch.randn(3, 3, requires_grad=True)], "dense_crf", ["a", "b"], [position, image],
+        [torch.empty(0), torch.randn(3, 3, requires_grad=True)], "dense_crf", ["a", "b"],
+        [position, image],
         [2.0, 2.0, 6.0, 6.0, 20.0, 20.0, 20.0], ["after", "none"], 0.8, 2, "exact", False, True,
     ]  # fmt: skip
     torch.library.opcheck(torch.ops.deeplab_repro.dense_crf.default, args)
