@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,22 +20,13 @@ from deeplab_repro.caffe.layers import LAYERS
 from deeplab_repro.parity.agreement import agreement
 from deeplab_repro.parity.tolerances import AGREEMENT
 from prototxt_import import parse_net
+from prototxt_import.layers import KINDS
 from tests.caffe.layers.oracle_cases import CASES, Case, N
 from tests.caffe.layers.oracles import ORACLES, Call
 
-#: Layer types whose parameter message is not their name in small letters.
-_MESSAGES = {
-    "ArgMax": "argmax", "Deconvolution": "convolution", "Im2col": "convolution",
-    "SoftmaxWithLoss": "softmax", "InfogainLoss": "infogain_loss", "PReLU": "prelu",
-    "ReLU": "relu", "ELU": "elu", "LRN": "lrn", "MVN": "mvn", "SPP": "spp", "TanH": "tanh",
-}  # fmt: skip
 #: Layer types that have no arithmetic of their own to check.
 NO_ORACLE = {"DenseCRF", "HDF5Data", "HDF5Output", "ImageData", "ImageSegData", "Input", "MatRead",
               "MatWrite", "MemoryData"}  # fmt: skip
-
-
-def _snake(name: str) -> str:
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
 
 
 def _text(name: str, value: Any) -> str:
@@ -48,34 +39,37 @@ def _text(name: str, value: Any) -> str:
     return f"{name}: {value}"
 
 
-def prototxt(case: Case, shapes: list[tuple[int, ...]]) -> str:
-    """A network of this one layer."""
-    legacy = case.dialect == "dl1"
-    lines = ["force_backward: true"]
-    for i, shape in enumerate(shapes):
-        dims = [_text("input_dim" if legacy else "dim", n) for n in shape]
-        declared = " ".join(dims) if legacy else f"input_shape {{ {' '.join(dims)} }}"
-        lines.append(f'input: "b{i}" {declared}')
-    message = _MESSAGES.get(case.type, _snake(case.type))
-    if legacy and case.type == "SoftmaxWithLoss":
-        message = "softmaxloss"
+def input_text(name: str, shape: Sequence[int], *, legacy: bool) -> str:
+    """The declaration of an input."""
+    dims = [_text("input_dim" if legacy else "dim", n) for n in shape]
+    declared = " ".join(dims) if legacy else f"input_shape {{ {' '.join(dims)} }}"
+    return f'input: "{name}" {declared}'
+
+
+def layer_text(case: Case, name: str, bottoms: Sequence[str], tops: Sequence[str]) -> str:
+    """A layer in the format of its dialect."""
+    kind, legacy = KINDS[case.type].kind, case.dialect == "dl1"
     p = {k: v for k, v in case.p.items() if k != "weights"}
-    body = [_text(f"{message}_param", p)] if p else []
+    message = "softmaxloss_param" if legacy and case.type == "SoftmaxWithLoss" else kind.message
+    body = [_text(message, p)] if p else []
     if "weights" in case.p:
         body = [f'softmaxloss_param {{ {_text("ignore_label", p["ignore_label"])}'
                 ' weight_source: "weights.txt" }']  # fmt: skip
     if case.loss:
         body.append(_text("loss_param", case.loss))
-    body += [f'bottom: "b{i}"' for i in range(len(shapes))]
-    body += [f'top: "t{i}"' for i in range(case.tops)]
-    kind = {"SoftmaxWithLoss": "SOFTMAX_LOSS"}.get(case.type, _v1_name(case.type))
-    head = f"layers {{ type: {kind}" if legacy else f'layer {{ type: "{case.type}"'
-    return "\n".join([*lines, f'{head} name: "op" {" ".join(body)} }}'])
+    body += [f'bottom: "{bottom}"' for bottom in bottoms]
+    body += [f'top: "{top}"' for top in tops]
+    head = f"layers {{ type: {kind.v1}" if legacy else f'layer {{ type: "{case.type}"'
+    return f'{head} name: "{name}" {" ".join(body)} }}'
 
 
-def _v1_name(name: str) -> str:
-    whole = {"ReLU", "ArgMax", "TanH", "AbsVal"}
-    return name.upper() if name in whole else _snake(name).upper()
+def prototxt(case: Case, shapes: list[tuple[int, ...]]) -> str:
+    """A network of this one layer."""
+    bottoms = [f"b{i}" for i in range(len(shapes))]
+    legacy = case.dialect == "dl1"
+    inputs = [input_text(*item, legacy=legacy) for item in zip(bottoms, shapes, strict=True)]
+    layer = layer_text(case, "op", bottoms, [f"t{i}" for i in range(case.tops)])
+    return "\n".join(["force_backward: true", *inputs, layer])
 
 
 def check(case: Case, seed: int, tmp_path: Path) -> None:
