@@ -135,6 +135,22 @@ def test_build_does_not_depend_on_grid_or_order(on_host, max_blocks, order):
     assert all(a.equal(b) for a, b in zip(got, expected, strict=True))
 
 
+def test_slots_of_the_largest_table_keep_their_numbers(on_host):
+    """2**31 - 1 entries need 2**32 slots, whose numbers are beyond an int."""
+    features = torch.rand(2, 60, 2) * 20
+    slots, first = np.zeros(360, np.int64), np.full(360, -1, np.int32)
+    sizes = np.array([2, 60], np.int64)
+    on_host("permutohedral").call(
+        "insert_into_largest_table", sizes, features.numpy(), slots, first
+    )
+    assert slots.min() >= 0
+    assert 2**31 < slots.max() < 2**32
+    # Entries of one vertex, and no others, share a slot, and its table names the first of them.
+    _, at, numbers = np.unique(slots, return_index=True, return_inverse=True)
+    assert first.tolist() == at[numbers].tolist()
+    assert len(at) < 300
+
+
 @pytest.mark.parametrize("reverse", [False, True])
 @each_dtype
 @each_shape
