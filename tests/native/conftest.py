@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from deeplab_repro.native import build
+from deeplab_repro.native import backends, build, cupy_backend
 
 HERE = Path(__file__).resolve().parent
 ORDERS = {"forwards": 0, "backwards": 1, "shuffled": 2}
@@ -60,3 +61,17 @@ def on_host(tmp_path_factory) -> Callable[[str], HostLibrary]:
         return libraries[name]
 
     return get
+
+
+@pytest.fixture(params=["cuda", "cupy"])
+def on_gpu(request) -> Callable[[str], Callable]:
+    """on_gpu("channel_affine"): the op of that name, by the compiled library and by CuPy."""
+    if not torch.cuda.is_available():
+        pytest.skip("torch sees no CUDA device")
+    backend = backends.backends()[request.param]
+    if request.param == "cuda":
+        assert backend.available, backend.reason
+        return lambda name: getattr(torch.ops.deeplab_repro, name)
+    if not backend.available:
+        pytest.skip(f"CuPy: {backend.reason}")
+    return cupy_backend.KERNELS.__getitem__
