@@ -87,7 +87,6 @@ def cases(settings: Settings) -> Iterator[Case]:
 
 def run(report: Report, settings: Settings) -> None:
     """Measure the peaks and every case."""
-    torch.backends.cudnn.benchmark = True
     peaks = report.run("peaks", lambda: measure_peaks(settings))
     rates = peaks.get("matrix_tflop_per_s", {})
     for case in cases(settings):
@@ -114,6 +113,7 @@ def measure_peaks(settings: Settings) -> dict[str, Any]:
 
 def measure(case: Case, settings: Settings, peaks: dict[str, float]) -> dict[str, Any]:
     """Both sides in all precisions and formats; what fails is in `errors`, by its name."""
+    torch.backends.cudnn.benchmark = True
     shape, device = case.shape, settings.device
     flop, useful = (
         2 * case.batch * count * (1 if case.direction == "forward" else 2)

@@ -9,6 +9,7 @@ the clock that leaves the launches out.
 from __future__ import annotations
 
 import argparse
+import functools
 import gc
 import json
 import os
@@ -266,6 +267,7 @@ def _read(path: str) -> str:
         return ""
 
 
+@functools.cache
 def _commit() -> str | None:
     root = Path(__file__).resolve().parent.parent
 

@@ -81,7 +81,7 @@ def conv_settings(device: str) -> Any:
 
     if device == "cuda":
         return conv.Settings(device)
-    return conv.Settings(device, conv.TINY[:1], conv.TINY, (1, 2), runs=3, seconds=1, matrix=64)
+    return conv.Settings(device, conv.TINY[:1], conv.TINY, (2,), runs=3, seconds=1, matrix=64)
 
 
 def crf_settings(device: str) -> Any:

@@ -94,7 +94,7 @@ if [ "$stage" = all ]; then
     run_stage "$name" "${LIMIT:-7200}" || failed=1
   done
 else
-  [ "$stage" = smoke ] && default=120 || default=530
+  [ "$stage" = smoke ] && default=240 || default=530
   run_stage "$stage" "${LIMIT:-$default}" || failed=1
 fi
 # The log would not leave the machine if it were larger than this.
