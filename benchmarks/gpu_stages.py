@@ -140,6 +140,10 @@ def built() -> dict[str, Any]:
     """The libraries, compiled where they are not there yet."""
     started = time.monotonic()
     plan = build.plan("cuda")
+    known = subprocess.run([plan.tools.nvcc or "", "--help"], capture_output=True, text=True).stdout
+    if "--split-compile " in known:
+        # One file holds most kernels: else one processor compiles it while the others wait.
+        os.environ.setdefault("NVCC_APPEND_FLAGS", "--split-compile=0")
     paths = build.build(what=plan)
     seconds = round(time.monotonic() - started, 1)
     return {"seconds": seconds, "plan": plan.reasons, "libraries": [path.name for path in paths]}

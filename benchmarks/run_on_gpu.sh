@@ -63,8 +63,6 @@ print("%d.%d" % torch.cuda.get_device_capability())' 2>>"$log") || {
     exit 2
   }
   export TORCH_CUDA_ARCH_LIST="${TORCH_CUDA_ARCH_LIST:-$capability}"
-  # One file holds most kernels; without this one processor compiles it while the others wait.
-  export NVCC_APPEND_FLAGS="${NVCC_APPEND_FLAGS:---split-compile=0}"
 fi
 
 # run_stage NAME SECONDS: its exit code; the end of its output on the screen, all of it in the log.

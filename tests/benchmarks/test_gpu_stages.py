@@ -281,6 +281,55 @@ def test_bad_usage(words, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def calls_of_the_script(tmp_path, stage: str, *codes: int) -> tuple[int, list[str]]:
+    """The script's exit code and its calls, with a Python that ends with these codes in turn."""
+    python, calls = tmp_path / "python", tmp_path / "calls"
+    python.write_text(
+        f'#!/bin/sh\necho "$*" >>{calls}\n'
+        f"set -- {' '.join(map(str, codes))}\nshift $(($(wc -l <{calls}) - 1))\nexit $1\n"
+    )
+    python.chmod(0o755)
+    words = ["bash", str(BENCHMARKS / "run_on_gpu.sh"), "--stage", stage, "--device", "cpu"]
+    done = subprocess.run([*words, str(tmp_path / "out"), str(python)], capture_output=True)
+    return done.returncode, calls.read_text().splitlines()
+
+
+def test_the_script_goes_on_where_a_case_took_the_process_with_it(tmp_path):
+    code, calls = calls_of_the_script(tmp_path, "crf", 75, 139, 0)
+    assert code == 0
+    assert len(calls) == 3
+    assert calls[0].startswith("benchmarks/gpu_stages.py crf --json ")
+    assert ["--resume" in call for call in calls] == [False, True, True]
+
+
+@pytest.mark.parametrize("code", [1, 2, 124])
+def test_the_script_does_not_repeat_what_came_to_an_end(tmp_path, code):
+    assert calls_of_the_script(tmp_path, "crf", code)[0] == 1
+    assert len(calls_of_the_script(tmp_path, "crf", code, code, code)[1]) == 2  # one each
+
+
+def test_all_runs_every_stage_whatever_the_others_do(tmp_path):
+    code, calls = calls_of_the_script(tmp_path, "all", 0, 1, 0, 124, 0, 0)
+    assert code == 1
+    stages = [call.split()[1] for call in calls]
+    assert stages == ["smoke", "conv", "crf", "tests", "nets", "sanitize"]
+
+
+def test_compiling_is_spread_over_the_processors(module, tmp_path, monkeypatch):
+    stages = module("gpu_stages")
+    nvcc = tmp_path / "nvcc"
+    nvcc.write_text("#!/bin/sh\necho '--split-compile <number>   (-split-compile)'\n")
+    nvcc.chmod(0o755)
+    tools = stages.build.Toolchain("c++", str(nvcc), tmp_path, "2.13.0", {})
+    plan = stages.build.Plan(True, True, ("both",), tools)
+    monkeypatch.setattr(stages.build, "plan", lambda mode: plan)
+    monkeypatch.setattr(stages.build, "build", lambda what: [tmp_path / "libx.so"])
+    monkeypatch.setenv("NVCC_APPEND_FLAGS", "x")  # restored afterwards
+    monkeypatch.delenv("NVCC_APPEND_FLAGS")
+    assert stages.built()["libraries"] == ["libx.so"]
+    assert os.environ["NVCC_APPEND_FLAGS"] == "--split-compile=0"
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_it_says_so(tmp_path):
     words = ["bash", str(BENCHMARKS / "run_on_gpu.sh"), str(tmp_path / "out"), sys.executable]
