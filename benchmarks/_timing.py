@@ -2,12 +2,14 @@
 
 A benchmark checks that its candidates agree, times them in turns with `compare` (or one of them
 with `time_cpu`), and writes one JSON file with `write_json`. Every benchmark takes `--json FILE`.
-Medians are of wall-clock seconds; on a GPU, of the time between two CUDA events.
+Medians are of wall-clock seconds; on a GPU, of the time between two CUDA events. `gpu_seconds` is
+the clock that leaves the launches out.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import gc
 import json
 import os
@@ -28,6 +30,10 @@ import torch
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
+#: Runs what it is given once and returns the seconds that this took.
+Clock = Callable[[Callable[[], Any]], float]
+
+
 @dataclass(frozen=True)
 class Timing:
     """Seconds of one run: the median, the fastest and the 10 % and 90 % points of `runs` runs."""
@@ -45,17 +51,19 @@ def compare(
     runs: int = 20,
     warm_up: int = 3,
     max_seconds: float = 60.0,
+    clock: Clock | None = None,
 ) -> dict[str, Timing]:
     """Time the candidates in turns (a, b, a, b, ...), so that a busy spell of the machine hits all.
 
     The order changes from round to round. Stops before `runs` rounds, but not before three, when
-    `max_seconds` are over. On a GPU the L2 cache is emptied before each run.
+    `max_seconds` are over. On a GPU the L2 cache is emptied before each run. clock: gives the
+    seconds of one run; by default those with the launch.
     """
     for run in candidates.values():
         for _ in range(warm_up):
             run()
     flush = _L2Flush() if device == "cuda" else None
-    clock = _cuda_seconds if device == "cuda" else _cpu_seconds
+    clock = clock or launched_seconds(device)
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     names = list(candidates)
     started = time.perf_counter()
@@ -100,11 +108,49 @@ def _cpu_seconds(run: Callable[[], Any]) -> float:
 
 def _cuda_seconds(run: Callable[[], Any]) -> float:
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
     start.record()
     run()
     end.record()
     end.synchronize()
     return start.elapsed_time(end) / 1000
+
+
+def launched_seconds(device: str) -> Clock:
+    """A clock of one call on an idle device, from before the first launch to the last result."""
+    return _cuda_seconds if device == "cuda" else _cpu_seconds
+
+
+def gpu_seconds(device: str) -> Clock:
+    """A clock of the device's own work; on the CPU, where nothing is launched, as the other."""
+    return _BehindSleep() if device == "cuda" else _cpu_seconds
+
+
+class _BehindSleep:
+    """Lets the GPU sleep until the host has queued the whole run, which then has no gaps.
+
+    A run that itself waits for the GPU cannot be queued; its time is that with the launches.
+    """
+
+    CYCLES = 2e9  # of a second: more than the clock of any GPU today
+    LONGEST = 0.05  # seconds
+
+    def __init__(self) -> None:
+        self._seconds = 0.0005
+
+    def __call__(self, run: Callable[[], Any]) -> float:
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        while True:
+            torch.cuda.synchronize()
+            torch.cuda._sleep(int(self._seconds * self.CYCLES))
+            start.record()
+            run()
+            end.record()
+            slept_long_enough = not start.query()
+            end.synchronize()
+            if slept_long_enough or self._seconds >= self.LONGEST:
+                return start.elapsed_time(end) / 1000
+            self._seconds *= 2
 
 
 class _L2Flush:
@@ -221,6 +267,7 @@ def _read(path: str) -> str:
         return ""
 
 
+@functools.cache
 def _commit() -> str | None:
     root = Path(__file__).resolve().parent.parent
 

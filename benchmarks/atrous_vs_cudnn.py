@@ -32,6 +32,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from _convolutions import ISSUE, LIMITS, Shape, make, sample, sampled
 from _plots import draw
 from _timing import (
     arguments,
@@ -54,32 +55,7 @@ from prototxt_import.layers import Convolution
 
 NETWORKS = ("largefov", "aspp-s", "aspp-l", "resnet101", "resnet101-aspp")
 SIZES = (321, 513)
-ISSUE = (
-    *("512-512-r2@41", "512-512-r4@41", "256-256-r2@41"),
-    *(f"512-1024-r{rate}@41" for rate in (2, 6, 12, 18, 24)),
-    *(f"2048-21-r{rate}@41" for rate in (6, 12, 18, 24)),
-    *("512-1024-r12@65", "2048-21-r12@65"),
-)
-#: Relative difference from float64: rounding of sums of up to 18,432 products, or of the operands.
-LIMITS = {"fp32": 1e-5, "tf32": 2e-3, "bf16": 1e-2, "fp16": 2e-3}
-SAMPLED_CHANNELS = 8
 MB = 1e6
-
-
-@dataclass(frozen=True)
-class Shape:
-    """A 3x3 convolution of stride 1 that keeps the map's size; counts are of one picture."""
-
-    channels: int
-    filters: int
-    size: int
-    rate: int
-    multiply_adds: int
-    useful_multiply_adds: int  # without those on the padding
-
-    @property
-    def name(self) -> str:
-        return f"{self.channels}-{self.filters}-r{self.rate}@{self.size}"
 
 
 @dataclass(frozen=True)
@@ -107,8 +83,7 @@ def shapes_of_networks() -> dict[str, Shape]:
                 assert window.stride == (1, 1)
                 assert window.pad == window.dilation
                 filters, channels = item.shapes.params[0][:2]
-                counts = row.multiply_adds, row.useful_multiply_adds
-                shape = Shape(channels, filters, item.bottoms[0][2], window.dilation[0], *counts)
+                shape = Shape(channels, filters, item.bottoms[0][2], window.dilation[0])
                 found.setdefault(shape.name, shape)
     return found
 
@@ -169,37 +144,6 @@ def no_grad(call: Callable[..., torch.Tensor], *tensors: torch.Tensor) -> torch.
         return call(*tensors)
 
 
-def sample(shape: Shape, tensors: list[torch.Tensor], direction: str) -> tuple[torch.Tensor, ...]:
-    """The first channels of each result, in float64."""
-    x, weight, grad_y = (t.double() for t in tensors)
-    n, how = SAMPLED_CHANNELS, {"padding": shape.rate, "dilation": shape.rate}
-    if direction == "forward":
-        return (F.conv2d(x, weight[:n], **how),)
-    image, kernel = x[:, :n].shape, weight[:n].shape
-    return (
-        torch.nn.grad.conv2d_input(image, weight[:, :n], grad_y, **how),
-        torch.nn.grad.conv2d_weight(x, kernel, grad_y[:, :n], **how),
-    )
-
-
-def sampled(results: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-    if len(results) == 1:
-        return (results[0][:, :SAMPLED_CHANNELS],)
-    return results[0][:, :SAMPLED_CHANNELS], results[1][:SAMPLED_CHANNELS]
-
-
-def make(shape: Shape, batch: int, device: str) -> list[torch.Tensor]:
-    """x, weight, grad_y: normal values, the weight such that y's are of size 1."""
-    generator = torch.Generator().manual_seed(0)
-    sizes = (
-        (batch, shape.channels, shape.size, shape.size),
-        (shape.filters, shape.channels, 3, 3),
-        (batch, shape.filters, shape.size, shape.size),
-    )
-    x, weight, grad_y = (torch.randn(s, generator=generator).to(device) for s in sizes)
-    return [x, weight / (9 * shape.channels) ** 0.5, grad_y]
-
-
 def key(candidate: Candidate) -> str:
     return f"{candidate.name} channels-last" if candidate.channels_last else candidate.name
 
@@ -231,6 +175,8 @@ def measure(
     return {
         "shape": shape.name,
         **asdict(shape),
+        "multiply_adds": shape.multiply_adds,
+        "useful_multiply_adds": shape.useful_multiply_adds,
         "batch": batch,
         "direction": direction,
         "device": options.device,

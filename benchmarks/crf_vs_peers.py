@@ -1,13 +1,13 @@
 """The dense CRF beside pydensecrf and SimpleCRF: time, memory, bytes.
 
-python benchmarks/crf_vs_peers.py [--cases A B ...] [--device cpu|cuda] [--runs N] [--json FILE]
+python benchmarks/crf_vs_peers.py [--cases A B ...] [--runs N] [--json FILE]
 
 Cases A to F are those that the peers were measured with on another machine of this kind; where a
 peer is not installed those figures stand in, marked as stored. Pictures come from tests/data/crf:
 coffee at 500x375, astronaut at 321x321; C and D are enlarged from these, so that they have fewer
 lattice vertices than the originals at that size. T is noise with a fixed seed, with more vertices
 than pixels. Energies are smooth random ones. A total is the whole call: lattices, 10 iterations and
-labels.
+labels. On the CPU: a GPU's times are the business of run_on_gpu.sh.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +25,18 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 import torch
+from _crf_problems import (
+    ITERATIONS,
+    LIMIT,
+    Problem,
+    corner,
+    crf_params,
+    energies,
+    expected,
+    features,
+    traffic,
+    whole_call,
+)
 from _plots import STORED, draw
 from _timing import (
     Timing,
@@ -38,12 +50,9 @@ from _timing import (
 from torch import Tensor
 
 from deeplab_repro.crf import CRFParams, dense_crf
-from deeplab_repro.crf.features import bilateral_features, spatial_features
-from deeplab_repro.ops import permutohedral_build, reference
+from deeplab_repro.ops import permutohedral_build
 
 DATA = Path(__file__).resolve().parent.parent / "tests" / "data" / "crf"
-ITERATIONS = 10
-GPU_BATCHES = (1, 2, 4, 8, 16, 32)
 MB = 1e6
 
 
@@ -68,10 +77,6 @@ class Case:
     stored: dict[str, Stored]
 
 
-def _params(bi_xy_std: float, bi_rgb_std: float, pos_xy_std: float = 3) -> CRFParams:
-    return CRFParams(ITERATIONS, 3, pos_xy_std, 4, bi_xy_std, bi_rgb_std)
-
-
 def _peers(pydensecrf: Stored, simple: Stored | None, program: Stored) -> dict[str, Stored]:
     found = {"pydensecrf": pydensecrf, "SimpleCRF": simple, "densecrf 2011 -O2": program}
     return {name: value for name, value in found.items() if value}
@@ -79,33 +84,25 @@ def _peers(pydensecrf: Stored, simple: Stored | None, program: Stored) -> dict[s
 
 COFFEE, ASTRONAUT = "dl_g_500x375_c21", "dl_f_321x321_c21"
 CASES = {
-    "A": Case(COFFEE, 500, 375, 21, _params(49, 5), _peers(
+    "A": Case(COFFEE, 500, 375, 21, crf_params(49, 5), _peers(
         Stored(135, 80.4, 964, 114), Stored(161, 65.6, 816, 49), Stored(108, 98.0, 1166, None))),
-    "B": Case(ASTRONAUT, 321, 321, 21, _params(49, 5), _peers(
+    "B": Case(ASTRONAUT, 321, 321, 21, crf_params(49, 5), _peers(
         Stored(68, 39.3, 473, 69), Stored(139, 51.7, 656, 32), Stored(82, 65.3, 783, None))),
-    "C": Case(COFFEE, 1000, 750, 21, _params(49, 5), _peers(
+    "C": Case(COFFEE, 1000, 750, 21, crf_params(49, 5), _peers(
         Stored(572, 325.7, 3920, 420), Stored(806, 266.6, 3472, 170),
         Stored(526, 328.1, 4048, None))),
-    "D": Case(ASTRONAUT, 512, 512, 2, _params(49, 5), _peers(
+    "D": Case(ASTRONAUT, 512, 512, 2, crf_params(49, 5), _peers(
         Stored(219, 36.9, 590, 54), Stored(193, 31.4, 515, 47), Stored(223, 31.7, 550, None))),
-    "E": Case(COFFEE, 500, 375, 21, _params(121, 13), _peers(
+    "E": Case(COFFEE, 500, 375, 21, crf_params(121, 13), _peers(
         Stored(64, 53.5, 617, 97), Stored(165, 45.2, 586, 34), Stored(74, 71.3, 898, None))),
-    "F": Case(COFFEE, 500, 375, 21, _params(67, 3, 1), _peers(
+    "F": Case(COFFEE, 500, 375, 21, crf_params(67, 3, 1), _peers(
         Stored(222, 120.8, 1448, 149), Stored(266, 88.2, 1155, 86),
         Stored(235, 133.8, 1647, None))),
-    "T": Case("noise", 500, 375, 21, _params(49, 5), {}),
+    "T": Case("noise", 500, 375, 21, crf_params(49, 5), {}),
 }  # fmt: skip
 
 
-class Problem(NamedTuple):
-    """Inputs of one case."""
-
-    unary: Tensor  # (N, C, H, W) float32
-    image: Tensor  # (N, 3, H, W) uint8
-    params: CRFParams
-
-
-def problem(case: Case, batch: int, device: str = "cpu") -> Problem:
+def problem(case: Case, batch: int) -> Problem:
     """The same picture ``batch`` times, each with energies of its own."""
     size = case.width, case.height
     random = np.random.default_rng(0)
@@ -121,30 +118,16 @@ def problem(case: Case, batch: int, device: str = "cpu") -> Problem:
         if pixels.shape[1::-1] != size:
             pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_CUBIC)
     image = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
-    coarse = torch.from_numpy(random.normal(0, 4, (batch, case.labels, 12, 16)).astype(np.float32))
-    unary = torch.nn.functional.interpolate(coarse, size[::-1], mode="bicubic")
+    unary = energies(random, batch, case.labels, *size)
     image = image.expand(batch, -1, -1, -1).contiguous()
-    return Problem(unary.contiguous().to(device), image.to(device), case.params)
-
-
-def features(given: Problem) -> list[Tensor]:
-    """(N, points, d) of the spatial and the bilateral kernel."""
-    height, width = given.unary.shape[2:]
-    p = given.params
-    spatial = spatial_features(height, width, p.pos_xy_std, like=given.unary)
-    bilateral = bilateral_features(given.image, p.bi_xy_std, p.bi_rgb_std, dtype=given.unary.dtype)
-    return [spatial.flatten(1).t()[None].contiguous(), bilateral.flatten(2).mT.contiguous()]
+    return Problem(unary, image, case.params)
 
 
 def ours(given: Problem, threads: int | None = None, iterations: int = ITERATIONS) -> Tensor:
     """The whole call."""
     if threads:
         torch.set_num_threads(threads)
-    p = given.params
-    if iterations != ITERATIONS:
-        p = CRFParams(iterations, p.pos_w, p.pos_xy_std, p.bi_w, p.bi_xy_std, p.bi_rgb_std)
-    with torch.inference_mode():
-        return dense_crf(given.unary, given.image, p, output="labels")
+    return whole_call(given._replace(params=replace(given.params, iterations=iterations)))
 
 
 def build(given: Problem, threads: int | None = None) -> None:
@@ -184,34 +167,18 @@ def with_simplecrf(given: Problem) -> np.ndarray:
     return np.asarray(denseCRF.densecrf(rgb, probabilities, settings))
 
 
-def check(name: str, case: Case, device: str) -> dict[str, float]:
+def check(name: str, case: Case) -> dict[str, float]:
     """Mean difference of marginals to the torch reference, and to pydensecrf; or SystemExit."""
-    whole = problem(case, 1, device)
-    part = Problem(whole.unary[..., :120, :160], whole.image[..., :120, :160], whole.params)
-    q = dense_crf(*part)
-    kernels = [reference.permutohedral_build(points) for points in features(part)]
-    weights = part.unary.new_tensor(part.params.weights)
-    shared = ([None] * 2, ["after"] * 2)
-    expected = reference.mean_field(part.unary.flatten(2), kernels, weights, *shared)
-    found = {"reference": float((q.flatten(2) - expected).abs().mean())}
-    if device == "cpu" and importlib.util.find_spec("pydensecrf"):
+    whole = problem(case, 1)
+    part = corner(whole)
+    found = {"reference": float((dense_crf(*part).flatten(2) - expected(part)).abs().mean())}
+    if importlib.util.find_spec("pydensecrf"):
         theirs = with_pydensecrf(whole, "NORMALIZE_AFTER", marginals=True)
         found["pydensecrf"] = float(np.abs(dense_crf(*whole)[0].numpy() - theirs).mean())
     for other, difference in found.items():
-        if not difference < 1e-5:
+        if not difference < LIMIT:
             raise SystemExit(f"{name}: marginals differ from {other}'s by {difference:.1e}")
     return found
-
-
-def traffic(given: Problem, vertices: list[int]) -> dict[str, float]:
-    """Bytes of one iteration: from memory at the least, and rows that the cores load and store."""
-    batch, labels, height, width = given.unary.shape
-    points, row = batch * height * width, 4 * (labels if labels <= 4 else -(-labels // 8) * 8)
-    compulsory, rows = 3.0 * points * labels * 4, 0.0
-    for d, count in zip((2, 5), vertices, strict=True):
-        compulsory += 16 * points * (d + 1) + (2 + 2 * (d + 1)) * count * row + 8 * count * (d + 1)
-        rows += 3 * points * (d + 1) * row + 4 * count * (d + 1) * row
-    return {"compulsory": compulsory, "rows": rows}
 
 
 def copy_bandwidth(threads: int) -> float:
@@ -227,7 +194,7 @@ def on_cpu(
     name: str, case: Case, batch: int, runs: int, bandwidth: dict[int, float]
 ) -> dict[str, Any]:
     """One row: with 1 and 2 threads, and at batch 1 beside the peers."""
-    agreement = check(name, case, "cpu")
+    agreement = check(name, case)
     given = problem(case, batch)
     candidates: dict[str, Callable[[], Any]] = {}
     for t in (1, 2):
@@ -289,35 +256,15 @@ def memory_in_fresh_process(name: str, batch: int) -> float:
     return float(done.stdout.split()[-1])
 
 
-def on_gpu(name: str, case: Case, runs: int) -> list[dict[str, Any]]:
-    """Pictures per second over the batch size."""
-    agreement = check(name, case, "cuda")
-    found = []
-    for batch in GPU_BATCHES:
-        given = problem(case, batch, "cuda")
-        timing = compare({"ours": lambda given=given: ours(given)}, "cuda", runs)["ours"]
-        show(f"{name} batch {batch}", {"ours": timing})
-        found.append(
-            {
-                "case": name,
-                "device": "cuda",
-                "batch": batch,
-                "mean_difference": agreement,
-                "seconds": {"ours": timing},
-                "ms_per_picture": 1e3 * timing.median / batch,
-                "pictures_per_second": batch / timing.median,
-                "memory_mb": peak_memory(lambda given=given: ours(given), "cuda") / MB,
-            }
-        )
-    return found
-
-
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--memory", choices=CASES, help="only the memory of one call, in MB")
     parser.add_argument("--batch", type=int, default=1, help="with --memory")
+    parser.set_defaults(device="cpu")
     options = parse(parser)
+    if options.device != "cpu":
+        raise SystemExit("the peers run on the CPU; for a GPU: run_on_gpu.sh --stage crf")
     if options.memory:
         tiny = Problem(torch.zeros(1, 2, 4, 4), torch.zeros(1, 3, 4, 4), CRFParams())
         ours(tiny)  # loads the library
@@ -325,15 +272,11 @@ def main() -> None:
         print(peak_memory(lambda: ours(given)) / MB)
         return
     results: list[dict[str, Any]] = []
-    if options.device == "cuda":
-        for name in options.cases:
-            results += on_gpu(name, CASES[name], options.runs)
-    else:
-        bandwidth = {threads: copy_bandwidth(threads) for threads in (1, 2)}
-        print(json.dumps({"copy_gb_per_s": bandwidth}))
-        for name in options.cases:
-            for batch in (1, 8):
-                results.append(on_cpu(name, CASES[name], batch, options.runs, bandwidth))
+    bandwidth = {threads: copy_bandwidth(threads) for threads in (1, 2)}
+    print(json.dumps({"copy_gb_per_s": bandwidth}))
+    for name in options.cases:
+        for batch in (1, 8):
+            results.append(on_cpu(name, CASES[name], batch, options.runs, bandwidth))
     path = write_json(options.json, "crf_vs_peers", results)
     print(path, *draw(path), sep="\n")
 

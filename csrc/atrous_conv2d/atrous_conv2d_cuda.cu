@@ -9,10 +9,16 @@
 namespace deeplab {
 namespace {
 
-bool has_tensor_cores(int device) {
-  int major = 0;
-  cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
-  return major >= 8;
+// Does nothing; the driver says which code it took for it, of all that this file was compiled to.
+__global__ void which_code_kernel() {}
+
+// Whether kernels on the current device may multiply on tensor cores. What counts is what they were
+// compiled for, not what the device could do: PTX of sm_75 runs on later devices too, and has no
+// such products.
+bool compiled_for_tensor_cores() {
+  cudaFuncAttributes attributes = {};
+  STD_CUDA_CHECK(cudaFuncGetAttributes(&attributes, which_code_kernel));
+  return attributes.ptxVersion >= kTensorCoreArchitecture;
 }
 
 // Memory from torch's allocator. It may be given back as soon as the launches are queued: torch
@@ -107,7 +113,7 @@ struct AtrousConv2dCuda {
   static void run(const ConvOptions& options, const F& f) {
     const Workspace workspace(options.device);
     on_current_stream(options.device, [&](cudaStream_t stream) {
-      dispatch_way<T>(options.precision, has_tensor_cores(options.device),
+      dispatch_way<T>(options.precision, compiled_for_tensor_cores(),
                       [&](auto way) { f(way, workspace, stream); });
     });
   }

@@ -99,7 +99,8 @@ struct Fragments {
   }
 };
 
-// What all tensor-core ways share: Way::add(sums, fragments) multiplies 32 bytes of k.
+// What all tensor-core ways share: Way::add(sums, fragments) multiplies 32 bytes of k. The lanes of
+// a warp may come here apart, from the loops that chose what to copy.
 template <typename Way>
 struct OnTensorCores {
   using Sum = float;
@@ -108,6 +109,7 @@ struct OnTensorCores {
   template <int kM, int kN>
   static DEVICE_INLINE void add_rows(float (&sums)[kM][kN][4], const unsigned char* a_tile,
                                      const unsigned char* b_tile) {
+    __syncwarp();
     NO_UNROLL
     for (int step = 0; step < kRowChunks / 2; ++step) {
       Fragments<kM, kN> fragments;
@@ -119,6 +121,7 @@ struct OnTensorCores {
   template <int kLineA, int kLineB, int kLines, int kM, int kN, typename Operand>
   static DEVICE_INLINE void add_columns(float (&sums)[kM][kN][4], const Operand* a_tile,
                                         const Operand* b_tile) {
+    __syncwarp();
     NO_UNROLL
     for (int step = 0; step < kLines * static_cast<int>(sizeof(Operand)) / 32; ++step) {
       Fragments<kM, kN> fragments;

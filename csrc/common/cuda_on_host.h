@@ -84,6 +84,7 @@ struct Fiber {
   State state = State::ready;
   Barrier barrier = {};
   uint3 index = {};
+  bool parted = false;  // whether lanes may be apart since the last barrier: mma_on_host.h
   alignas(16) unsigned char lane_value[16] = {};  // what a shuffle offers to the other lanes
 };
 
@@ -123,6 +124,7 @@ inline void wait(Fiber::State state, Barrier barrier) {
   Fiber& fiber = machine.fibers[machine.current];
   fiber.state = state;
   fiber.barrier = barrier;
+  fiber.parted = false;
   swapcontext(&fiber.context, &machine.scheduler);
 }
 
@@ -175,6 +177,7 @@ inline bool release_any() {
 inline void start_fiber(unsigned t) {
   Fiber& fiber = machine.fibers[t];
   fiber.state = Fiber::State::ready;
+  fiber.parted = false;
   fiber.index = {t % blockDim.x, t / blockDim.x % blockDim.y, t / (blockDim.x * blockDim.y)};
   getcontext(&fiber.context);
   fiber.context.uc_stack.ss_sp = fiber.stack.get();

@@ -7,6 +7,10 @@
 //   a[0], a[1]: rows g, g + 8, bytes 4t..; a[2], a[3]: the same rows, bytes 16 + 4t..
 //   b[0], b[1]: column g, bytes 4t.. and 16 + 4t..
 //   d[0], d[1]: row g, columns 2t, 2t + 1; d[2], d[3]: row g + 8
+//
+// Products and load_matrices are `.aligned`: all lanes of a warp must come to them together. Lanes
+// part in loops that not all leave at a time, as those that compute what to copy do, and __syncwarp
+// brings them together; the host harness throws where it is missing after a copy.
 #pragma once
 
 #include "float16.h"
@@ -20,6 +24,10 @@ namespace deeplab {
 
 #define DEVICE_INLINE __device__ __forceinline__
 
+// 10 * major + minor of the first that has what is used here.
+#define TENSOR_CORE_ARCHITECTURE 80
+constexpr int kTensorCoreArchitecture = TENSOR_CORE_ARCHITECTURE;
+
 constexpr int kChunkBytes = 16;  // what one copy moves, and a row of a matrix for load_matrices
 
 struct alignas(kChunkBytes) Chunk {
@@ -32,7 +40,7 @@ DEVICE_INLINE unsigned shared_address(const void* pointer) {
   return static_cast<unsigned>(__cvta_generic_to_shared(pointer));
 }
 
-#if __CUDA_ARCH__ >= 800
+#if __CUDA_ARCH__ >= 10 * TENSOR_CORE_ARCHITECTURE
 #define TENSOR_CORES 1
 #endif
 

@@ -1,6 +1,8 @@
 // What mma.cuh's instructions compute, on the host harness: the same fragments, with the lanes of a
 // warp exchanging them at a warp barrier.
 //   - a lane that skips an instruction: an exception (barriers never meet);
+//   - an instruction that lanes reach straight from copying, where they may have parted: an
+//   exception;
 //   - asynchronous copies happen when their thread waits for them, not before: who reads without
 //     waiting, or without the barrier after it, reads garbage;
 //   - sums are formed exactly and cut off towards zero, the worst that is known of the hardware.
@@ -24,6 +26,10 @@ const T* offer(const T& value) {
   };
   static Slots slots;
   const unsigned self = machine.current;
+  if (machine.fibers[self].parted) {
+    throw std::runtime_error(
+        "lanes come to an aligned instruction from a copy, without __syncwarp");
+  }
   if (slots.block_serial[self] != machine.block_serial) {
     slots.block_serial[self] = machine.block_serial;
     slots.turn[self] = 0;
@@ -124,6 +130,7 @@ inline void copy_chunk(void* shared, const void* global, bool valid) {
     throw std::runtime_error("copy_chunk: an address is no multiple of 16");
   }
   copies_of_thread().open.push_back({shared, global, valid});
+  machine.fibers[machine.current].parted = true;
 }
 
 inline void copy_commit() {

@@ -10,6 +10,8 @@ namespace deeplab {
 
 constexpr int kMaxAxes = 17;
 constexpr int kFreeSlot = 0x7fffffff;
+// Entries are numbered by ints, none of which may be kFreeSlot.
+constexpr Index kMaxEntries = kFreeSlot;
 constexpr int kRankBits = 5;
 
 // Each rounded by itself, also where the compiler would fuse: see FindSimplex.
@@ -135,10 +137,23 @@ __device__ Index first_slot(const VertexKey<kDimension>& key, Index d, Index slo
   return static_cast<Index>((hash >> 16) & static_cast<unsigned long long>(slots - 1));
 }
 
-// table (slots, a power of 2): the least entry of the vertex that lives there, kFreeSlot at first.
+// The number of a slot. An int would not do: more than 2^30 entries need 2^32 slots.
+using Slot = unsigned;
+
+// The table's size, a power of 2 and at least twice the entries.
+HOST_DEVICE constexpr Index slots_for(Index entries) {
+  Index slots = 1;
+  while (slots < 2 * entries) slots *= 2;
+  return slots;
+}
+static_assert(slots_for(kMaxEntries) - 1 <= static_cast<Index>(~Slot{0}),
+              "every slot has a number");
+
+// table (slots): the least entry of the vertex that lives there, kFreeSlot at first. slot_of (all
+// entries): where the entry's vertex lives.
 template <int kDimension>
 __global__ void insert_kernel(BuildGeometry g, const int* codes, Index slots, int* table,
-                              int* slot_of) {
+                              Slot* slot_of) {
   GRID_STRIDE_LOOP(entry, g.all_entries()) {
     const auto key = key_of<kDimension>(g, codes, entry);
     const int own = static_cast<int>(entry);
@@ -147,21 +162,21 @@ __global__ void insert_kernel(BuildGeometry g, const int* codes, Index slots, in
       // Whatever entry is there, it has the key of the vertex that came first.
       if (old == kFreeSlot || is_key_of(key, g, codes, old)) {
         if (old != kFreeSlot) atomicMin(&table[slot], own);
-        slot_of[entry] = static_cast<int>(slot);
+        slot_of[entry] = static_cast<Slot>(slot);
         break;
       }
     }
   }
 }
 
-static __global__ void mark_first_kernel(Index entries, const int* table, const int* slot_of,
+static __global__ void mark_first_kernel(Index entries, const int* table, const Slot* slot_of,
                                          int* is_first) {
   GRID_STRIDE_LOOP(entry, entries) { is_first[entry] = table[slot_of[entry]] == entry; }
 }
 
 // number (all entries): of the vertex if the entry is its first. first_entry (vertices): its
 // inverse.
-static __global__ void number_kernel(BuildGeometry g, const int* table, const int* slot_of,
+static __global__ void number_kernel(BuildGeometry g, const int* table, const Slot* slot_of,
                                      const int* number, int* vertex, int* first_entry) {
   GRID_STRIDE_LOOP(entry, g.all_entries()) {
     const int first = table[slot_of[entry]];

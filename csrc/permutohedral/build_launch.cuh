@@ -55,15 +55,16 @@ class LatticeBuild {
  public:
   LatticeBuild(Device& device, const BuildGeometry& g) : device_(device), g_(g) {}
 
-  // Fills vertex and weight; returns the number of vertices. There must be points.
+  // Fills vertex and weight; returns the number of vertices. There must be points, and at most
+  // kMaxEntries entries.
   Index number_vertices(const T* features, int* vertex, T* weight) {
     const Index entries = g_.all_entries();
-    while (slots_ < 2 * entries) slots_ *= 2;
+    slots_ = slots_for(entries);
     codes_ = device_.template allocate<int>(g_.all_points() * g_.dimension);
     table_ = device_.template allocate<int>(slots_);
     number_ = device_.template allocate<int>(entries);
     first_entry_ = device_.template allocate<int>(entries);
-    int* slot_of = device_.template allocate<int>(entries);
+    Slot* slot_of = device_.template allocate<Slot>(entries);
     int* total = device_.template allocate<int>(1);
     FeatureScale<T> scale = {};
     const int d = static_cast<int>(g_.dimension);
@@ -120,7 +121,7 @@ class LatticeBuild {
 
   Device& device_;
   BuildGeometry g_;
-  Index slots_ = 1;
+  Index slots_ = 0;
   int *codes_ = nullptr, *table_ = nullptr, *number_ = nullptr, *first_entry_ = nullptr;
 };
 

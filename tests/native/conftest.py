@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from filelock import FileLock
 
-from deeplab_repro.native import build
+from deeplab_repro.native import backends, build, cupy_backend
 
 HERE = Path(__file__).resolve().parent
 ORDERS = {"forwards": 0, "backwards": 1, "shuffled": 2}
@@ -82,3 +83,17 @@ def _key(command: list[str]) -> str:
     for source in sorted([*HERE.glob("*.cpp"), *HERE.glob("*.h")]):
         content.update(source.name.encode() + source.read_bytes())
     return content.hexdigest()[:16]
+
+
+@pytest.fixture(params=["cuda", "cupy"])
+def on_gpu(request) -> Callable[[str], Callable]:
+    """on_gpu("channel_affine"): the op of that name, by the compiled library and by CuPy."""
+    if not torch.cuda.is_available():
+        pytest.skip("torch sees no CUDA device")
+    backend = backends.backends()[request.param]
+    if request.param == "cuda":
+        assert backend.available, backend.reason
+        return lambda name: getattr(torch.ops.deeplab_repro, name)
+    if not backend.available:
+        pytest.skip(f"CuPy: {backend.reason}")
+    return cupy_backend.KERNELS.__getitem__

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-import deeplab_repro.native.backends as native
 from tests.native.atrous_conv2d_cases import (
     CASES,
     ROUNDING,
@@ -243,22 +242,6 @@ def test_columns_on_host(on_host, case, dtype, max_blocks):
 
 
 # On a GPU: the compiled library and CuPy, the same cases.
-
-
-@pytest.fixture(params=["cuda", "cupy"])
-def on_gpu(request):
-    """op(name) of one backend."""
-    if not torch.cuda.is_available():
-        pytest.skip("torch sees no CUDA device")
-    backend = native.backends()[request.param]
-    if request.param == "cuda":
-        assert backend.available, backend.reason
-        return lambda name: getattr(torch.ops.deeplab_repro, name)
-    if not backend.available:
-        pytest.skip(f"CuPy: {backend.reason}")
-    from deeplab_repro.native import cupy_backend
-
-    return cupy_backend.KERNELS.__getitem__
 
 
 # Large enough for whole tiles and several pieces, small enough for the loops.

@@ -4,14 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-import deeplab_repro.native.backends as native
-from deeplab_repro.ops import (
-    Lattice,
-    mean_field,
-    permutohedral_build,
-    permutohedral_filter,
-    reference,
-)
+from deeplab_repro.ops import Lattice, reference
 from tests.native.conftest import ORDERS
 from tests.ops.lattice_cases import SHAPES, random_features, random_lattice
 from tests.ops.test_mean_field import assert_marginals, by_reference, compatibilities, problem
@@ -135,6 +128,22 @@ def test_build_does_not_depend_on_grid_or_order(on_host, max_blocks, order):
     assert all(a.equal(b) for a, b in zip(got, expected, strict=True))
 
 
+def test_slots_of_the_largest_table_keep_their_numbers(on_host):
+    """2**31 - 1 entries need 2**32 slots, whose numbers are beyond an int."""
+    features = torch.rand(2, 60, 2) * 20
+    slots, first = np.zeros(360, np.int64), np.full(360, -1, np.int32)
+    sizes = np.array([2, 60], np.int64)
+    on_host("permutohedral").call(
+        "insert_into_largest_table", sizes, features.numpy(), slots, first
+    )
+    assert slots.min() >= 0
+    assert 2**31 < slots.max() < 2**32
+    # Entries of one vertex, and no others, share a slot, and its table names the first of them.
+    _, at, numbers = np.unique(slots, return_index=True, return_inverse=True)
+    assert first.tolist() == at[numbers].tolist()
+    assert len(at) < 300
+
+
 @pytest.mark.parametrize("reverse", [False, True])
 @each_dtype
 @each_shape
@@ -206,41 +215,42 @@ def test_mean_field_does_not_depend_on_grid_or_order(on_host, max_blocks, order)
     assert got.equal(mean_field_on_host(*args))
 
 
-# On a GPU: the compiled library, all shapes.
-
-
-@pytest.fixture
-def gpu():
-    if not torch.cuda.is_available():
-        pytest.skip("torch sees no CUDA device")
-    assert native.has_cuda(), native.backends()["cuda"].reason
-    return torch.device("cuda")
+# On a GPU: the compiled library and CuPy, all shapes.
 
 
 @pytest.mark.cuda
 @each_dtype
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
-def test_lattice_on_gpu(gpu, shape, dtype):
+def test_lattice_on_gpu(on_gpu, shape, dtype):
     features = random_features(shape, dtype)
-    lattice = permutohedral_build(features.to(gpu), padding_points=True)
+    lattice = Lattice(*on_gpu("permutohedral_build")(features.cuda(), True))
     expected = reference.permutohedral_build(features, True)
     assert all(a.cpu().equal(b) for a, b in zip(lattice, expected, strict=True))
     values = values_for(Lattice(*expected), 21)
-    got = permutohedral_filter(lattice, values.to(gpu))
-    assert_filtered(got.cpu(), reference.permutohedral_filter(values, *expected), dtype)
-    assert got.equal(permutohedral_filter(lattice, values.to(gpu)))
+    for reverse in (False, True):
+        got = on_gpu("permutohedral_filter")(values.cuda(), *lattice, reverse)
+        assert_filtered(
+            got.cpu(), reference.permutohedral_filter(values, *expected, reverse), dtype
+        )
+        assert got.equal(on_gpu("permutohedral_filter")(values.cuda(), *lattice, reverse))
 
 
 @pytest.mark.cuda
-def test_mean_field_on_gpu_and_in_a_graph(gpu):
-    unary, lattices, weights = problem((3, 2500, 5, 3.0), 21)
-    expected = by_reference(unary, lattices, weights, iterations=10)
-    lattices = [Lattice(*(t.to(gpu) for t in lattice)) for lattice in lattices]
-    unary, weights = unary.to(gpu), weights.to(gpu)
-    got = mean_field(unary, lattices, weights)
+@pytest.mark.parametrize("kind", ["potts", "diagonal", "matrix"])
+@pytest.mark.parametrize("classes", [2, 21, 40])
+def test_mean_field_on_gpu(on_gpu, classes, kind):
+    unary, lattices, weights = problem((3, 2500, 5, 3.0), classes)
+    mus, norms = [compatibilities(classes)[kind], None], ["after", "symmetric"]
+    expected = by_reference(unary, lattices, weights, mus, norms, iterations=10)
+    got = on_gpu("mean_field")(
+        unary.cuda(),
+        None,
+        [tensor.cuda() for lattice in lattices for tensor in lattice],
+        weights.cuda(),
+        [unary.new_empty(0).cuda() if mu is None else mu.cuda() for mu in mus],
+        [1, 3],
+        1.0,
+        10,
+        False,
+    )
     assert_marginals(got.cpu(), expected, 1e-5)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = mean_field(unary, lattices, weights)
-    graph.replay()
-    assert captured.equal(got)
