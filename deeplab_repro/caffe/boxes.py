@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from prototxt_import import Net, Shape, infer_net
+from prototxt_import.layers import Family
 
 __all__ = ["Box", "boxes_of"]
 
@@ -20,6 +21,7 @@ class Box:
     Attributes:
         key: the blob that it makes, or the layer's name.
         kind: type of the first layer, ``"input"`` or ``"block"``.
+        family: of the first layer, what it is drawn as.
         title: what it is called.
         lines: what it is.
         shape: of what it makes.
@@ -32,6 +34,7 @@ class Box:
 
     key: str
     kind: str
+    family: Family
     title: str
     lines: list[str]
     shape: Shape
@@ -64,7 +67,7 @@ def _one_per_blob(net: Net, inputs: dict[str, Shape] | None) -> dict[str, Box]:
     made_by: dict[str, str] = {}  # blob -> key of its box
     for name, declared in net.inputs.items():
         shape = tuple((inputs or {}).get(name, declared.shape))
-        boxes[name] = Box(name, "input", name, ["input"], shape, [], [], ("input", shape))
+        boxes[name] = Box(name, "input", "input", name, ["input"], shape, [], [], ("input", shape))
         made_by[name] = name
     for item in shapes.layers:
         layer = item.layer
@@ -83,7 +86,9 @@ def _one_per_blob(net: Net, inputs: dict[str, Shape] | None) -> dict[str, Box]:
             key += "'"
         shape = item.shapes.tops[0] if item.shapes.tops else ()
         signature = (layer.type, kind, tuple(item.shapes.tops))
-        boxes[key] = Box(key, layer.type, layer.name, [kind], shape, [layer.name], below, signature)
+        boxes[key] = Box(
+            key, layer.type, layer.family, layer.name, [kind], shape, [layer.name], below, signature
+        )
         made_by.update(dict.fromkeys(layer.tops, key))
     return boxes
 

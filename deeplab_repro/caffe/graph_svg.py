@@ -19,18 +19,14 @@ _GAP: Final = 26  # between ranks; between boxes of a rank half of it
 _SWEEPS: Final = 12
 _COLOURS: Final = {
     "input": "#e8eaed",
-    "Convolution": "#d4e6fb",
-    "Deconvolution": "#d4e6fb",
-    "InnerProduct": "#d4e6fb",
-    "Pooling": "#fbe3cc",
-    "Interp": "#e7dcf8",
-    "Padding": "#e7dcf8",
-    "Eltwise": "#d5f0da",
-    "Concat": "#d5f0da",
-    "block": "#c9ecef",
+    "weights": "#d4e6fb",
+    "pooling": "#fbe3cc",
+    "resampling": "#e7dcf8",
+    "joining": "#d5f0da",
+    "loss": "#f8d4d4",
+    "other": "#f5f0cf",
 }
-_OTHER: Final = "#f5f0cf"
-_LOSS: Final = "#f8d4d4"
+_BLOCK: Final = "#c9ecef"
 
 
 @dataclass
@@ -198,7 +194,7 @@ def _curve(path: list[_Place]) -> str:
 
 
 def _drawn(box: Box, place: _Place) -> str:
-    colour = _LOSS if box.kind.endswith("Loss") else _COLOURS.get(box.kind, _OTHER)
+    colour = _BLOCK if box.kind == "block" else _COLOURS[box.family]
     x, y = place.x - place.width / 2, place.y
     texts = _texts(box)
     rows = [

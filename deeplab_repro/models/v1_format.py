@@ -10,33 +10,23 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from deeplab_repro.models.prototxt import Enum, Message, Value
+from prototxt_import.layers import KINDS
+from prototxt_import.schema import message_class
 
-_TYPES = {
-    "Convolution": "CONVOLUTION",
-    "Dropout": "DROPOUT",
-    "Eltwise": "ELTWISE",
-    "ImageSegData": "IMAGE_SEG_DATA",
-    "Interp": "INTERP",
-    "MatWrite": "MAT_WRITE",
-    "Padding": "PADDING",
-    "Pooling": "POOLING",
-    "ReLU": "RELU",
-    "SegAccuracy": "SEG_ACCURACY",
-    "Silence": "SILENCE",
-    "SoftmaxWithLoss": "SOFTMAX_LOSS",
-}
+_ENUM = message_class("dl1", "V1LayerParameter").DESCRIPTOR.enum_types_by_name["LayerType"]
 _RENAMED = {"loss_param": "softmaxloss_param"}
 
 
 def to_v1(layer: Message) -> Message:
     """The layer, given in the current format, as a V1 `layers` message."""
     kind = str(layer["type"])
-    if kind not in _TYPES:
+    v1_name = KINDS[kind].kind.v1
+    if v1_name not in _ENUM.values_by_name:
         raise ValueError(f"layer {layer['name']}: the V1 format has no {kind}; write format v2")
     out: dict[str, Value] = {}
     for field, value in layer.items():
         if field == "type":
-            out["type"] = Enum(_TYPES[kind])
+            out["type"] = Enum(v1_name)
         elif field == "param":
             out.update(_multipliers(cast("list[Mapping[str, Any]]", value)))
         elif field == "convolution_param":

@@ -33,6 +33,7 @@ __all__ = [
     "AUTOMATIC",
     "KINDS",
     "Blob",
+    "Family",
     "Filler",
     "Kind",
     "Layer",
