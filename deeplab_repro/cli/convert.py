@@ -18,7 +18,7 @@ from deeplab_repro.cli.common import (
     write_json,
 )
 from prototxt_import import CaffeImportError, Dialect, Model, infer_net, write_weights
-from prototxt_import.files import replacing
+from prototxt_import.files import replacing_file
 from prototxt_import.matching import WeightMatch, match_weights, shared_parameters
 
 _ENDINGS = (".safetensors", ".pt", ".caffemodel", ".h5")
@@ -108,8 +108,8 @@ def _write_pt(target: Path, source: Model) -> None:
         "prototxt": source.raw.text() if source.raw else None,
         "dialect": source.raw.dialect if source.raw else None,
     }
-    with replacing(target) as temporary:
-        torch.save(content, temporary)
+    with replacing_file(target) as out:
+        torch.save(content, out)
 
 
 def _report(source: Model, match: WeightMatch | None, model: str, target: Path) -> dict[str, Any]:

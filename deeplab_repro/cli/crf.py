@@ -24,7 +24,7 @@ from deeplab_repro.cli.jobs import (
     write_png,
 )
 from prototxt_import import CaffeImportError
-from prototxt_import.files import replacing
+from prototxt_import.files import replacing_file
 
 if TYPE_CHECKING:
     from deeplab_repro.crf import CRFParams
@@ -271,8 +271,8 @@ def _refine(
     write_label_png(job.targets["labels"], labels, classes.colours)
     write_png(job.targets["overlay"], draw_overlay(picture, labels, classes))
     write_png(job.targets["before_after"], draw_before_after(picture, before, labels, classes))
-    with replacing(job.targets["marginals"]) as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(file, marginals=marginals)
+    with replacing_file(job.targets["marginals"]) as out:
+        np.savez_compressed(out, marginals=marginals)
     job.changed = int((before != labels).sum())
     job.shares = class_shares(labels, classes.names)
     return classes

@@ -14,7 +14,7 @@ from deeplab_repro.parity.agreement import Agreement
 from deeplab_repro.parity.recordings import Recording
 from deeplab_repro.parity.tolerances import Tolerance
 from prototxt_import import CaffeImportError, Net
-from prototxt_import.files import replacing
+from prototxt_import.files import replacing_file
 
 __all__ = [
     "BlobReport",
@@ -134,7 +134,7 @@ def compare_blobs(net: CaffeNet, recording: Recording, tolerance: Tolerance) -> 
 
 def write_activations(path: str | os.PathLike[str], blobs: dict[str, torch.Tensor]) -> None:
     """Write ``/blobs/NAME`` float32 for every blob; a "/" in a name makes nested groups."""
-    with replacing(path) as temporary, h5py.File(temporary, "w", track_order=True) as file:
+    with replacing_file(path) as out, h5py.File(out, "w", track_order=True) as file:
         group = file.create_group("blobs", track_order=True)
         for name, value in blobs.items():
             group.create_dataset(name, data=value.detach().to("cpu", torch.float32).numpy())
