@@ -11,13 +11,15 @@ import click
 from deeplab_repro.cli.common import (
     console,
     json_option,
-    load_net,
     make_table,
     model_options,
     progress,
+    read,
+    shown,
     write_json,
 )
 from prototxt_import import CaffeImportError, Dialect
+from prototxt_import.files import replacing
 
 if TYPE_CHECKING:
     from deeplab_repro.caffe.export import Check
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     metavar="BLOB=NxCxHxW",
     help="Example size of an input, in place of the declared one; may be repeated.",
 )
+@click.option("--blob", help="The output to cut the network at, such as its scores.")
 @click.option("--fuse/--no-fuse", default=True, help="Fold normalisation into convolutions first.")
 @json_option
 def command(
@@ -43,44 +46,64 @@ def command(
     settings: tuple[str, ...],
     output: str,
     input_shapes: tuple[str, ...],
+    blob: str | None,
     fuse: bool,
     json_file: str | None,
 ) -> None:
     """Export MODEL, in the TEST phase, to ONNX.
 
     Inputs and outputs of the file have the names of the blobs; batch size, height and width are
-    free where the network leaves them free. Where onnxruntime is installed, the file is run at two
-    sizes and held against the module; exit code 1 says that they differ.
+    free where the network leaves them free. A training network, which reads labels, is cut at its
+    scores. Where onnxruntime is installed, the model is run at two sizes and held against the
+    module; if they differ, nothing is written and the exit code is 1.
     """
     if Path(output).suffix != ".onnx":
         raise CaffeImportError("unknown kind of output", file=output, expected=".onnx")
     with progress("loading", "exporting", "checking") as advance:
-        from deeplab_repro.caffe.export import check_onnx, export_onnx, other_shapes
+        from deeplab_repro.caffe.export import (
+            check_onnx,
+            onnx_model,
+            other_shapes,
+            without_labels,
+        )
         from deeplab_repro.caffe.export import input_shapes as find_shapes
+        from deeplab_repro.caffe.net import CaffeNet
         from deeplab_repro.cli.inspect import parse_shape
         from deeplab_repro.parity.tolerances import AGREEMENT
 
-        net = load_net(model, prototxt, dialect, settings)
-        shapes = find_shapes(net.net, dict(parse_shape(text) for text in input_shapes))
+        source = read(model, prototxt, dialect, settings)
+        whole = source.net("TEST")
+        part = without_labels(whole, blob)
+        shapes = find_shapes(part, dict(parse_shape(text) for text in input_shapes))
+        try:
+            net = CaffeNet(part, source.weights)
+        except CaffeImportError as error:
+            raise error.with_file(source.weights_file) from None
         advance()
-        export_onnx(net.fuse() if fuse else net, output, shapes)
+        content = onnx_model(net.fuse() if fuse else net, shapes)
         advance()
         checks: list[Check] = []
         if find_spec("onnxruntime") is not None:
             for case in (shapes, other_shapes(net, shapes)):
-                checks += check_onnx(net, output, case) if case else []
+                checks += check_onnx(net, content, case) if case else []
         advance()
-        tolerance = AGREEMENT["fused"]
-    _show(output, checks, tolerance)
+    tolerance = AGREEMENT["fused"]
     equal = all(check.agreement.within(tolerance) for check in checks)
-    write_json(json_file, _report(output, checks, equal))
+    if part is not whole:
+        outputs = ", ".join(map(shown, part.outputs))
+        console.print(f"cut at the scores: {outputs}", highlight=False, soft_wrap=True)
+    _show(checks, tolerance)
+    write_json(json_file, _report(output, len(content), checks, equal))
     if not equal:
+        console.print(f"{shown(output)} not written", highlight=False, soft_wrap=True)
         raise click.exceptions.Exit(1)
+    with replacing(output) as temporary:
+        temporary.write_bytes(content)
+    size = len(content) / 1e6
+    console.print(f"{shown(output)} written ({size:,.1f} MB)", highlight=False, soft_wrap=True)
 
 
-def _show(output: str, checks: list[Check], tolerance: Tolerance) -> None:
-    size = Path(output).stat().st_size / 1e6
-    console.print(f"{output} written ({size:,.1f} MB)", highlight=False, soft_wrap=True)
+def _show(checks: list[Check], tolerance: Tolerance) -> None:
     if not checks:
         console.print("not checked: onnxruntime is not installed")
         return
@@ -88,7 +111,7 @@ def _show(output: str, checks: list[Check], tolerance: Tolerance) -> None:
     for check in checks:
         table.add_row(
             _text(check.shapes),
-            check.output,
+            shown(check.output),
             f"{check.agreement.rel:.1e}",
             f"{check.agreement.max:.1e}",
             "equal" if check.agreement.within(tolerance) else check.agreement.note or "differs",
@@ -102,10 +125,10 @@ def _text(shapes: dict[str, tuple[int, ...]]) -> str:
     return " ".join(f"{name}={'x'.join(map(str, shape))}" for name, shape in shapes.items())
 
 
-def _report(output: str, checks: list[Check], equal: bool) -> dict[str, Any]:
+def _report(output: str, size: int, checks: list[Check], equal: bool) -> dict[str, Any]:
     return {
         "output": output,
-        "bytes": Path(output).stat().st_size,
+        "bytes": size,
         "equal": equal if checks else None,
         "checks": [
             {

@@ -198,7 +198,8 @@ def _load(
     **options: Any,
 ) -> tuple[Segmenter, Classes]:
     from deeplab_repro.caffe.net import CaffeNet
-    from deeplab_repro.inference.segmentation import Segmenter, scoring_net
+    from deeplab_repro.caffe.scoring import scoring_net
+    from deeplab_repro.inference.segmentation import Segmenter
     from deeplab_repro.pictures.palette import Classes, read_classes
 
     model = read(*source)

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 
 from deeplab_repro import CaffeNet, load_caffe
-from deeplab_repro.inference.segmentation import Segmenter, input_rule, scoring_net, segment
+from deeplab_repro.caffe.scoring import input_rule, scoring_net
+from deeplab_repro.inference.segmentation import Segmenter, segment
 from deeplab_repro.models import NETWORKS, write_network
 from deeplab_repro.pictures.reading import VOC_MEAN
 from prototxt_import import CaffeImportError, Net, parse_net, read_net
