@@ -66,6 +66,11 @@ class Comparison:
     ours: dict[str, torch.Tensor]
 
     @property
+    def compared(self) -> int:
+        """How many of the network's blobs, which are those of ``ours``, were recorded."""
+        return sum(r.agreement is not None for r in self.reports if r.blob in self.ours)
+
+    @property
     def first(self) -> BlobReport | None:
         """The first blob that differs."""
         return next((report for report in self.reports if report.equal is False), None)

@@ -96,9 +96,7 @@ def _summary(comparison: Comparison, model: str) -> str:
         if differing
         else f"all {len(compared)} compared blobs are equal",
     }
-    unrecorded = len(comparison.reports) - len(compared)
-    if unrecorded:
-        rows["not recorded"] = f"{unrecorded} blobs"
+    rows["compared"] = f"{comparison.compared} of {len(comparison.ours)} blobs of the network"
     if first is not None:
         layer = f"layer <code>{escape(first.layer)}</code>, " if first.layer else ""
         rows["first difference"] = (
