@@ -102,6 +102,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
             of what is there.
     """
     path = Path(path)
+    if os.path.isdir(path):
+        raise CaffeImportError("is a folder", file=path, expected="the name of a file to write")
     temporary: Path | None = None
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent or ".")

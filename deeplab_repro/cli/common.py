@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -136,18 +137,11 @@ def picture_options(command: _Command) -> _Command:
 
 def preparation_of(mean: str, scale: float, pad_to: int | None, resize: str | None) -> Preparation:
     """What :func:`picture_options` asked for."""
-    from deeplab_repro.pictures.reading import Preparation, read_mean
+    from deeplab_repro.pictures.reading import Preparation
 
-    means: Any
-    if mean == "none":
-        means = None
-    elif mean.count(",") == 2:
-        try:
-            means = tuple(float(part) for part in mean.split(","))
-        except ValueError:
-            raise CaffeImportError("--mean", expected="B,G,R, FILE or none", got=mean) from None
-    else:
-        means = read_mean(mean)
+    if not math.isfinite(scale) or scale == 0:
+        raise CaffeImportError("--scale", expected="a finite number other than 0", got=scale)
+    means = None if mean == "none" else _mean(mean)
     size = None
     if resize is not None:
         try:
@@ -156,8 +150,26 @@ def preparation_of(mean: str, scale: float, pad_to: int | None, resize: str | No
             raise CaffeImportError("--resize", expected="HxW", got=resize) from None
         if min(height, width) < 1:
             raise CaffeImportError("--resize", expected="HxW of at least 1x1", got=resize)
+        MAX_PIXELS.check(height * width, "--resize: too many pixels")
         size = height, width
+    if pad_to is not None:
+        MAX_PIXELS.check(pad_to * pad_to, "--pad-to: too many pixels")
     return Preparation(means, scale, pad_to, size)
+
+
+def _mean(text: str) -> Any:
+    """Three numbers, or the mean picture in a file."""
+    from deeplab_repro.pictures.reading import read_mean
+
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if not text or (numbers and (len(numbers) != 3 or not all(map(math.isfinite, numbers)))):
+        raise CaffeImportError(
+            "--mean", expected="three finite numbers B,G,R, a FILE or none", got=text or "nothing"
+        )
+    return numbers or read_mean(text)
 
 
 def json_option(command: _Command) -> _Command:

@@ -43,7 +43,7 @@ def command(
     Without -o it writes MODEL.safetensors, which carries the network in its metadata and stands
     for MODEL everywhere.
     """
-    target = Path(output) if output else _with_ending(model, ".safetensors")
+    target = Path(output) if output is not None else _with_ending(model, ".safetensors")
     if target.suffix not in _ENDINGS:
         raise CaffeImportError(
             "unknown kind of output", file=target, expected=" or ".join(_ENDINGS), got=target.suffix

@@ -137,7 +137,7 @@ def command(
     chosen = _params(params, values)
     jobs = plan(_Job, [image], Path(output), _TARGETS)
     for job in jobs:
-        job.scores = _scores_of(job.file, Path(scores), is_folder=Path(image).is_dir())
+        job.scores = _scores_of(job, Path(scores), is_folder=Path(image).is_dir())
     options = {"normalization": normalization, "relaxation": relaxation}
     classes: Classes | None = None
     with picture_progress() as bar:
@@ -214,15 +214,17 @@ def _params(name: str, values: dict[str, str | None]) -> CRFParams:
         raise CaffeImportError(str(error)) from None
 
 
-def _scores_of(picture: Path, scores: Path, *, is_folder: bool) -> Path:
+def _scores_of(job: _Job, scores: Path, *, is_folder: bool) -> Path:
     from deeplab_repro.crf.scores import ENDINGS
 
     if not is_folder:
         return scores
-    for ending in ENDINGS:
-        if (scores / f"{picture.stem}{ending}").exists():
-            return scores / f"{picture.stem}{ending}"
-    return scores / f"{picture.stem}.npy"  # which is reported as missing
+    # Of pictures of one name, each may have scores of its own: one.png.npy beside one.bmp.npy.
+    for name in dict.fromkeys((job.name, job.file.stem)):
+        for ending in ENDINGS:
+            if (scores / f"{name}{ending}").exists():
+                return scores / f"{name}{ending}"
+    return scores / f"{job.file.stem}.npy"  # which is reported as missing
 
 
 def _refine(
@@ -250,7 +252,9 @@ def _refine(
     job.size = picture.shape[0], picture.shape[1]
     scores = read_scores(job.scores, key)
     count = len(scores)
-    classes = read_classes(classes_file, count) if classes_file else Classes.default(count)
+    classes = (
+        read_classes(classes_file, count) if classes_file is not None else Classes.default(count)
+    )
     if not probabilities and look_like_probabilities(scores):
         click.echo(
             f"deeplab-repro: warning: {job.scores}: these are probabilities, and are taken as"

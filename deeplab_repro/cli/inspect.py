@@ -18,8 +18,9 @@ from deeplab_repro.cli.common import (
     shown,
     write_json,
 )
-from prototxt_import import CaffeImportError, Dialect, Model, Net, Phase, Shape
+from prototxt_import import CaffeImportError, Dialect, Model, Net, Phase, Shape, infer_net
 from prototxt_import.files import replacing
+from prototxt_import.matching import match_weights
 
 if TYPE_CHECKING:
     from deeplab_repro.parity.differences import Differences, LayerDifference
@@ -72,6 +73,10 @@ def command(
         write_json(json_file, {n: [list(b.shape) for b in bs] for n, bs in source.weights.items()})
         return
     net = source.net(phase)
+    try:
+        match_weights(infer_net(net, inputs), source.weights)
+    except CaffeImportError as error:  # those of the network name its file already
+        raise error.with_file(source.weights_file or source.net_file) from None
     rows = analyse(net, inputs, source.weights)
     kept = memory(net, inputs, source.weights)
     if svg is not None:
@@ -104,7 +109,7 @@ def parse_shape(text: str) -> tuple[str, Shape]:
         shape = tuple(int(size) for size in sizes.replace(",", "x").split("x"))
     except ValueError:
         shape = ()
-    if not shape or min(shape) < 0:
+    if not name or not shape or min(shape) < 1:
         raise CaffeImportError("--input-shape", expected="BLOB=NxCxHxW", got=text)
     return name, shape
 

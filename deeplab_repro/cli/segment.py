@@ -209,14 +209,16 @@ def _load(
     except CaffeImportError as error:
         raise error.with_file(model.weights_file or model.net_file) from None
     count = segmenter.rule.classes
-    classes = read_classes(classes_file, count) if classes_file else Classes.default(count)
+    classes = (
+        read_classes(classes_file, count) if classes_file is not None else Classes.default(count)
+    )
     return segmenter, classes
 
 
 def _crf(name: str | None) -> CRFParams | None:
     from deeplab_repro.crf import CRFParams
 
-    return CRFParams.named(name) if name else None
+    return CRFParams.named(name) if name is not None else None
 
 
 def _scale(text: str) -> float:
