@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 SOURCES := $(shell find csrc -type f) setup.py deeplab_repro/native/build.py
 
-.PHONY: demo test lint cuda cuda-report bench clean
+.PHONY: demo test check lint cuda cuda-report bench clean
 
 $(READY): requirements.lock pyproject.toml $(SOURCES)
 	$(PYTHON) -m venv .venv
@@ -16,8 +16,15 @@ $(READY): requirements.lock pyproject.toml $(SOURCES)
 demo: $(READY)
 	@BIN=$(BIN) sh weights/demo.sh
 
+# One process a core; those that finish early take tests from the others.
+PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
+
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(PYTEST)
+
+# For while one works: all but the tests that take more than a second or two.
+check: $(READY)
+	$(PYTEST) -q -m "not slow"
 
 lint: $(READY)
 	$(BIN)/ruff check .

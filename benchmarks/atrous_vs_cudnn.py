@@ -32,7 +32,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from _plot import ratio_plot
+from _plots import draw
 from _timing import (
     arguments,
     check_agreement,
@@ -50,7 +50,7 @@ from deeplab_repro.models import write_network
 from deeplab_repro.ops import atrous_conv2d, choose_algorithm
 from deeplab_repro.ops._atrous_rules import DIRECTIONS
 from prototxt_import import infer_net, parse_net
-from prototxt_import.shapes import conv_window
+from prototxt_import.layers import Convolution
 
 NETWORKS = ("largefov", "aspp-s", "aspp-l", "resnet101", "resnet101-aspp")
 SIZES = (321, 513)
@@ -100,9 +100,10 @@ def shapes_of_networks() -> dict[str, Shape]:
         for size in SIZES:
             net = parse_net(write_network(network, input_size=size))
             for row, item in zip(analyse(net), infer_net(net).layers, strict=True):
-                if row.type != "Convolution" or row.kernel != (3, 3) or row.rate == (1, 1):
+                layer = item.layer
+                if not isinstance(layer, Convolution) or row.kernel != (3, 3) or row.rate == (1, 1):
                     continue
-                window = conv_window(item.layer, 2)
+                window = layer.window_over(2)
                 assert window.stride == (1, 1)
                 assert window.pad == window.dilation
                 filters, channels = item.shapes.params[0][:2]
@@ -400,18 +401,7 @@ def main() -> None:
     summary = means(results)
     show(results, summary)
     path = write_json(options.json, "atrous_vs_cudnn", [*results, *summary])
-    print(path)
-    for direction in ("forward", "backward"):
-        picture = path.with_name(f"{path.stem}_{direction}.svg")
-        points: dict[str, dict[int, float]] = {}
-        for r in results:
-            if r["direction"] == direction:
-                line = f"{r['channels']} to {r['filters']}, {r['size']}x{r['size']}"
-                points.setdefault(f"{line}, batch {r['batch']}", {})[r["rate"]] = ratios(r)[
-                    "direct fp32"
-                ]
-        picture.write_text(ratio_plot(f"Library's time over ours, {direction}", points))
-        print(picture)
+    print(path, *draw(path), sep="\n")
 
 
 if __name__ == "__main__":

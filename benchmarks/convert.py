@@ -50,7 +50,7 @@ def layers_with_weights(net: Net) -> Iterator[tuple[str, list[np.ndarray]]]:
     for number, item in enumerate(infer_net(net).layers):
         blobs = []
         for i, shape in enumerate(item.shapes.params):
-            name = item.layer.spec.param[i].name if i < len(item.layer.spec.param) else ""
+            name = item.layer.blobs[i].share_name
             seed = first_owner.setdefault(name, (number, i)) if name else (number, i)
             values = np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
             blobs.append(values)

@@ -25,13 +25,11 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 import torch
-from _charts import bars, lines
+from _plots import STORED, draw
 from _timing import (
-    RESULTS,
     Timing,
     arguments,
     compare,
-    machine_name,
     parse,
     peak_memory,
     show,
@@ -44,7 +42,6 @@ from deeplab_repro.crf.features import bilateral_features, spatial_features
 from deeplab_repro.ops import permutohedral_build, reference
 
 DATA = Path(__file__).resolve().parent.parent / "tests" / "data" / "crf"
-STORED = "(stored)"
 ITERATIONS = 10
 GPU_BATCHES = (1, 2, 4, 8, 16, 32)
 MB = 1e6
@@ -315,26 +312,6 @@ def on_gpu(name: str, case: Case, runs: int) -> list[dict[str, Any]]:
     return found
 
 
-def plot(path: Path, results: list[dict[str, Any]]) -> Path:
-    """Totals of batch 1 beside the peers; on a GPU pictures per second."""
-    if results[0]["device"] == "cuda":
-        curves: dict[str, list[tuple]] = {}
-        for r in results:
-            curves.setdefault(r["case"], []).append((r["batch"], r["pictures_per_second"]))
-        return lines(path, "Dense CRF, 10 iterations", "batch", "pictures/s", curves)
-    rows = {}
-    for r in results:
-        if r["batch"] > 1:
-            continue
-        row = {
-            f"ours, {t} threads": 1e3 * r["seconds"][f"ours, {t} threads"].median for t in (1, 2)
-        }
-        for peer, times in r["times_faster"].items():
-            row[peer] = times[1] * row["ours, 1 threads"]
-        rows[f"{r['case']} {r['size'][0]}x{r['size'][1]}, {r['labels']} labels"] = row
-    return bars(path, "Dense CRF, 10 iterations and lattices", "ms", rows, hatched=STORED)
-
-
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
@@ -357,9 +334,8 @@ def main() -> None:
         for name in options.cases:
             for batch in (1, 8):
                 results.append(on_cpu(name, CASES[name], batch, options.runs, bandwidth))
-    path = options.json or RESULTS / machine_name() / "crf_vs_peers.json"
-    print(write_json(path, "crf_vs_peers", results))
-    print(plot(path.with_suffix(".svg"), results))
+    path = write_json(options.json, "crf_vs_peers", results)
+    print(path, *draw(path), sep="\n")
 
 
 if __name__ == "__main__":

@@ -12,16 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from deeplab_repro.caffe.net import CaffeNet, load_caffe
+    from deeplab_repro.errors import BadInput, InputError
     from deeplab_repro.native.backends import backends
     from prototxt_import import CaffeImportError
 
-__all__ = ["CaffeImportError", "CaffeNet", "backends", "load_caffe"]
+__all__ = ["BadInput", "CaffeImportError", "CaffeNet", "InputError", "backends", "load_caffe"]
 __version__ = "0.1.0"
 
 # Looked up at first use: the command line starts without waiting for torch.
 _HOMES = {
+    "BadInput": "prototxt_import",
     "CaffeImportError": "prototxt_import",
     "CaffeNet": "deeplab_repro.caffe.net",
+    "InputError": "deeplab_repro.errors",
     "backends": "deeplab_repro.native.backends",
     "load_caffe": "deeplab_repro.caffe.net",
 }

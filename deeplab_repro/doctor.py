@@ -27,6 +27,9 @@ REQUIRED = (
     "safetensors",
     "click",
     "rich",
+    "pillow",
+    "matplotlib",
+    "jinja2",
 )
 # Distributions that bring the same module under another name.
 _SAME_MODULE = {

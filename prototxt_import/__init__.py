@@ -10,8 +10,9 @@ Knows nothing of torch: a network comes as a typed graph (:class:`Net`), weights
 
 from prototxt_import.caffemodel import Weights
 from prototxt_import.dialect import DialectReport, RawNet
-from prototxt_import.errors import CaffeImportError
+from prototxt_import.errors import BadInput, CaffeImportError
 from prototxt_import.inference import NetShapes, ShapedLayer, infer_net
+from prototxt_import.layers import Layer, LayerShapes, Phase, Shape
 from prototxt_import.model import (
     Model,
     parse_net,
@@ -20,13 +21,13 @@ from prototxt_import.model import (
     read_weights,
     write_weights,
 )
-from prototxt_import.net import Input, Layer, Net, Phase, Shape
+from prototxt_import.net import Input, Net
 from prototxt_import.schema import DIALECTS, Dialect
-from prototxt_import.shapes import LayerShapes
 from prototxt_import.solverstate import SolverState, read_solverstate, write_solverstate
 
 __all__ = [
     "DIALECTS",
+    "BadInput",
     "CaffeImportError",
     "Dialect",
     "DialectReport",

@@ -17,6 +17,7 @@ from prototxt_import.errors import CaffeImportError
 from prototxt_import.files import open_file, replacing
 from prototxt_import.limits import INT_MAX
 from prototxt_import.schema import Dialect
+from prototxt_import.words import show
 
 __all__ = [
     "Array",
@@ -108,7 +109,7 @@ def read_blob(
             f"{where} has an impossible shape", file=path, layer=layer, got=blob.shape
         )
     if expected != blob.count:
-        shape = "x".join(map(str, blob.shape)) or "scalar"
+        shape = show(blob.shape)
         raise CaffeImportError(
             f"{where} holds the wrong number of values",
             file=path,

@@ -8,10 +8,11 @@ where the readings differ, the file is refused and both readings are named.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 from google.protobuf import text_format
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
@@ -19,56 +20,36 @@ from google.protobuf.message import DecodeError, Message
 
 from prototxt_import import wire
 from prototxt_import.errors import CaffeImportError
-from prototxt_import.schema import DIALECTS, Dialect, message_class, preferred
+from prototxt_import.layers import KINDS, REFUSED
+from prototxt_import.layers.core import in_capitals
+from prototxt_import.schema import DIALECTS, Dialect, message_class, preferred, restore
 from prototxt_import.wire import FieldBudget, LayerAt, NetAt, WireField
 
 __all__ = ["DialectReport", "RawNet", "decide_binary", "types_against"]
 
+
+def _only_in(dialect: Dialect) -> frozenset[str]:
+    every = [*((name, cls.kind.programs) for name, cls in KINDS.items()),
+             *((name, refused.programs) for name, refused in REFUSED.items())]  # fmt: skip
+    return frozenset(name for name, programs in every if programs == (dialect,))
+
+
+def _read_by() -> dict[str, frozenset[str]]:
+    """Parameter message -> names, in both formats, of the layer types that read it."""
+    readers: defaultdict[str, set[str]] = defaultdict(set)
+    for name, cls in KINDS.items():
+        readers[cls.kind.message].update((name, cls.kind.v1))
+        if cls.role == "loss":
+            readers["loss_param"].update((name, cls.kind.v1))
+    for name, refused in REFUSED.items():
+        readers[refused.message].update((name, refused.v1 or in_capitals(name)))
+    return {message: frozenset(names) for message, names in readers.items() if message}
+
+
 #: Layer types of the current format that only one of the two programs that write it has.
-_TYPES_ONLY_IN: Final[dict[Dialect, frozenset[str]]] = {
-    "bvlc": frozenset({"Clip", "Crop", "Input", "LSTM", "LSTMUnit", "Parameter", "RNN", "Swish"}),
-    "dl2": frozenset(
-        {
-            "AdaptiveBiasChannel",
-            "BiasChannel",
-            "DenseCRF",
-            "DomainTransform",
-            "ImageSegData",
-            "Interp",
-            "MatRead",
-            "MatWrite",
-            "SegAccuracy",
-            "UniqueLabel",
-        }
-    ),
-    "dl1": frozenset(),
-}
-#: Parameters at disputed field numbers -> the layer types (both spellings) that read them.
-_READ_BY: Final[dict[str, frozenset[str]]] = {
-    "input_param": frozenset({"Input"}),
-    "interp_param": frozenset({"Interp", "INTERP"}),
-    "crop_param": frozenset({"Crop"}),
-    "seg_accuracy_param": frozenset({"SegAccuracy", "SEG_ACCURACY"}),
-    "parameter_param": frozenset({"Parameter"}),
-    "mat_write_param": frozenset({"MatWrite", "MAT_WRITE"}),
-    "recurrent_param": frozenset({"RNN", "LSTM"}),
-    "dense_crf_param": frozenset({"DenseCRF", "DENSE_CRF"}),
-    "swish_param": frozenset({"Swish"}),
-    "domain_transform_param": frozenset({"DomainTransform"}),
-    "clip_param": frozenset({"Clip"}),
-    "adaptive_bias_channel_param": frozenset({"AdaptiveBiasChannel", "ADAPTIVE_BIAS_CHANNEL"}),
-    "loss_param": frozenset(
-        {
-            "CONTRASTIVE_LOSS",
-            "EUCLIDEAN_LOSS",
-            "HINGE_LOSS",
-            "INFOGAIN_LOSS",
-            "MULTINOMIAL_LOGISTIC_LOSS",
-            "SIGMOID_CROSS_ENTROPY_LOSS",
-            "SOFTMAX_LOSS",
-        }
-    ),
-}
+_TYPES_ONLY_IN: Final[dict[Dialect, frozenset[str]]] = {d: _only_in(d) for d in DIALECTS}
+#: Parameters -> the layer types (both spellings) that read them.
+_READ_BY: Final = _read_by()
 _V1_CONVOLUTION, _V1_TRANSFORM, _V1_IMAGE_DATA = 10, 36, 15
 
 
@@ -113,6 +94,12 @@ class RawNet:
         """Whether the layers are in the V1 format (``layers {}``, enum types)."""
         return any(layer.DESCRIPTOR.name == "V1LayerParameter" for layer in self.layers)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For pickle, which does not find the classes of messages."""
+        messages = [(m.DESCRIPTOR.full_name, m.SerializeToString()) for m in
+                    (self.header, *self.layers)]  # fmt: skip
+        return _unpickled, (self.report, messages)
+
     def text(self) -> str:
         """The network as prototxt."""
         net = self.header.__class__()
@@ -121,6 +108,11 @@ class RawNet:
             field = "layers" if layer.DESCRIPTOR.name == "V1LayerParameter" else "layer"
             getattr(net, field).add().CopyFrom(layer)
         return text_format.MessageToString(net)
+
+
+def _unpickled(report: DialectReport, messages: Sequence[tuple[str, bytes]]) -> RawNet:
+    header, *layers = (restore(*message) for message in messages)
+    return RawNet(report, header, tuple(layers))
 
 
 def decide_binary(net: NetAt, forced: Dialect | None = None) -> RawNet:

@@ -1,11 +1,14 @@
-"""The one error that this package raises for a file it cannot use."""
+"""What is raised for input that cannot be used."""
 
 from __future__ import annotations
 
-__all__ = ["CaffeImportError", "printable"]
+from typing import TypeVar
+
+__all__ = ["BadInput", "CaffeImportError", "printable"]
 
 #: A message quotes names out of files, which can be of any length.
 _MAX_LINE = 2000
+_Error = TypeVar("_Error", bound="BadInput")
 
 
 def printable(text: str) -> str:
@@ -21,11 +24,19 @@ def printable(text: str) -> str:
     )
 
 
-class CaffeImportError(ValueError):
-    """A Caffe file, or a network described by one, that cannot be used.
+class BadInput(ValueError):
+    """Something that a user gave and that cannot be used.
 
     ``str(error)`` is one line: file, layer, what is wrong, what was expected, what was found.
-    The parts stay available as attributes.
+    The parts stay available as attributes.  What is raised is always one of the subclasses, which
+    say what kind of thing it was.
+
+    Args:
+        message: what is wrong, in words that can follow the name of a file.
+        file: where it is wrong.
+        layer: the layer of a network that it is about.
+        expected: what would have been right.
+        got: what was found instead.
     """
 
     def __init__(
@@ -56,8 +67,12 @@ class CaffeImportError(ValueError):
             line = f"{line[: _MAX_LINE * 3 // 4]} ... {line[-_MAX_LINE // 4 :]}"
         return line
 
-    def with_file(self, file: object) -> CaffeImportError:
+    def with_file(self: _Error, file: object) -> _Error:
         """The same error naming ``file``, unless it names one already; for ``raise ... from``."""
         if self.file is None:
             self.file = str(file)
         return self
+
+
+class CaffeImportError(BadInput):
+    """A Caffe file, or a network described by one, that cannot be used."""

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prototxt_import.caffemodel import Array, Weights
-from prototxt_import.errors import CaffeImportError
+from prototxt_import.errors import BadInput, CaffeImportError
 from prototxt_import.files import open_file, replacing_file
 from prototxt_import.limits import (
     MAX_BLOB_AXES,
@@ -77,7 +77,7 @@ def open_hdf5(path: str | os.PathLike[str]) -> Iterator[h5py.File]:
     try:
         with open_file(path) as opened, h5py.File(_Bounded(opened), "r") as file:
             yield file
-    except CaffeImportError as error:
+    except BadInput as error:
         raise error.with_file(path) from None
     except (OSError, RuntimeError, LookupError, ValueError, TypeError, MemoryError) as error:
         # A damaged file shows at any call, and h5py raises what fits the place.

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from prototxt_import.errors import CaffeImportError
+from prototxt_import.layers import Layer, LayerShapes, Shape, count
 from prototxt_import.limits import MAX_BLOB_BYTES, MAX_PARAMETER_BYTES, check_shape
-from prototxt_import.net import Layer, Net, Shape
-from prototxt_import.shapes import LayerShapes, conv_window, count, infer, pooling
+from prototxt_import.net import Net
+from prototxt_import.schedule import Schedule, Value
 
-__all__ = ["NetShapes", "ShapedLayer", "check_blob_bytes", "check_parameter_bytes", "infer_net"]
+__all__ = [
+    "BlobMemory",
+    "NetShapes",
+    "ShapedLayer",
+    "blob_memory",
+    "check_blob_bytes",
+    "check_parameter_bytes",
+    "infer_net",
+]
 
 
 @dataclass(frozen=True)
@@ -66,7 +76,7 @@ def infer_net(
             continue
         bottoms = [blobs[bottom] for bottom in layer.bottoms]
         try:
-            shapes = infer(layer, bottoms)
+            shapes = layer.shapes(bottoms)
         except CaffeImportError as error:
             raise (error.with_file(net.file) if net.file else error) from None
         blobs.update(zip(layer.tops, shapes.tops, strict=True))
@@ -85,7 +95,8 @@ def check_parameter_bytes(shapes: NetShapes, file: object | None = None) -> None
     """
     total = 0
     for item in shapes.layers:
-        filled = item.shapes.tops if item.layer.type == "DummyData" else []
+        # What a layer without bottoms makes is as large as the file asks for.
+        filled = [] if item.bottoms or item.layer.fillers() else item.shapes.tops
         total += sum(map(_bytes, [*item.shapes.params, *filled]))
         MAX_PARAMETER_BYTES.check(
             total,
@@ -93,6 +104,59 @@ def check_parameter_bytes(shapes: NetShapes, file: object | None = None) -> None
             file=file,
             layer=item.layer.name,
         )
+
+
+@dataclass(frozen=True)
+class BlobMemory:
+    """What the blobs of a forward pass take, in values; None where a size is not known.
+
+    An in-place layer, and one whose top is another view of its bottom, takes no memory of its own.
+
+    Attributes:
+        inputs: before the first layer runs.
+        live: while each layer runs: blobs that somebody still needs, inputs too.
+        everything: every blob kept, as for gradients.
+    """
+
+    inputs: int | None
+    live: list[int | None]
+    everything: int | None
+
+
+def blob_memory(net: Net, shapes: NetShapes) -> BlobMemory:
+    """What the blobs of a forward pass take at each layer's turn.
+
+    Args:
+        net: the network.
+        shapes: of all blobs, for the inputs in question.
+    """
+    layers = [item.layer for item in shapes.layers]
+    inputs = [name for name in net.inputs if name in shapes.blobs]
+    made = {top for layer in layers for top in layer.tops}
+    outputs = [name for name in net.outputs if name in made or name in inputs]
+    schedule = Schedule(layers, inputs, outputs)
+    first = {name: net.inputs[name].shape for name in inputs}
+    first.update({name: shape for name, shape in shapes.blobs.items() if name not in made})
+    for item in reversed(shapes.layers):  # an input that a layer overwrites is as large as that
+        first.update(zip(item.layer.bottoms, item.bottoms, strict=True))
+    sizes = {Value(name, 0): count(first[name]) for name in inputs}
+    ends: defaultdict[int, list[Value]] = defaultdict(list)
+    for home, last in schedule.last_use.items():
+        ends[last].append(home)
+    before = None if None in sizes.values() else _known(sizes.values())
+    live: list[int | None] = []
+    in_use, unknown = _known(sizes.values()), sum(size is None for size in sizes.values())
+    for i, (item, turn) in enumerate(zip(shapes.layers, schedule.turns, strict=True)):
+        for value, shape in zip(turn.writes, item.shapes.tops, strict=True):
+            home = schedule.home[value]
+            if home not in sizes:
+                sizes[home] = count(shape)
+                in_use, unknown = in_use + (sizes[home] or 0), unknown + (sizes[home] is None)
+        live.append(None if unknown else in_use)
+        for home in ends[i]:
+            in_use, unknown = in_use - (sizes[home] or 0), unknown - (sizes[home] is None)
+    everything = None if None in sizes.values() else _known(sizes.values())
+    return BlobMemory(before, live, everything)
 
 
 def check_blob_bytes(shapes: NetShapes, net: Net, *, keep: bool) -> None:
@@ -106,44 +170,22 @@ def check_blob_bytes(shapes: NetShapes, net: Net, *, keep: bool) -> None:
     Raises:
         CaffeImportError: naming the layer with which the blobs go over the limit.
     """
-    last_use = {
-        name: i
-        for i, item in enumerate(shapes.layers)
-        for name in (*item.layer.bottoms, *item.layer.tops)
-    }
-    made = {top for item in shapes.layers for top in item.layer.tops}
-    alive = {name: _bytes(shape) for name, shape in shapes.blobs.items() if name not in made}
-    in_use = sum(alive.values())
-    outputs = set(net.outputs)
-    for i, item in enumerate(shapes.layers):
-        for top, shape in zip(item.layer.tops, item.shapes.tops, strict=True):
-            in_use += _bytes(shape) - alive.get(top, 0)
-            alive[top] = _bytes(shape)
+    memory = blob_memory(net, shapes)
+    kept = 0
+    for item, live in zip(shapes.layers, memory.live, strict=True):
+        kept += sum(map(_bytes, item.shapes.tops))
+        in_use = kept if keep else 4 * (live or 0)
+        copy = item.layer.padded(item.bottoms[0]) if item.bottoms else None
         MAX_BLOB_BYTES.check(
-            in_use + _padding_bytes(item),
+            in_use + (_bytes(copy) if copy else 0),
             "the blobs that exist at the same time are too large, in bytes",
             file=net.file,
             layer=item.layer.name,
         )
-        if not keep:
-            for name in {*item.layer.bottoms, *item.layer.tops} - outputs:
-                if last_use[name] == i:
-                    in_use -= alive.pop(name, 0)
 
 
-def _padding_bytes(item: ShapedLayer) -> int:
-    """Of a copy of the bottom with zeros around it: a few bytes of text make it terabytes."""
-    layer, bottom = item.layer, item.bottoms[0] if item.bottoms else ()
-    if layer.type in ("Convolution", "Im2col"):
-        axis = layer.spec.convolution_param.axis % len(bottom)
-        pads: tuple[int, ...] = conv_window(layer, len(bottom) - axis - 1).pad
-    elif layer.type == "Pooling":
-        pads = pooling(layer).pad
-    else:
-        return 0
-    outer, maps = bottom[: -len(pads) or None], bottom[len(bottom) - len(pads) :]
-    padded = [n and n + 2 * pad for n, pad in zip(maps, pads, strict=True)]
-    return _bytes((*outer, *padded)) if any(pads) else 0
+def _known(counts: Iterable[int | None]) -> int:
+    return sum(size or 0 for size in counts)
 
 
 def _bytes(shape: Shape) -> int:

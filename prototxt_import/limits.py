@@ -15,6 +15,7 @@ from math import prod
 from typing import Final
 
 from prototxt_import.errors import CaffeImportError
+from prototxt_import.words import show
 
 __all__ = [
     "INT_MAX",
@@ -165,11 +166,10 @@ def check_shape(
         values = prod(size for size in known if size)  # of 32 sizes at most: no giant number
         if min(known, default=0) >= 0 and values <= INT_MAX:
             return
-    shown = "x".join("?" if size is None else str(size) for size in shape[: MAX_BLOB_AXES + 1])
     raise CaffeImportError(
         f"{what} has an impossible shape",
         file=file,
         layer=layer,
         expected=f"at most {MAX_BLOB_AXES} axes, sizes >= 0, at most {INT_MAX} values",
-        got=shown,
+        got=show(shape[: MAX_BLOB_AXES + 1]),
     )

@@ -11,7 +11,8 @@ import numpy as np
 
 from prototxt_import.errors import CaffeImportError
 from prototxt_import.inference import NetShapes, ShapedLayer
-from prototxt_import.net import Shape
+from prototxt_import.layers import Shape
+from prototxt_import.words import show
 
 __all__ = ["WeightMatch", "match_weights", "shared_parameters"]
 
@@ -46,26 +47,18 @@ def shared_parameters(shapes: NetShapes) -> dict[Key, Key]:
     shared: dict[Key, Key] = {}
     for item in shapes.layers:
         layer, params = item.layer, item.shapes.params
-        if len(layer.spec.param) > len(params):
-            raise CaffeImportError(
-                "has more param entries than parameters",
-                layer=layer.name,
-                expected=f"at most {len(params)}",
-                got=len(layer.spec.param),
-            )
-        for i, spec in enumerate(layer.spec.param):
-            if not spec.name:
+        for i, blob in enumerate(layer.blobs):
+            if not blob.share_name:
                 continue
-            key, shape = owners.setdefault(spec.name, ((layer.name, i), params[i]))
+            key, shape = owners.setdefault(blob.share_name, ((layer.name, i), params[i]))
             if key == (layer.name, i):
                 continue
-            permissive = spec.share_mode == spec.PERMISSIVE
-            if not _compatible(params[i], shape, count_only=permissive):
+            if not _compatible(params[i], shape, count_only=blob.permissive):
                 raise CaffeImportError(
-                    f"shares parameter '{spec.name}' with layer '{key[0]}'",
+                    f"shares parameter '{blob.share_name}' with layer '{key[0]}'",
                     layer=layer.name,
-                    expected=f"shape {_show(shape)}",
-                    got=_show(params[i]),
+                    expected=f"shape {show(shape)}",
+                    got=show(params[i]),
                 )
             shared[layer.name, i] = key
     return shared
@@ -124,12 +117,12 @@ def _check_layer(target: ShapedLayer, blobs: Sequence[np.ndarray[Any, Any]]) -> 
         )
     for i, (shape, blob) in enumerate(zip(expected, blobs, strict=True)):
         # strict_dim: false (v1 fork) asks for no more than the same number of values.
-        if not _compatible(blob.shape, shape, count_only=not layer.spec.strict_dim):
+        if not _compatible(blob.shape, shape, count_only=not layer.strict_dim):
             raise CaffeImportError(
                 f"blob {i} has another shape",
                 layer=layer.name,
-                expected=_show(shape),
-                got=_show(blob.shape),
+                expected=show(shape),
+                got=show(blob.shape),
             )
 
 
@@ -143,7 +136,3 @@ def _compatible(got: Shape, expected: Shape, *, count_only: bool) -> bool:
     return len(got) == len(expected) and all(
         a is None or b is None or a == b for a, b in zip(got, expected, strict=True)
     )
-
-
-def _show(shape: Shape) -> str:
-    return "x".join("?" if size is None else str(size) for size in shape) or "scalar"

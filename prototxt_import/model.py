@@ -12,7 +12,8 @@ from prototxt_import.caffemodel import Array, Weights
 from prototxt_import.dialect import RawNet
 from prototxt_import.errors import CaffeImportError
 from prototxt_import.files import kind_of, read_text
-from prototxt_import.net import Net, Phase, build_net
+from prototxt_import.layers import Phase
+from prototxt_import.net import Net, build_net
 from prototxt_import.schema import DIALECTS, Dialect
 from prototxt_import.text import fill_placeholders, parse_text
 

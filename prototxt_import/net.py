@@ -2,88 +2,22 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, cast
+from functools import cached_property
+from typing import Any, Final, cast
 
 from prototxt_import.dialect import RawNet
 from prototxt_import.errors import CaffeImportError
+from prototxt_import.layers import Layer, Phase, Shape, read_layer
 from prototxt_import.limits import check_shape
+from prototxt_import.schedule import Schedule
 from prototxt_import.schema import Dialect
-from prototxt_import.upgrade import upgrade_layers
+from prototxt_import.upgrade import upgrade_layer
 
-__all__ = ["DATA_LAYERS", "Input", "Layer", "Net", "Phase", "Shape", "build_net"]
+__all__ = ["Input", "Net", "build_net"]
 
-Phase = Literal["TRAIN", "TEST"]
-#: None stands for a size that the file does not tell.
-Shape = tuple[int | None, ...]
-
-#: Layers that read files: without their files, their tops are inputs of the network.
-DATA_LAYERS: Final = frozenset(["HDF5Data", "ImageData", "ImageSegData", "MatRead", "MemoryData"])
-#: Layers that only write files or discard; a blob that goes nowhere else is an output all the same
-#: unless it is discarded on purpose (Silence).
-SINKS: Final = frozenset(["HDF5Output", "MatWrite"])
 _PHASES: Final = ("TRAIN", "TEST")
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One layer in the current form.
-
-    Attributes:
-        spec: unified ``LayerParameter`` message, without blobs.
-        dialect: the dialect it came from; some layer types compute differently in the forks.
-        phase: the phase of its network.
-    """
-
-    spec: Any
-    dialect: Dialect
-    phase: Phase
-
-    @property
-    def name(self) -> str:
-        """The layer's name."""
-        return cast(str, self.spec.name)
-
-    @property
-    def type(self) -> str:
-        """The layer's type as the current format spells it, such as ``"Convolution"``."""
-        return cast(str, self.spec.type)
-
-    @property
-    def bottoms(self) -> list[str]:
-        """Names of the blobs it reads."""
-        return list(self.spec.bottom)
-
-    @property
-    def tops(self) -> list[str]:
-        """Names of the blobs it writes."""
-        return list(self.spec.top)
-
-    @property
-    def loss_weights(self) -> list[float]:
-        """How much each top counts in the objective: a loss's first top 1 unless told.
-
-        layer.hpp, SetLossWeights, and loss_layer.cpp.
-
-        Raises:
-            CaffeImportError: another number of weights than tops.
-        """
-        given, tops = list(self.spec.loss_weight), len(self.spec.top)
-        if given and len(given) != tops:
-            raise CaffeImportError(
-                "has another number of loss weights than tops",
-                layer=self.name,
-                expected=tops,
-                got=len(given),
-            )
-        is_loss = self.type.endswith("Loss")
-        return given or [1.0 if is_loss and i == 0 else 0.0 for i in range(tops)]
-
-    def is_in_place(self, top: int) -> bool:
-        """Whether top number ``top`` overwrites the bottom of that number (net.cpp, AppendTop)."""
-        return top < len(self.spec.bottom) and self.spec.bottom[top] == self.spec.top[top]
 
 
 @dataclass(frozen=True)
@@ -134,6 +68,16 @@ class Net:
         """The dialect that the network was read in."""
         return self.raw.dialect
 
+    @property
+    def force_backward(self) -> bool:
+        """Whether gradients are computed for everything (net.cpp, Init)."""
+        return bool(cast(Any, self.raw.header).force_backward)
+
+    @cached_property
+    def schedule(self) -> Schedule:
+        """Who reads and writes which value of which blob."""
+        return Schedule(self.layers, self.inputs, self.outputs)
+
     def __getitem__(self, layer: str) -> Layer:
         return self._by_name[layer]
 
@@ -162,15 +106,15 @@ def build_net(
         CaffeImportError: rules that contradict each other, unknown bottoms, duplicate tops.
     """
     state = _State(raw, phase, level, frozenset(stages))
-    specs = upgrade_layers(raw, file)
-    if not filtered:
-        specs = [spec for spec in specs if state.includes(spec, file)]
-    specs = _without_automatic_splits(specs)
-    layers = [Layer(spec, raw.dialect, state.phase) for spec in specs]
-    inputs = _declared_inputs(raw, file)
-    builder = _GraphBuilder(inputs, file)
-    for layer in layers:
-        builder.add(layer)
+    # What a rule leaves out is not looked at, whatever it is.
+    kept = [layer for layer in raw.layers if filtered or state.includes(layer, file)]
+    specs = _without_automatic_splits([upgrade_layer(layer, raw.dialect, file) for layer in kept])
+    builder = _GraphBuilder(_declared_inputs(raw, file), file)
+    try:
+        for spec in specs:
+            builder.add(read_layer(spec, raw.dialect, state.phase))
+    except CaffeImportError as error:
+        raise (error.with_file(file) if file is not None else error) from None
     return Net(
         name=raw.header.name,
         phase=state.phase,
@@ -193,7 +137,8 @@ class _State:
         self.phase: Phase = phase
         if stated.HasField("phase") and raw.dialect == "dl1":
             self.phase = _PHASES[stated.phase]
-        self.level = max(level, stated.level)
+        # BVLC's Net replaces the file's level by the caller's, the forks know no caller's.
+        self.level = level if raw.dialect == "bvlc" else max(level, stated.level)
         self.stages = stages | set(stated.stage)
 
     def includes(self, spec: Any, file: object) -> bool:
@@ -289,11 +234,10 @@ class _GraphBuilder:
         self.data_layers: list[Layer] = []
         self._unread: dict[str, None] = dict.fromkeys(inputs)  # a set that keeps its order
         self._existing = set(inputs)
-        self._automatic_tops: Counter[str] = Counter()
         self._objective: list[str] = []
 
     def add(self, layer: Layer) -> None:
-        if layer.type in DATA_LAYERS or layer.type == "Input":
+        if layer.role in ("data", "input"):
             self._add_source(layer)
             return
         if not layer.type:
@@ -306,29 +250,25 @@ class _GraphBuilder:
                     layer=layer.name,
                     expected="an input or the top of an earlier layer",
                 )
-            if layer.type not in SINKS:
+            # A blob that only goes to a file is an output all the same.
+            if layer.role != "writer":
                 self._unread.pop(bottom, None)
-        if layer.type.endswith("Loss") and not layer.tops:
-            # net.cpp, AutoTopBlobs: a loss without a top gets one of its own.
-            layer.spec.top.append(self._free_name(layer.name))
+        self.layers.append(layer)
+        if layer.has_automatic_top:
+            return  # nobody can read it, and Caffe does not give it out
         for i, top in enumerate(layer.tops):
             self._add_top(layer, top, in_place=layer.is_in_place(i))
         self._objective += [
             top for top, weight in zip(layer.tops, layer.loss_weights, strict=True) if weight
         ]
-        self.layers.append(layer)
 
     def _add_source(self, layer: Layer) -> None:
         for i, top in enumerate(layer.tops):
             self._add_top(layer, top, in_place=False)
-            self.inputs[top] = Input((), required=layer.type == "Input" or i == 0)
-        # Imported here: shapes are inferred from Layer, which this module defines.
-        from prototxt_import.shapes import infer
-
-        shapes = infer(layer, []).tops
-        for top, shape in zip(layer.tops, shapes, strict=True):
+            self.inputs[top] = Input((), required=layer.role == "input" or i == 0)
+        for top, shape in zip(layer.tops, layer.shapes([]).tops, strict=True):
             self.inputs[top] = Input(shape, self.inputs[top].required)
-        if layer.type in DATA_LAYERS:
+        if layer.role == "data":
             self.data_layers.append(layer)
 
     def _add_top(self, layer: Layer, top: str, *, in_place: bool) -> None:
@@ -341,14 +281,6 @@ class _GraphBuilder:
             )
         self._existing.add(top)
         self._unread[top] = None
-
-    def _free_name(self, wanted: str) -> str:
-        free = wanted
-        while free in self._existing:
-            # Counted for each name, so that many losses of one name do not search anew each time.
-            self._automatic_tops[wanted] += 1
-            free = f"{wanted}_{self._automatic_tops[wanted]}"
-        return free
 
     def outputs(self) -> list[str]:
         """What nobody reads, and what the objective needs although somebody reads it.

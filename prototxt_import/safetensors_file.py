@@ -33,7 +33,7 @@ from prototxt_import.files import open_file, replacing
 from prototxt_import.limits import MAX_LAYERS, MAX_SHARED_COPIES, MAX_TEXT_BYTES
 from prototxt_import.schema import DIALECTS
 from prototxt_import.text import parse_text
-from prototxt_import.upgrade import upgrade_layers
+from prototxt_import.upgrade import upgrade_layer
 
 __all__ = ["read_safetensors", "write_safetensors"]
 
@@ -185,7 +185,7 @@ def _shared_names(net: RawNet | None) -> dict[tuple[str, int], str]:
         return {}
     return {
         (spec.name, i): param.name
-        for spec in upgrade_layers(net)
+        for spec in (upgrade_layer(layer, net.dialect) for layer in net.layers)
         for i, param in enumerate(spec.param)
         if param.name
     }

@@ -4,45 +4,45 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from prototxt_import.dialect import RawNet
 from prototxt_import.errors import CaffeImportError
-from prototxt_import.schema import carry_over, unified
+from prototxt_import.layers import KINDS, REFUSED
+from prototxt_import.schema import Dialect, carry_over, unified
 
-__all__ = ["current_type_name", "upgrade_layers"]
+__all__ = ["current_type_name", "upgrade_layer"]
 
-#: V1 enum names whose current name is not their words in capitals.
+#: V1 enum name -> the type's name in the current format.
 _TYPE_NAMES: Final = {
-    "ABSVAL": "AbsVal",
-    "ARGMAX": "ArgMax",
-    "BNLL": "BNLL",
-    "DENSE_CRF": "DenseCRF",
-    "HDF5_DATA": "HDF5Data",
-    "HDF5_OUTPUT": "HDF5Output",
-    "LRN": "LRN",
-    "MVN": "MVN",
-    "ONEHOT": "OneHot",
-    "RELU": "ReLU",
-    "SOFTMAX_LOSS": "SoftmaxWithLoss",
-    "TANH": "TanH",
+    **{cls.kind.v1: name for name, cls in KINDS.items()},
+    **{refused.v1: name for name, refused in REFUSED.items() if refused.v1},
 }
 #: Layers whose own parameters once held what now is in transform_param.
 _DATA_PARAMS: Final = {"Data": "data_param", "ImageData": "image_data_param"}
 
 
-def upgrade_layers(net: RawNet, file: object = None) -> list[Any]:
-    """The layers of ``net`` as unified LayerParameter messages, in file order.
+def upgrade_layer(raw: Any, dialect: Dialect, file: object = None) -> Any:
+    """A layer as a unified LayerParameter message, without its blobs.
+
+    Of a layer whose type is left out, only name, type, bottoms and tops come along.
 
     Raises:
-        CaffeImportError: a V0 layer, or a layer without a type.
+        CaffeImportError: a V0 layer; parameters that the v1 fork refuses.
     """
-    upgraded = []
-    for raw in net.layers:
-        is_v1 = raw.DESCRIPTOR.name == "V1LayerParameter"
-        layer = _from_v1(raw, file) if is_v1 else _copied(raw)
-        _upgrade_data_transformation(layer)
-        _upgrade_batch_norm(layer)
-        upgraded.append(layer)
-    return upgraded
+    is_v1 = raw.DESCRIPTOR.name == "V1LayerParameter"
+    type_ = _v1_type(raw) if is_v1 else raw.type
+    if type_ not in KINDS and not (is_v1 and raw.HasField("layer")):
+        return unified("LayerParameter")(name=raw.name, type=type_, bottom=raw.bottom, top=raw.top)
+    layer = _from_v1(raw, dialect, file) if is_v1 else _copied(raw)
+    _upgrade_data_transformation(layer)
+    _upgrade_batch_norm(layer)
+    return layer
+
+
+def _v1_type(raw: Any) -> str:
+    """The type of a V1 layer as the current format spells it; "" if it states none."""
+    if not raw.HasField("type"):
+        return ""
+    enum = raw.DESCRIPTOR.enum_types_by_name["LayerType"]
+    return current_type_name(enum.values_by_number[raw.type].name)
 
 
 def current_type_name(v1_name: str) -> str:
@@ -59,7 +59,7 @@ def _copied(raw: Any) -> Any:
     return layer
 
 
-def _from_v1(raw: Any, file: object) -> Any:
+def _from_v1(raw: Any, dialect: Dialect, file: object) -> Any:
     if raw.HasField("layer"):
         raise CaffeImportError(
             "V0 layers ('layers { layer {') are not read; Caffe's upgrade_net_proto_text can"
@@ -71,9 +71,7 @@ def _from_v1(raw: Any, file: object) -> Any:
         )
     layer = unified("LayerParameter")()
     layer.name = raw.name
-    if raw.HasField("type"):
-        enum = raw.DESCRIPTOR.enum_types_by_name["LayerType"]
-        layer.type = current_type_name(enum.values_by_number[raw.type].name)
+    layer.type = _v1_type(raw)
     layer.bottom.extend(raw.bottom)
     layer.top.extend(raw.top)
     layer.loss_weight.extend(raw.loss_weight)
@@ -82,6 +80,9 @@ def _from_v1(raw: Any, file: object) -> Any:
             carry_over(item, getattr(layer, rule).add())
     if not getattr(raw, "strict_dim", True):
         layer.strict_dim = False
+    if dialect == "dl1":
+        _check_counts(raw, file)
+        _check_hole(raw, file)
     _upgrade_param_specs(raw, layer)
     for field, value in raw.ListFields():
         if field.name.endswith("_param"):
@@ -109,6 +110,32 @@ def _upgrade_param_specs(raw: Any, layer: Any) -> None:
             setattr(spec, field, value)
 
 
+def _check_counts(raw: Any, file: object) -> None:
+    """net.cpp of 2014: each of the lists is empty or has an entry for every blob."""
+    counts = {name: len(getattr(raw, name)) for name in ("blobs_lr", "weight_decay", "param")}
+    if len(set(counts.values()) - {0}) > 1:
+        raise CaffeImportError(
+            "the v1 fork wants blobs_lr, weight_decay and param for all blobs or for none",
+            file=file,
+            layer=raw.name,
+            got=", ".join(f"{number} {name}" for name, number in counts.items()),
+        )
+
+
+def _check_hole(raw: Any, file: object) -> None:
+    """conv_layer.cpp of the v1 fork: one hole for both sides, or both of them."""
+    convolution = raw.convolution_param
+    sides = [name for name in ("hole_h", "hole_w") if convolution.HasField(name)]
+    if len(sides) == 1 or (sides and convolution.HasField("hole")):
+        given = [name for name in ("hole", *sides) if convolution.HasField(name)]
+        raise CaffeImportError(
+            "the v1 fork takes hole, or hole_h and hole_w",
+            file=file,
+            layer=raw.name,
+            got=", ".join(given),
+        )
+
+
 def _upgrade_convolution(raw: Any, convolution: Any) -> None:
     """dl1's hole, or hole_h and hole_w, is what now is called dilation."""
     fields = raw.DESCRIPTOR.fields_by_name
@@ -120,7 +147,6 @@ def _upgrade_convolution(raw: Any, convolution: Any) -> None:
     for name in ("hole", "hole_h", "hole_w"):
         plain.ClearField(name)
     carry_over(plain, convolution)
-    # conv_layer.cpp of the v1 fork: hole_h and hole_w count unless hole is given.
     if raw.HasField("hole"):
         convolution.dilation.append(raw.hole)
     elif raw.HasField("hole_h") or raw.HasField("hole_w"):

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 DATA = Path(__file__).parent / "data"
+
+# Under pytest-xdist each worker computes on one thread, and so do the programs that its tests
+# start: threads of several programs that wait for each other busily would slow all of them down.
+# Read when torch is first imported. Tests of thread counts set their own.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ["OMP_WAIT_POLICY"] = "passive"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -1,10 +1,13 @@
-"""The README's numbers are those of the committed results, and its commands exist."""
+"""Tables and pictures are those of the committed results, and the commands named exist."""
 
 from __future__ import annotations
 
 import importlib.util
 import re
+import shutil
 from pathlib import Path
+from types import ModuleType
+from xml.etree import ElementTree
 
 from deeplab_repro.cli import _COMMANDS
 
@@ -12,12 +15,37 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
+def benchmark(name: str) -> ModuleType:
+    """A module of the benchmarks, which are no package."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def words_of(picture: Path) -> list[str]:
+    texts = ElementTree.parse(picture).getroot().itertext()
+    return [text.strip() for text in texts if text.strip()]
+
+
 def test_numbers_come_from_the_results():
-    spec = importlib.util.spec_from_file_location("tables", ROOT / "benchmarks" / "_tables.py")
-    tables = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tables)
+    tables = benchmark("_tables")
     assert "| --- |" in README.split("<!-- numbers -->")[1]
     assert tables.filled(README) == README, "run python benchmarks/_tables.py"
+
+
+def test_pictures_come_from_the_results(tmp_path):
+    """Their words and numbers, that is: another matplotlib places them a little differently."""
+    plots = benchmark("_plots")
+    shutil.copytree(plots.RESULTS, tmp_path / "results", ignore=shutil.ignore_patterns("*.svg"))
+    drawn = plots.draw_all(tmp_path / "results")
+    committed = sorted(plots.RESULTS.rglob("*.svg"))
+    assert len(drawn) == len(committed) > 0
+    for new, old in zip(sorted(drawn), committed, strict=True):
+        assert new.name == old.name
+        assert words_of(new) == words_of(old), f"{old}: run python benchmarks/_plots.py"
 
 
 def test_every_command_named_exists():

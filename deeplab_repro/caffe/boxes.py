@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from prototxt_import import Net, Shape, ShapedLayer, infer_net
-from prototxt_import.shapes import conv_window, enum_name, interp, pooling
+from prototxt_import import Net, Shape, infer_net
 
 __all__ = ["Box", "boxes_of"]
 
@@ -70,7 +69,7 @@ def _one_per_blob(net: Net, inputs: dict[str, Shape] | None) -> dict[str, Box]:
     for item in shapes.layers:
         layer = item.layer
         below = list(dict.fromkeys(made_by[bottom] for bottom in layer.bottoms))
-        kind = _describe(item)
+        kind = layer.describe()
         in_place = bool(layer.tops) and all(layer.is_in_place(i) for i in range(len(layer.tops)))
         owner = boxes[made_by[layer.tops[0]]] if in_place else None
         if owner is not None and owner.kind != "input":
@@ -87,39 +86,6 @@ def _one_per_blob(net: Net, inputs: dict[str, Shape] | None) -> dict[str, Box]:
         boxes[key] = Box(key, layer.type, layer.name, [kind], shape, [layer.name], below, signature)
         made_by.update(dict.fromkeys(layer.tops, key))
     return boxes
-
-
-def _describe(item: ShapedLayer) -> str:
-    """The layer's type with what matters most: ``Convolution 3x3 rate 12, 1024``."""
-    layer = item.layer
-    if layer.type in ("Convolution", "Deconvolution"):
-        window = conv_window(layer, max(1, len(item.bottoms[0]) - 2))
-        text = f"{layer.type} {_pair(window.kernel)}"
-        text += f" rate {_pair(window.dilation, '')}" if max(window.dilation) > 1 else ""
-        text += f" stride {_pair(window.stride, '')}" if max(window.stride) > 1 else ""
-        return f"{text}, {layer.spec.convolution_param.num_output}"
-    if layer.type == "Pooling":
-        pool = pooling(layer)
-        kernel = "global" if pool.kernel is None else _pair(pool.kernel)
-        stride = f" stride {_pair(pool.stride, '')}" if max(pool.stride) > 1 else ""
-        return f"{pool.method} pooling {kernel}{stride}"
-    if layer.type == "InnerProduct":
-        return f"InnerProduct, {layer.spec.inner_product_param.num_output}"
-    if layer.type == "Eltwise":
-        return f"Eltwise {enum_name(layer.spec.eltwise_param, 'operation')}"
-    if layer.type == "Interp":
-        how = interp(layer)
-        parts = [f"shrink {how.shrink}"] if how.shrink is not None else []
-        parts += [f"zoom {how.zoom}"] if how.zoom is not None else []
-        parts += [f"to {how.height}x{how.width}"] if how.height is not None and not parts else []
-        return f"Interp {', '.join(parts)}"
-    return layer.type
-
-
-def _pair(values: tuple[int, ...], joined: str = "x") -> str:
-    if joined or len(set(values)) > 1:
-        return "x".join(map(str, values))
-    return str(values[0])
 
 
 def _readers(boxes: dict[str, Box]) -> dict[str, list[str]]:

@@ -7,33 +7,31 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, suppress
-from dataclasses import dataclass
 from importlib import import_module
 from io import StringIO
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from deeplab_repro.caffe.graph import GraphModule
 from deeplab_repro.caffe.scoring import input_rule, scoring_net
-from deeplab_repro.parity.agreement import Agreement, agreement
 from prototxt_import import CaffeImportError, Net, Shape
 from prototxt_import.files import replacing
+from prototxt_import.words import show
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 __all__ = [
-    "Check",
-    "check_onnx",
     "export_onnx",
     "export_program",
+    "first_line",
     "input_shapes",
     "onnx_model",
     "other_shapes",
+    "require_package",
     "without_labels",
 ]
 
@@ -100,7 +98,7 @@ def input_shapes(net: Net, given: Mapping[str, Shape] | None = None) -> dict[str
                 f"the size of input '{name}' is not known",
                 file=net.file,
                 expected=f"--input-shape {name}=1x3xHxW, or what its sizes are",
-                got="x".join("?" if not size else str(size) for size in shape) or None,
+                got=show([size or None for size in shape]) if shape else None,
             )
         shapes[name] = tuple(sizes)
     return shapes
@@ -191,7 +189,7 @@ def export_program(net: GraphModule, shapes: Mapping[str, tuple[int, ...]]) -> E
         raise
     except Exception as error:  # torch.export raises whatever its stages raise
         raise CaffeImportError(
-            f"cannot be exported: {_first_line(error)}", file=net.net.file
+            f"cannot be exported: {first_line(error)}", file=net.net.file
         ) from error
     if not _outputs(program):
         raise CaffeImportError(
@@ -230,7 +228,7 @@ def onnx_model(net: GraphModule, shapes: Mapping[str, tuple[int, ...]]) -> bytes
             the 2 GB that such a file can hold.
     """
     for package in ("onnx", "onnxscript"):
-        _require(package)
+        require_package(package)
     tensors = {tensor.data_ptr(): tensor for tensor in (*net.parameters(), *net.buffers())}
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
     if size > _MOST_BYTES:
@@ -251,7 +249,7 @@ def onnx_model(net: GraphModule, shapes: Mapping[str, tuple[int, ...]]) -> bytes
         content: bytes = onnx_program.model_proto.SerializeToString()
     except Exception as error:  # onnxscript raises whatever its stages raise
         raise CaffeImportError(
-            f"cannot be written as ONNX: {_first_line(error)}", file=net.net.file
+            f"cannot be written as ONNX: {first_line(error)}", file=net.net.file
         ) from error
     return content
 
@@ -275,58 +273,12 @@ def _strip(model: Any) -> None:
     model.producer_name = "deeplab-repro"
 
 
-@dataclass(frozen=True)
-class Check:
-    """How near an output of the ONNX file is to the module's, for one set of input shapes."""
-
-    shapes: dict[str, tuple[int, ...]]
-    output: str
-    agreement: Agreement
-
-
-def check_onnx(
-    net: GraphModule,
-    model: bytes | str | os.PathLike[str],
-    shapes: Mapping[str, tuple[int, ...]],
-) -> list[Check]:
-    """Run an ONNX model with onnxruntime and hold its outputs against the module's.
-
-    The inputs are normal random numbers of a picture's size (deviation 50), always the same ones.
-
-    Args:
-        net: what the model was made of.
-        model: what :func:`onnx_model` gave, or a file of it.
-        shapes: of the inputs.
+def require_package(package: str) -> Any:
+    """Import a package that ONNX needs.
 
     Raises:
-        CaffeImportError: onnxruntime is missing, or cannot run the file.
+        CaffeImportError: it is not installed.
     """
-    runtime = _require("onnxruntime")
-    random = torch.Generator().manual_seed(0)
-    inputs = {name: torch.randn(shape, generator=random) * 50 for name, shape in shapes.items()}
-    with torch.inference_mode():
-        ours = net(**inputs)
-    options = runtime.SessionOptions()
-    options.log_severity_level = 4  # errors come as exceptions
-    try:
-        session = runtime.InferenceSession(
-            model if isinstance(model, bytes) else os.fspath(model),
-            options,
-            providers=["CPUExecutionProvider"],
-        )
-        results = session.run(list(ours), {name: x.numpy() for name, x in inputs.items()})
-    except Exception as error:  # onnxruntime's own exceptions have no common base
-        raise CaffeImportError(
-            f"onnxruntime cannot run it: {_first_line(error)}",
-            file=None if isinstance(model, bytes) else model,
-        ) from error
-    return [
-        Check(dict(shapes), name, agreement(np.asarray(result), ours[name].numpy()))
-        for name, result in zip(ours, results, strict=True)
-    ]
-
-
-def _require(package: str) -> Any:
     try:
         return import_module(package)
     except ImportError:
@@ -336,7 +288,8 @@ def _require(package: str) -> Any:
         ) from None
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What an error says in its first line with any words, or its kind."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     # onnxruntime puts signatures of its C++ functions in front of what is wrong.
     return shorten(lines[0], _LONGEST_REASON) if lines else type(error).__name__

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections import defaultdict
 from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from deeplab_repro.caffe.graph import GraphModule, LayerModules, Node, Step, plan
+from deeplab_repro.caffe.graph import GraphModule, LayerModules, Node
 from deeplab_repro.caffe.layers import CaffeLayer
 from deeplab_repro.caffe.layers.combine import Eltwise
 from deeplab_repro.caffe.layers.conv import Convolution, Deconvolution
@@ -19,14 +18,13 @@ from deeplab_repro.caffe.layers.elementwise import Dropout, ReLU
 from deeplab_repro.caffe.layers.linear import InnerProduct
 from deeplab_repro.caffe.layers.normalization import BatchNorm, Bias, Scale
 from prototxt_import import CaffeImportError
+from prototxt_import.schedule import Schedule, Turn, Value
 
 if TYPE_CHECKING:
     from deeplab_repro.caffe.net import CaffeNet
 
 __all__ = ["FusedLayer", "FusedNet"]
 
-#: A blob's name and how often it had been written: one value, whatever overwrites it later.
-_Value = tuple[str, int]
 _Weights = tuple[nn.Parameter, nn.Parameter | None]  # weight, bias
 _Shared = dict[Hashable, _Weights]
 
@@ -88,25 +86,25 @@ class FusedNet(GraphModule):
             raise CaffeImportError(
                 "fuse() is for inference", expected="a network in eval mode", got="train mode"
             )
-        super().__init__(net.net)
+        super().__init__(net.net, net.quirks)
         self._blob_shapes = [list(shapes) for shapes in net._blob_shapes]
         self.layers = LayerModules()
         shared: _Shared = {}
         memo: dict[int, Any] = {}
         nodes = []
-        for group in _groups(net._steps, net.inputs, net.outputs):
+        for group in _groups([step.node for step in net._steps], net):
             node = _node(group, shared, memo)
             if node is not None:
                 nodes.append(node)
                 self.layers.append(node.layer.name, node.module)
-        self._steps = plan(nodes, self.outputs)
+        self._plan(nodes)
         self.requires_grad_(False)
         self.train(False)
 
     @property
     def kept_blobs(self) -> list[str]:
         """Inputs and what the remaining layers write, in the order of the first writing."""
-        tops = [top for step in self._steps for top in step.tops]
+        tops = [top for step in self._steps for top in step.node.tops]
         return list(dict.fromkeys([*self.inputs, *tops]))
 
     def train(self, mode: bool = True) -> FusedNet:
@@ -120,104 +118,100 @@ class FusedNet(GraphModule):
 
 @dataclass
 class _Group:
-    """Steps that become one: the first, what is folded into its weights, and what comes after."""
+    """Nodes that become one: the first, what is folded into its weights, and what comes after."""
 
-    first: Step
+    first: Node
     top: str
     affine: list[nn.Module]
     other: str | None = None
     relu: bool = False
 
 
-def _groups(steps: list[Step], inputs: list[str], outputs: list[str]) -> list[_Group]:
-    """Divide the steps, in the order of the groups' first ones.
+def _groups(nodes: list[Node], net: CaffeNet) -> list[_Group]:
+    """Divide the nodes, in the order of the groups' first ones.
 
-    A group runs where its first step ran.  That is early enough, and as nobody else reads the
+    A group runs where its first node ran.  That is early enough, and as nobody else reads the
     blobs in between, not too early either, if the shortcut is there by then.
     """
-    readers: defaultdict[_Value, list[int]] = defaultdict(list)
-    version = dict.fromkeys(inputs, 0)
-    before: list[dict[str, int]] = []  # the versions that each step finds
-    written: list[list[_Value]] = []
-    for i, step in enumerate(steps):
-        before.append(dict(version))
-        for bottom in step.bottoms:
-            readers[bottom, version[bottom]].append(i)
-        for top in step.tops:
-            version[top] = version.get(top, -1) + 1
-        written.append([(top, version[top]) for top in step.tops])
-    final = {(name, version[name]) for name in outputs}
-
+    schedule = Schedule(nodes, net.inputs, net.outputs)
     groups = []
     taken: set[int] = set()
-    for i, step in enumerate(steps):
+    for i, node in enumerate(nodes):
         if i in taken:
             continue
-        group = _Group(step, step.tops[0] if step.tops else "", [])
+        group = _Group(node, node.tops[0] if node.tops else "", [])
         groups.append(group)
-        if not _can_lead(step):
+        if not _can_lead(node):
             continue
-        (value,) = written[i]
-        while value not in final and len(readers[value]) == 1:
-            (j,) = readers[value]
-            if not _absorb(group, steps[j], value, before[i], before[j]):
+        (value,) = schedule.turns[i].writes
+        while value not in schedule.final and len(schedule.readers.get(value, ())) == 1:
+            (j,) = schedule.readers[value]
+            if not _absorb(group, nodes[j], value, schedule.turns[j], i, schedule):
                 break
             taken.add(j)
-            (value,) = written[j]
-            group.top = value[0]
+            (value,) = schedule.turns[j].writes
+            group.top = value.blob
     return groups
 
 
-def _can_lead(step: Step) -> bool:
+def _can_lead(node: Node) -> bool:
     return (
-        isinstance(step.module, Convolution | InnerProduct)
-        and len(step.bottoms) == 1
-        and step.bottoms != step.tops
+        isinstance(node.module, Convolution | InnerProduct)
+        and len(node.bottoms) == 1
+        and node.bottoms != node.tops
     )
 
 
 def _absorb(
-    group: _Group, step: Step, value: _Value, at_first: dict[str, int], at_step: dict[str, int]
+    group: _Group, node: Node, value: Value, turn: Turn, first: int, schedule: Schedule
 ) -> bool:
-    """Take ``step``, the only reader of the group's present ``value``, into the group if it fits.
+    """Take ``node``, the only reader of the group's present ``value``, into the group if it fits.
 
     Args:
-        at_first: which version of each blob the group's first step finds.
-        at_step: which one ``step`` finds.
+        turn: the node's.
+        first: number of the group's first node.
     """
-    module = step.module
-    if len(step.tops) != 1 or step.detached:
+    module = node.module
+    if len(node.tops) != 1 or node.detached:
         return False
     if isinstance(module, Dropout):
         return True
     open_ended = not group.relu
-    if open_ended and isinstance(module, ReLU) and module.slope == 0:
+    if open_ended and isinstance(module, ReLU) and module.layer.negative_slope == 0:
         group.relu = True
         return True
     if open_ended and group.other is None:
-        if _is_affine(group.first.module, step):
+        if _is_affine(group.first.module, node):
             group.affine.append(module)
             return True
-        if isinstance(module, Eltwise) and module.operation == "SUM" and module.coeff == [1, 1]:
-            (other,) = (b for b in step.bottoms if (b, at_step[b]) != value)
-            if other != step.tops[0] and at_first.get(other) == at_step[other]:
-                group.other = other
+        two = len(node.bottoms) == 2 and isinstance(module, Eltwise)
+        if two and module.layer.is_plain_sum:  # type: ignore[union-attr]
+            (other,) = (read for read in turn.reads if read != value)
+            if other.blob != node.tops[0] and schedule.is_there(other, first):
+                group.other = other.blob
                 return True
     return False
 
 
-def _is_affine(first: nn.Module, step: Step) -> bool:
-    """Whether ``step`` does no more than scale and shift the channels that ``first`` makes."""
+def _is_affine(first: nn.Module, node: Node) -> bool:
+    """Whether ``node`` does no more than scale and shift the channels that ``first`` makes."""
     # The channel axis of what follows has to be the one that the weights' rows make.
-    if getattr(first, "axis", 1) != 1 or len(step.bottoms) != 1:
+    if _channel_axis(first) != 1 or len(node.bottoms) != 1:
         return False
-    module = step.module
+    module = node.module
     if isinstance(module, BatchNorm):
-        return module.use_global_stats is not False
+        return module.uses_global_stats
     if isinstance(module, Scale | Bias):
-        axes = _output_axes(first)
-        return module.axis % axes == 1 and all(len(shape) == 1 for shape in module.blob_shapes)
+        on_channels = module.layer.axis % _output_axes(first) == 1
+        return on_channels and all(len(shape) == 1 for shape in module.blob_shapes)
     return False
+
+
+def _channel_axis(first: nn.Module) -> int:
+    if isinstance(first, Convolution):
+        return first.axis
+    assert isinstance(first, InnerProduct)
+    return 1 if first.is_legacy else first.layer.axis
 
 
 def _output_axes(first: nn.Module) -> int:
@@ -237,21 +231,21 @@ def _node(group: _Group, shared: _Shared, memo: dict[int, Any]) -> Node | None:
         shared: the folded weights of earlier groups.
         memo: of ``copy.deepcopy``, so that copies share what the originals share.
     """
-    step = group.first
-    module = step.module
-    if isinstance(module, Dropout) and step.bottoms == step.tops:
+    node = group.first
+    module = node.module
+    if isinstance(module, Dropout) and node.bottoms == node.tops:
         return None
-    if not _can_lead(step):
+    if not _can_lead(node):
         # Where the bottom has no other use, even a top of another name may take its memory.
-        may_overwrite = getattr(module, "can_run_inplace", False) and len(step.tops) == 1
+        may_overwrite = getattr(module, "can_run_inplace", False) and len(node.tops) == 1
         copied = copy.deepcopy(module, memo)
-        return Node(step.layer, copied, step.bottoms, step.tops, may_overwrite, step.detached)
+        return Node(node.layer, copied, node.bottoms, node.tops, may_overwrite, node.detached)
     assert isinstance(module, Convolution | InnerProduct)
     core = _folded(module, group.affine, shared)
     fused = FusedLayer(core, group.relu, takes_other=group.other is not None)
     others = () if group.other is None else (group.other,)
-    bottoms = (*step.bottoms, *others)
-    return Node(step.layer, fused, bottoms, (group.top,), detached=step.detached)
+    bottoms = (*node.bottoms, *others)
+    return Node(node.layer, fused, bottoms, (group.top,), detached=node.detached)
 
 
 @torch.no_grad()
@@ -263,7 +257,8 @@ def _folded(
     if key not in shared:
         shared[key] = _fold(module, affine)
     weight, bias = shared[key]
-    core = copy.deepcopy(module, {id(blob): None for blob in module.blobs})  # without the weights
+    # Without the weights.
+    core = copy.deepcopy(module, {id(blob): None for blob in module.parameters()})
     core.blob_shapes = [tuple(weight.shape)]
     core.share_blob(0, weight)
     if bias is not None:
@@ -278,7 +273,7 @@ def _key(module: CaffeLayer, affine: list[nn.Module]) -> Hashable:
     for part in (module, *affine):
         assert isinstance(part, CaffeLayer)
         blobs = tuple((blob.data_ptr(), blob.shape) for blob in part.blobs)
-        options = (getattr(part, name, None) for name in ("groups", "transpose", "eps"))
+        options = (getattr(part.layer, name, None) for name in ("group", "transpose", "eps"))
         parts.append((type(part), blobs, *options))
     return tuple(parts)
 
@@ -306,7 +301,7 @@ def _fold(module: Convolution | InnerProduct, affine: list[nn.Module]) -> _Weigh
 def _scale_outputs(module: CaffeLayer, weight: Tensor, scale: Tensor) -> Tensor:
     """``weight`` with every output channel multiplied by its value of ``scale`` (K,)."""
     if isinstance(module, InnerProduct):
-        return weight * (scale if module.transpose else scale[:, None])
+        return weight * (scale if module.layer.transpose else scale[:, None])
     assert isinstance(module, Convolution)
     if isinstance(module, Deconvolution):  # (C, K / group, ...): the rows of a group share its K
         rows = weight.view(module.groups, -1, *weight.shape[1:])
@@ -328,5 +323,5 @@ def _affine(module: nn.Module) -> tuple[Tensor, Tensor]:
         return torch.ones_like(shift), shift
     assert isinstance(module, Scale)
     scale = module.blob(0).double()
-    bias = module.bias_blob
-    return scale, torch.zeros_like(scale) if bias is None else module.blob(bias).double()
+    bias = module.bias
+    return scale, torch.zeros_like(scale) if bias is None else bias.double()

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from deeplab_repro.caffe.layers.conv import Convolution
+from deeplab_repro.caffe.quirks import SHARED_MEMORY, Quirks
 from deeplab_repro.ops import ALGORITHMS
 from prototxt_import import CaffeImportError, Layer, Net, Shape, infer_net
 from prototxt_import.inference import check_blob_bytes
+from prototxt_import.layers import Memory
+from prototxt_import.schedule import Schedule
 
-__all__ = ["GraphModule", "LayerModules", "Node", "Step", "plan"]
-
-#: Layers whose output is memory of its own, so that a following in-place layer may overwrite it.
-_FRESH_OUTPUT: Final = frozenset(
-    ["Convolution", "Deconvolution", "Eltwise", "InnerProduct", "Pooling", "BatchNorm", "Scale"]
-)
+__all__ = ["Blobs", "GraphModule", "LayerModules", "Node"]
 
 
 @dataclass(frozen=True)
@@ -45,13 +43,53 @@ class Node:
     inplace: bool = False
     detached: tuple[int, ...] = ()
 
+    @property
+    def memory(self) -> Memory:
+        """Where its tops lie."""
+        return self.layer.memory
+
+    @property
+    def shares_data(self) -> bool:
+        """Whether in Caffe its tops are the memory of its bottom."""
+        return self.layer.shares_data
+
 
 @dataclass(frozen=True)
-class Step(Node):
+class _Step:
     """One node's turn in the forward pass."""
 
-    overwrites: bool = False  # may overwrite its bottom when no gradient is asked for
-    last_reads: tuple[str, ...] = ()  # blobs that nobody needs after this step
+    node: Node
+    overwrites: bool  # may overwrite its bottom when no gradient is asked for
+    frees: tuple[str, ...]  # blobs that nobody needs after it
+    aliases: tuple[str, ...]  # blobs that its top overwrites by the way, as in Caffe
+
+
+class Blobs(dict[str, Tensor]):
+    """Blob -> values, and the losses whose tops have no name of their own.
+
+    Attributes:
+        automatic: layer -> its top.
+    """
+
+    def __init__(self, values: Mapping[str, Tensor], automatic: Mapping[Layer, Tensor]) -> None:
+        super().__init__(values)
+        self.automatic = dict(automatic)
+
+
+class _Overwritten(torch.autograd.Function):
+    """The values that another blob got, in a blob of its memory; the gradient stays its own."""
+
+    @staticmethod
+    def forward(x: Tensor, values: Tensor) -> Tensor:
+        return values.reshape(x.shape).clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return grads[0], None
 
 
 class GraphModule(nn.Module):
@@ -64,20 +102,24 @@ class GraphModule(nn.Module):
         outputs: names of the blobs that :meth:`forward` returns.
     """
 
-    def __init__(self, net: Net) -> None:
+    def __init__(self, net: Net, quirks: Quirks) -> None:
         super().__init__()
         self.net = net
+        self.quirks = quirks
         self.inputs = list(net.inputs)
         self.outputs = list(net.outputs)
-        self._steps: list[Step] = []
+        self._steps: list[_Step] = []
         #: Of every layer of ``net``, the shapes that its blobs have.
         self._blob_shapes: list[list[Shape]] = []
         self._checked_shapes: tuple[bool, tuple[tuple[str, Shape], ...]] | None = None
 
-    def forward(self, **inputs: Tensor | np.ndarray[Any, Any]) -> dict[str, Tensor]:
+    def forward(
+        self, *only: Tensor | np.ndarray[Any, Any], **inputs: Tensor | np.ndarray[Any, Any]
+    ) -> dict[str, Tensor]:
         """Run the network.
 
         Args:
+            only: the values of the input, for a network that needs one alone.
             inputs: blob name -> values; float32, (N, C, H, W) for pictures, BGR minus the mean.
                 Numpy arrays of any number type are converted.
 
@@ -87,15 +129,45 @@ class GraphModule(nn.Module):
         Raises:
             CaffeImportError: inputs missing or unknown, or shapes that a layer can't take.
         """
-        return self._run(inputs, keep=False)
+        return self._run(self._by_name(only, inputs), keep=False)
 
-    def blobs(self, **inputs: Tensor | np.ndarray[Any, Any]) -> dict[str, Tensor]:
+    def blobs(
+        self, *only: Tensor | np.ndarray[Any, Any], **inputs: Tensor | np.ndarray[Any, Any]
+    ) -> dict[str, Tensor]:
         """Run the network and return every blob, inputs too, under its Caffe name.
 
         A blob that in-place layers overwrite holds the last value written, as in Caffe after a
         forward pass.  Gradients flow as in :meth:`forward`.
         """
-        return self._run(inputs, keep=True)
+        return self._run(self._by_name(only, inputs), keep=True)
+
+    def _by_name(self, only: tuple[Any, ...], inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The inputs by name, whether they were given so or as the only one."""
+        if not only:
+            return inputs
+        required = [name for name, declared in self.net.inputs.items() if declared.required]
+        if len(only) > 1 or len(required) != 1 or required[0] in inputs:
+            names = ", ".join(f"{name}=..." for name in required)
+            raise CaffeImportError(
+                "inputs are given by name", file=self.net.file, expected=f"net({names})",
+                got=f"{len(only)} without a name",
+            )  # fmt: skip
+        return {required[0]: only[0], **inputs}
+
+    def _plan(self, nodes: Sequence[Node]) -> None:
+        """Decide when each blob can be freed, and which nodes may overwrite their bottom."""
+        schedule = Schedule(nodes, self.inputs, self.outputs)
+        last_touch = {b: i for i, node in enumerate(nodes) for b in (*node.bottoms, *node.tops)}
+        steps = []
+        for i, (node, turn) in enumerate(zip(nodes, schedule.turns, strict=True)):
+            aliases = turn.aliases
+            if aliases:
+                seen = any(last_touch[name] > i or name in self.outputs for name in aliases)
+                if not self.quirks.computes(node.layer, SHARED_MEMORY, tell=seen):
+                    aliases = ()
+            overwrites = node.inplace and schedule.may_overwrite(i)
+            steps.append(_Step(node, overwrites, turn.frees, aliases))
+        self._steps = steps
 
     def set_algorithm(self, algorithm: str) -> None:
         """Compute all convolutions of two spatial axes by one algorithm; they differ by rounding.
@@ -114,28 +186,34 @@ class GraphModule(nn.Module):
 
     def _run(self, given: Mapping[str, Any], *, keep: bool) -> dict[str, Tensor]:
         values = self._checked_inputs(given, keep)
+        automatic: dict[Layer, Tensor] = {}
         in_place_allowed = not torch.is_grad_enabled()
         for step in self._steps:
-            if not all(bottom in values for bottom in step.bottoms):
+            node = step.node
+            if not all(bottom in values for bottom in node.bottoms):
                 continue  # it depends on an optional input that was not given
-            bottoms = [values[bottom] for bottom in step.bottoms]
-            for i in step.detached:
+            bottoms = [values[bottom] for bottom in node.bottoms]
+            for i in node.detached:
                 bottoms[i] = bottoms[i].detach()
             # A blob that is kept may only be overwritten by one of its own name.
-            if step.overwrites and in_place_allowed and (not keep or step.tops[0] in step.bottoms):
-                tops = step.module(*bottoms, inplace=True)
+            if step.overwrites and in_place_allowed and (not keep or node.tops[0] in node.bottoms):
+                tops = node.module(*bottoms, inplace=True)
             else:
-                tops = step.module(*bottoms)
-            values.update(
-                zip(step.tops, (tops,) if isinstance(tops, Tensor) else tops, strict=True)
-            )
+                tops = node.module(*bottoms)
+            tops = (tops,) if isinstance(tops, Tensor) else tops
+            values.update(zip(node.tops, tops, strict=True))
+            if node.layer.has_automatic_top:
+                automatic[node.layer] = tops[0]
+            for name in step.aliases:
+                if name in values:
+                    values[name] = _Overwritten.apply(values[name], tops[0])
             del bottoms, tops
             if not keep:
-                for name in step.last_reads:
+                for name in step.frees:
                     values.pop(name, None)
-        if keep:
-            return values
-        return {name: values[name] for name in self.outputs if name in values}
+        if not keep:
+            values = {name: values[name] for name in self.outputs if name in values}
+        return Blobs(values, automatic) if automatic else values
 
     def _checked_inputs(self, given: Mapping[str, Any], keep: bool) -> dict[str, Tensor]:
         unknown = given.keys() - self.net.inputs.keys()
@@ -215,47 +293,3 @@ class LayerModules(nn.Module):
             self._times[plain] += 1
             key = f"{plain}#{self._times[plain]}"
         self._modules[key] = module
-
-
-def plan(nodes: Sequence[Node], outputs: Collection[str]) -> list[Step]:
-    """Decide when each blob can be freed, and which nodes may overwrite their bottom.
-
-    Args:
-        nodes: in the order in which they run.
-        outputs: blobs that stay.
-    """
-    last_reader: dict[str, int] = {}
-    # How many read a blob's value, by how often it had been written.
-    readers: Counter[tuple[str, int]] = Counter()
-    version: Counter[str] = Counter()
-    for i, node in enumerate(nodes):
-        for bottom in node.bottoms:
-            last_reader[bottom] = i
-            readers[bottom, version[bottom]] += 1
-        for top in node.tops:
-            version[top] += 1
-            last_reader[top] = i  # unless somebody reads it later
-    version.clear()
-    fresh: set[str] = set()  # blobs whose present value is memory that nothing else looks at
-    steps = []
-    for i, node in enumerate(nodes):
-        overwrites = (
-            node.inplace
-            and node.bottoms[0] in fresh
-            and readers[node.bottoms[0], version[node.bottoms[0]]] == 1
-        )
-        for top in node.tops:
-            version[top] += 1
-            if node.layer.type in _FRESH_OUTPUT or overwrites:
-                fresh.add(top)
-            else:
-                fresh.discard(top)
-        mentioned = dict.fromkeys([*node.bottoms, *node.tops])
-        steps.append(
-            Step(
-                **vars(node),
-                overwrites=overwrites,
-                last_reads=tuple(b for b in mentioned if last_reader[b] == i and b not in outputs),
-            )
-        )
-    return steps

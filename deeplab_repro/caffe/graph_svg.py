@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import Final
 
 from deeplab_repro.caffe.boxes import Box
+from prototxt_import.words import show
 
 __all__ = ["graph_svg"]
 
@@ -62,9 +63,9 @@ def graph_svg(boxes: Mapping[str, Box], title: str) -> str:
         places[key,].rank = 1 + max(above, default=-1)
     # A box with nothing above it stands right over its first reader.
     for key, box in boxes.items():
-        below = [places[other,].rank for other, b in boxes.items() if key in b.below]
-        if not box.below and below:
-            places[key,].rank = min(below) - 1
+        if not box.below:
+            readers = [places[other,].rank for other, b in boxes.items() if key in b.below]
+            places[key,].rank = min(readers, default=1) - 1
     edges = _bent_edges(boxes, places)
     ranks: list[list[_Place]] = [[] for _ in range(1 + max(p.rank for p in places.values()))]
     for place in places.values():
@@ -100,8 +101,7 @@ def graph_svg(boxes: Mapping[str, Box], title: str) -> str:
 
 def _texts(box: Box) -> list[str]:
     title = f"{box.times} x {box.title}" if box.times > 1 else box.title
-    shape = "x".join("?" if n is None else str(n) for n in box.shape) or "scalar"
-    return [_cut(title, 44), *(_cut(line, 62) for line in box.lines), shape]
+    return [_cut(title, 44), *(_cut(line, 62) for line in box.lines), show(box.shape)]
 
 
 def _cut(text: str, most: int) -> str:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from deeplab_repro.caffe.graph import GraphModule, LayerModules, Node, plan
+from deeplab_repro.caffe.graph import Blobs, GraphModule, LayerModules, Node
 from deeplab_repro.caffe.layers import CaffeLayer, build
+from deeplab_repro.caffe.quirks import Quirks
 from prototxt_import import (
     CaffeImportError,
     Dialect,
@@ -43,6 +44,7 @@ class CaffeNet(GraphModule):
     Args:
         net: the typed graph.
         weights: what to load, see :meth:`load_weights`; None leaves the fillers' values.
+        quirks: compute faults of the original programs, see :mod:`deeplab_repro.caffe.quirks`.
 
     Attributes:
         net, inputs, outputs: see :class:`~deeplab_repro.caffe.graph.GraphModule`.
@@ -50,9 +52,13 @@ class CaffeNet(GraphModule):
     """
 
     def __init__(
-        self, net: Net, weights: Mapping[str, Sequence[np.ndarray[Any, Any]]] | None = None
+        self,
+        net: Net,
+        weights: Mapping[str, Sequence[np.ndarray[Any, Any]]] | None = None,
+        *,
+        quirks: bool = True,
     ) -> None:
-        super().__init__(net)
+        super().__init__(net, Quirks(net.raw.report, quirks))
         self.load_report: WeightMatch | None = None
         self.layers = LayerModules()
         self._shapes = infer_net(net)
@@ -61,21 +67,24 @@ class CaffeNet(GraphModule):
         nodes = []
         try:
             self._shared = shared_parameters(self._shapes)
+            frozen, cut = self._without_gradients()
             for item in self._shapes.layers:
-                blobs = [(item.layer.name, i) for i in range(len(item.shapes.params))]
+                name = item.layer.name
+                blobs = [(name, i) for i in range(len(item.shapes.params))]
+                module = build(item, self.quirks)
+                module.freeze(i for i in range(len(blobs)) if (name, i) in frozen)
+                module.cut_blobs = frozenset(i for i in range(len(blobs)) if (name, i) in cut)
                 # Random values that something else is about to replace are not worth their time.
-                is_filled_later = item.layer.name in (weights or {}) or self._shared.keys() >= {
-                    *blobs
-                }
-                module = build(item.layer, item.bottoms, initialise=not is_filled_later)
+                if name not in (weights or {}) and not self._shared.keys() >= {*blobs}:
+                    module.initialise()
                 nodes.append(_node(net, item.layer, module))
                 self._blob_shapes.append(module.blob_shapes)
-                self.layers.append(item.layer.name, module)
-                self._modules_by_name.setdefault(item.layer.name, module)
+                self.layers.append(name, module)
+                self._modules_by_name.setdefault(name, module)
         except CaffeImportError as error:
             raise (error.with_file(net.file) if net.file else error) from None
         self._tie_shared_parameters()
-        self._steps = plan(nodes, self.outputs)
+        self._plan(nodes)
         self.train(net.phase == "TRAIN")
         if weights:
             self.load_weights(weights)
@@ -112,15 +121,19 @@ class CaffeNet(GraphModule):
             CaffeImportError: the network has no loss, or its top is not in ``blobs``.
         """
         total: Tensor | None = None
+        automatic = blobs.automatic if isinstance(blobs, Blobs) else {}
         for layer in self.net.layers:
             for top, weight in zip(layer.tops, layer.loss_weights, strict=True):
                 if not weight:
                     continue
-                if top not in blobs:
+                value = automatic.get(layer) if layer.has_automatic_top else blobs.get(top)
+                if value is None:
                     raise CaffeImportError(
-                        f"its top '{top}' is not among the blobs", layer=layer.name
+                        f"its top '{top}' is not among the blobs",
+                        layer=layer.name,
+                        expected="what the network returned" if layer.has_automatic_top else None,
                     )
-                term = blobs[top].sum() * weight
+                term = value.sum() * weight
                 total = term if total is None else total + term
         if total is None:
             raise CaffeImportError("the network has no loss", file=self.net.file)
@@ -132,20 +145,43 @@ class CaffeNet(GraphModule):
     def params(self) -> dict[str, list[Tensor]]:
         """Layer -> its parameters and buffers, in Caffe's blob order and shapes.
 
-        Where layers share a parameter by name, it is one tensor, listed under each.
+        Where layers share a parameter by name, it is one tensor, listed under each; where their
+        shapes differ (PERMISSIVE), each lists a view in its own shape, and gradients land on the
+        tensor of the first.  Blobs with ``lr_mult: 0`` ask for no gradient, as in Caffe, unless
+        the net has ``force_backward``; ``requires_grad_()`` thaws them.
         """
-        found: dict[str, list[Tensor]] = {}
-        for step in self._steps:
-            assert isinstance(step.module, CaffeLayer)
-            if blobs := step.module.blobs:
-                found.setdefault(step.layer.name, blobs)
-        return found
+        blobs = ((name, module.blobs) for name, module in self._modules_by_name.items())
+        return {name: own for name, own in blobs if own}
+
+    def _without_gradients(self) -> tuple[set[tuple[str, int]], set[tuple[str, int]]]:
+        """Blobs for which Caffe computes no gradient (net.cpp, set_param_propagate_down).
+
+        Returns:
+            those that get none at all, and those that get one from another layer that shares them.
+        """
+        if self.net.force_backward:
+            return set(), set()
+        unasked = {
+            (item.layer.name, i)
+            for item in self._shapes.layers
+            for i, blob in enumerate(item.layer.blobs)
+            # The program of 2014 asks for more than 0, later ones for anything but 0.
+            if (blob.lr_mult <= 0 if item.layer.is_legacy else blob.lr_mult == 0)
+        }
+        every = {
+            (item.layer.name, i)
+            for item in self._shapes.layers
+            for i in range(len(item.shapes.params))
+        }
+        asked = {self._shared.get(key, key) for key in every - unasked}
+        frozen = {key for key in unasked if self._shared.get(key, key) not in asked}
+        return frozen, unasked - frozen
 
     def _tie_shared_parameters(self) -> None:
         """Make parameters of one name one tensor; those whose shape is unknown yet come later."""
         for (name, i), (owner, j) in self._shared.items():
             if self._modules_by_name[owner].has_blob(j):
-                shared = self._modules_by_name[owner].blob(j)
+                shared = self._modules_by_name[owner].registered(j)
                 self._modules_by_name[name].share_blob(i, shared)
 
     def load_weights(self, weights: Mapping[str, Sequence[np.ndarray[Any, Any]]]) -> WeightMatch:
@@ -195,6 +231,7 @@ def load_caffe(
     dialect: Dialect | None = None,
     placeholders: Mapping[str, str] | None = None,
     algorithm: str = "auto",
+    quirks: bool = True,
 ) -> CaffeNet:
     """Make a PyTorch module of a Caffe network.
 
@@ -209,6 +246,8 @@ def load_caffe(
         dialect: ``"bvlc"``, ``"dl2"`` or ``"dl1"`` if the files' own evidence is to be overruled.
         placeholders: values of ``${NAME}`` in the prototxt.
         algorithm: how convolutions are computed, see :meth:`GraphModule.set_algorithm`.
+        quirks: faults of the original programs are computed as they were, each with one warning;
+            False computes what was meant.
 
     Returns:
         the module; float32, on the CPU.
@@ -235,7 +274,7 @@ def load_caffe(
             model = read_model(weights, prototxt, dialect=dialect, placeholders=placeholders)
         net = model.net(phase, level=level, stages=stages)
     try:
-        module = CaffeNet(net, model.weights if model else None)
+        module = CaffeNet(net, model.weights if model else None, quirks=quirks)
     except CaffeImportError as error:  # those of the network name its file already
         raise error.with_file(model.weights_file if model else net.file) from None
     module.set_algorithm(algorithm)
@@ -256,14 +295,6 @@ def _node(net: Net, layer: Layer, module: CaffeLayer) -> Node:
 
 def _detached(net: Net, layer: Layer) -> tuple[int, ...]:
     """Bottoms with ``propagate_down: false``, unless the net forces them (net.cpp, Init)."""
-    wanted = list(layer.spec.propagate_down)
-    if wanted and len(wanted) != len(layer.bottoms):
-        raise CaffeImportError(
-            "has another number of propagate_down than bottoms",
-            layer=layer.name,
-            expected=len(layer.bottoms),
-            got=len(wanted),
-        )
-    if cast(Any, net.raw.header).force_backward:
+    if net.force_backward:
         return ()
-    return tuple(i for i, want in enumerate(wanted) if not want)
+    return tuple(i for i, want in enumerate(layer.propagate_down) if not want)

@@ -1,4 +1,4 @@
-"""Which part of a network gives the scores of a picture, and which sizes of picture suit it."""
+"""The part of a network that scores a picture, and the input sizes that suit it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from deeplab_repro.errors import InputError
 from prototxt_import import CaffeImportError, Net, NetShapes, Shape, infer_net
-from prototxt_import.net import SINKS
+from prototxt_import.words import show
 
-__all__ = ["InputRule", "input_rule", "scoring_net", "zoom_of"]
+__all__ = ["InputRule", "input_rule", "scoring_net", "zoom_between"]
 
 #: Sides of the test crops of the released networks: of all, and of the plain one.
 _TEST_CROPS: Final = (513, 514)
@@ -41,7 +42,7 @@ class InputRule:
         next ``crop + k * step``.
 
         Raises:
-            CaffeImportError: larger than a network of one size takes.
+            InputError: larger than a network of one size takes.
         """
         sides = []
         for axis, side in enumerate((height, width)):
@@ -53,7 +54,7 @@ class InputRule:
             elif self.step:
                 sides.append(crop + -(-(side - crop) // self.step) * self.step)
             else:
-                raise CaffeImportError(
+                raise InputError(
                     "the picture is larger than this network's only input size",
                     expected=f"at most {self.crop[0]}x{self.crop[1]}",
                     got=f"{height}x{width}",
@@ -81,7 +82,7 @@ def scoring_net(net: Net, blob: str | None = None) -> Net:
     for layer in net.layers:
         if all(bottom == picture or bottom in writers for bottom in layer.bottoms):
             writers.update(dict.fromkeys(layer.tops, layer))
-            if layer.type != "Silence" and layer.type not in SINKS:
+            if layer.role not in ("silence", "writer"):
                 read.update(set(layer.bottoms) - set(layer.tops))
     if blob is None:
         names = [name for name in writers if name not in read]
@@ -164,7 +165,7 @@ def input_rule(net: Net) -> InputRule:
         sizes = [size for size in shape[1:] if size is not None]
         if len(shape) != 4 or len(sizes) != 3:
             return None
-        zoom = zoom_of((sizes[1], sizes[2]), (height, width))
+        zoom = zoom_between((sizes[1], sizes[2]), (height, width))
         return (zoom, sizes[0]) if zoom else None
 
     sides = declared.shape[2:4]
@@ -186,12 +187,20 @@ def input_rule(net: Net) -> InputRule:
         f"blob '{blob}' is no score map of the picture",
         file=net.file,
         expected=f"1xCx{height}x{width}, or every k-th of its pixels, corners included",
-        got="x".join(map(str, shape)),
+        got=show(shape),
     )
 
 
-def zoom_of(scores: tuple[int, int], size: tuple[int, int]) -> int | None:
-    """k if ``scores`` are at every k-th pixel of ``size``, corners included."""
+def zoom_between(scores: tuple[int, int], size: tuple[int, int]) -> int | None:
+    """The k for which ``scores`` are at every k-th pixel of ``size``, corners included.
+
+    Args:
+        scores: height and width of a map of scores.
+        size: height and width of the network's input.
+
+    Returns:
+        k; None if there is none.
+    """
     if scores == size:
         return 1
     (small_h, small_w), (height, width) = scores, size

@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         _fail("not enough memory for this network and input")
     except (ValueError, OSError, MemoryError) as error:
-        # CaffeImportError is a ValueError; what else bad input raises is said in one line too.
+        # BadInput is a ValueError; what else an unusable argument raises is said in one line too.
         _fail(_describe(error))
     sys.exit(code if isinstance(code, int) else 0)
 

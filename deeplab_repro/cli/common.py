@@ -16,7 +16,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from prototxt_import import DIALECTS, CaffeImportError, Dialect, Model, read_model
+from deeplab_repro.errors import InputError
+from deeplab_repro.pictures.voc import VOC_MEAN
+from prototxt_import import DIALECTS, Dialect, Model, Shape, read_model
 from prototxt_import.errors import printable
 from prototxt_import.files import replacing
 from prototxt_import.limits import MAX_PIXELS
@@ -29,10 +31,15 @@ __all__ = [
     "ALGORITHMS",
     "algorithm_option",
     "console",
+    "finite_or_none",
+    "input_shape_option",
     "json_option",
     "load_net",
     "make_table",
+    "mean_option",
     "model_options",
+    "parse_shapes",
+    "parse_size",
     "picture_options",
     "preparation_of",
     "progress",
@@ -95,7 +102,7 @@ def read(
     for setting in settings:
         name, equals, value = setting.partition("=")
         if not equals or not name:
-            raise CaffeImportError("--set", expected="NAME=VALUE", got=setting)
+            raise InputError("--set", expected="NAME=VALUE", got=setting)
         placeholders[name] = value
     return read_model(model, prototxt, dialect=dialect, placeholders=placeholders)
 
@@ -113,17 +120,23 @@ def load_net(
     return load_caffe(read(model, prototxt, dialect, settings), algorithm=algorithm)
 
 
+def mean_option(command: _Command) -> _Command:
+    """``--mean B,G,R|FILE|none``, for :func:`preparation_of`."""
+    decorate = click.option(
+        "--mean",
+        default=",".join(map(str, VOC_MEAN)),
+        show_default=True,
+        metavar="B,G,R|FILE|none",
+        help="Subtracted from a picture.",
+    )
+    return decorate(command)
+
+
 def picture_options(command: _Command) -> _Command:
     """``--mean``, ``--scale``, ``--pad-to`` and ``--resize``."""
     for decorate in reversed(
         [
-            click.option(
-                "--mean",
-                default="104.008,116.669,122.675",
-                show_default=True,
-                metavar="B,G,R|FILE|none",
-                help="Subtracted from a picture.",
-            ),
+            mean_option,
             click.option("--scale", default=1.0, help="Multiplied after the mean is subtracted."),
             click.option(
                 "--pad-to", type=click.IntRange(min=1), help="Pad right and bottom to N x N."
@@ -140,18 +153,11 @@ def preparation_of(mean: str, scale: float, pad_to: int | None, resize: str | No
     from deeplab_repro.pictures.reading import Preparation
 
     if not math.isfinite(scale) or scale == 0:
-        raise CaffeImportError("--scale", expected="a finite number other than 0", got=scale)
+        raise InputError("--scale", expected="a finite number other than 0", got=scale)
     means = None if mean == "none" else _mean(mean)
-    size = None
-    if resize is not None:
-        try:
-            height, width = (int(part) for part in resize.lower().split("x"))
-        except ValueError:
-            raise CaffeImportError("--resize", expected="HxW", got=resize) from None
-        if min(height, width) < 1:
-            raise CaffeImportError("--resize", expected="HxW of at least 1x1", got=resize)
-        MAX_PIXELS.check(height * width, "--resize: too many pixels")
-        size = height, width
+    size = None if resize is None else parse_size("--resize", resize)
+    if size is not None:
+        MAX_PIXELS.check(size[0] * size[1], "--resize: too many pixels")
     if pad_to is not None:
         MAX_PIXELS.check(pad_to * pad_to, "--pad-to: too many pixels")
     return Preparation(means, scale, pad_to, size)
@@ -166,16 +172,71 @@ def _mean(text: str) -> Any:
     except ValueError:
         numbers = ()
     if not text or (numbers and (len(numbers) != 3 or not all(map(math.isfinite, numbers)))):
-        raise CaffeImportError(
+        raise InputError(
             "--mean", expected="three finite numbers B,G,R, a FILE or none", got=text or "nothing"
         )
     return numbers or read_mean(text)
+
+
+def input_shape_option(command: _Command) -> _Command:
+    """``--input-shape BLOB=NxCxHxW``, for :func:`parse_shapes`."""
+    decorate = click.option(
+        "--input-shape",
+        "input_shapes",
+        multiple=True,
+        metavar="BLOB=NxCxHxW",
+        help="Size of an input, in place of the declared one; may be repeated.",
+    )
+    return decorate(command)
+
+
+def parse_shapes(texts: Sequence[str]) -> dict[str, Shape]:
+    """Input blob -> shape of what :func:`input_shape_option` was given."""
+    shapes: dict[str, Shape] = {}
+    for text in texts:
+        name, _, sizes = text.partition("=")
+        try:
+            shape = tuple(int(size) for size in sizes.replace(",", "x").split("x"))
+        except ValueError:
+            shape = ()
+        if not name or not shape or min(shape) < 1:
+            raise InputError("--input-shape", expected="BLOB=NxCxHxW", got=text)
+        shapes[name] = shape
+    return shapes
+
+
+def parse_size(option: str, text: str, *, square: bool = False) -> tuple[int, int]:
+    """Height and width from ``HxW``.
+
+    Args:
+        option: for the message.
+        text: what it was given.
+        square: take ``N`` too, for NxN.
+
+    Raises:
+        InputError: another form, or less than 1.
+    """
+    try:
+        sides = [int(part) for part in text.lower().split("x")]
+    except ValueError:
+        sides = []
+    if len(sides) == 1 and square:
+        sides *= 2
+    if len(sides) != 2 or min(sides) < 1:
+        form = "N or HxW" if square else "HxW"
+        raise InputError(option, expected=f"{form} of at least 1x1", got=text)
+    return sides[0], sides[1]
 
 
 def json_option(command: _Command) -> _Command:
     """``--json FILE``."""
     decorate = click.option("--json", "json_file", type=click.Path(), help="Write the report here.")
     return decorate(command)
+
+
+def finite_or_none(value: float) -> float | None:
+    """The value for JSON, which has no NaN and no infinity."""
+    return value if math.isfinite(value) else None
 
 
 def write_json(path: str | None, report: Any) -> None:

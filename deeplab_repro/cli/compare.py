@@ -10,6 +10,7 @@ import click
 from deeplab_repro.cli.common import (
     algorithm_option,
     console,
+    finite_or_none,
     json_option,
     make_table,
     model_options,
@@ -19,6 +20,7 @@ from deeplab_repro.cli.common import (
     write_json,
 )
 from prototxt_import import Dialect
+from prototxt_import.words import show
 
 if TYPE_CHECKING:
     from deeplab_repro.parity.causes import Cause
@@ -104,7 +106,7 @@ def _show(comparison: Comparison) -> None:
             rel, maximum = f"{report.agreement.rel:.1e}", f"{report.agreement.max:.1e}"
             reason = f" ({report.agreement.note})" if report.agreement.note else ""
             verdict = "[green]equal[/]" if report.equal else f"[red]DIFFERS{reason}[/]"
-        shape = "x".join(map(str, report.shape))
+        shape = show(report.shape) if report.shape or report.layer else ""
         table.add_row(
             shown(report.blob), shown(report.layer), report.type, shape, rel, maximum, verdict
         )
@@ -156,15 +158,11 @@ def _as_json(comparison: Comparison, causes: list[Cause]) -> dict[str, Any]:
                 "type": r.type,
                 "shape": r.shape,
                 # JSON has no NaN or infinity: those are told by the note.
-                "rel": _finite(r.agreement.rel) if r.agreement else None,
-                "max": _finite(r.agreement.max) if r.agreement else None,
+                "rel": finite_or_none(r.agreement.rel) if r.agreement else None,
+                "max": finite_or_none(r.agreement.max) if r.agreement else None,
                 "note": r.agreement.note if r.agreement else "not recorded",
                 "equal": r.equal,
             }
             for r in comparison.reports
         ],
     }
-
-
-def _finite(value: float) -> float | None:
-    return value if abs(value) < float("inf") else None

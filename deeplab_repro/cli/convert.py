@@ -17,9 +17,11 @@ from deeplab_repro.cli.common import (
     shown,
     write_json,
 )
-from prototxt_import import CaffeImportError, Dialect, Model, infer_net, write_weights
+from deeplab_repro.errors import BadInput, InputError
+from prototxt_import import Dialect, Model, infer_net, write_weights
 from prototxt_import.files import replacing_file
 from prototxt_import.matching import WeightMatch, match_weights, shared_parameters
+from prototxt_import.words import megabytes
 
 _ENDINGS = (".safetensors", ".pt", ".caffemodel", ".h5")
 
@@ -45,15 +47,15 @@ def command(
     """
     target = Path(output) if output is not None else _with_ending(model, ".safetensors")
     if target.suffix not in _ENDINGS:
-        raise CaffeImportError(
+        raise InputError(
             "unknown kind of output", file=target, expected=" or ".join(_ENDINGS), got=target.suffix
         )
     if target.exists() and target.samefile(model):
-        raise CaffeImportError("would replace the model itself", file=target, expected="another -o")
+        raise InputError("would replace the model itself", file=target, expected="another -o")
     with progress("reading", "checking", "writing") as advance:
         source = read(model, prototxt, dialect, settings)
         if not source.weights:
-            raise CaffeImportError("holds no weights", file=model, expected="a caffemodel")
+            raise InputError("holds no weights", file=model, expected="a caffemodel")
         advance()
         match = _check(source)
         advance()
@@ -76,7 +78,7 @@ def _check(source: Model) -> WeightMatch | None:
     shapes = infer_net(source.net("TEST"))
     try:
         return match_weights(shapes, source.weights)
-    except CaffeImportError as error:
+    except BadInput as error:
         error.file = source.weights_file
         raise
 
@@ -148,5 +150,5 @@ def _show(report: dict[str, Any]) -> None:
     ):
         if report[key]:
             table.add_row(meaning, ", ".join(map(shown, report[key])))
-    table.add_row("written", f"{shown(report['output'])} ({report['bytes'] / 1e6:,.1f} MB)")
+    table.add_row("written", f"{shown(report['output'])} ({megabytes(report['bytes'])})")
     console.print(table)

@@ -23,7 +23,7 @@ from deeplab_repro.cli.jobs import (
     show_labels,
     write_png,
 )
-from prototxt_import import CaffeImportError
+from deeplab_repro.errors import BadInput, InputError
 from prototxt_import.files import replacing_file
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def command(
                 classes = _refine(
                     job, chosen, options, classes_file, key, probabilities=probabilities, crop=crop
                 )
-            except (CaffeImportError, ValueError, OSError, MemoryError, RuntimeError) as error:
+            except (ValueError, OSError, MemoryError, RuntimeError) as error:
                 job.error = say(error, job.file)
             bar.advance(task)
     if classes is not None:
@@ -204,18 +204,18 @@ def _params(name: str, values: dict[str, str | None]) -> CRFParams:
         try:
             parts = [int(text)] if field == "iterations" else [float(t) for t in text.split(",")]
         except ValueError:
-            raise CaffeImportError(
+            raise InputError(
                 f"--{field.replace('_', '-')}", expected=_VALUES[field], got=text
             ) from None
         numbers[field] = parts[0] if len(parts) == 1 else tuple(parts)
     try:
         return replace(CRFParams.named(name), **numbers)
     except (ValueError, TypeError) as error:
-        raise CaffeImportError(str(error)) from None
+        raise InputError(str(error)) from None
 
 
 def _scores_of(job: _Job, scores: Path, *, is_folder: bool) -> Path:
-    from deeplab_repro.crf.scores import ENDINGS
+    from deeplab_repro.pictures.scores import ENDINGS
 
     if not is_folder:
         return scores
@@ -242,10 +242,10 @@ def _refine(
     import torch
 
     from deeplab_repro.crf import dense_crf
-    from deeplab_repro.crf.scores import energies, look_like_probabilities, read_scores
     from deeplab_repro.pictures.overlay import draw_before_after, draw_overlay
     from deeplab_repro.pictures.palette import Classes, class_shares, read_classes, write_label_png
     from deeplab_repro.pictures.reading import read_picture
+    from deeplab_repro.pictures.scores import energies, look_like_probabilities, read_scores
 
     with decoders_silent():
         picture = read_picture(job.file)
@@ -263,7 +263,7 @@ def _refine(
         )
     try:
         unary = energies(scores, job.size, probabilities=probabilities, crop=crop)
-    except CaffeImportError as error:
+    except BadInput as error:
         raise error.with_file(job.scores) from None
     rgb = np.ascontiguousarray(picture[:, :, ::-1].transpose(2, 0, 1))
     q = dense_crf(torch.from_numpy(unary)[None], torch.from_numpy(rgb)[None], params, **options)

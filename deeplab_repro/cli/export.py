@@ -10,32 +10,31 @@ import click
 
 from deeplab_repro.cli.common import (
     console,
+    finite_or_none,
+    input_shape_option,
     json_option,
     make_table,
     model_options,
+    parse_shapes,
     progress,
     read,
     shown,
     write_json,
 )
-from prototxt_import import CaffeImportError, Dialect
+from deeplab_repro.errors import BadInput, InputError
+from prototxt_import import Dialect
 from prototxt_import.files import replacing
+from prototxt_import.words import megabytes, show
 
 if TYPE_CHECKING:
-    from deeplab_repro.caffe.export import Check
+    from deeplab_repro.parity.onnx import Check
     from deeplab_repro.parity.tolerances import Tolerance
 
 
 @click.command("export")
 @model_options
 @click.option("-o", "--output", type=click.Path(), required=True, help="OUT.onnx")
-@click.option(
-    "--input-shape",
-    "input_shapes",
-    multiple=True,
-    metavar="BLOB=NxCxHxW",
-    help="Example size of an input, in place of the declared one; may be repeated.",
-)
+@input_shape_option
 @click.option("--blob", help="The output to cut the network at, such as its scores.")
 @click.option("--fuse/--no-fuse", default=True, help="Fold normalisation into convolutions first.")
 @json_option
@@ -58,27 +57,22 @@ def command(
     module; if they differ, nothing is written and the exit code is 1.
     """
     if Path(output).suffix != ".onnx":
-        raise CaffeImportError("unknown kind of output", file=output, expected=".onnx")
+        raise InputError("unknown kind of output", file=output, expected=".onnx")
     with progress("loading", "exporting", "checking") as advance:
-        from deeplab_repro.caffe.export import (
-            check_onnx,
-            onnx_model,
-            other_shapes,
-            without_labels,
-        )
         from deeplab_repro.caffe.export import input_shapes as find_shapes
+        from deeplab_repro.caffe.export import onnx_model, other_shapes, without_labels
         from deeplab_repro.caffe.net import CaffeNet
-        from deeplab_repro.cli.inspect import parse_shape
+        from deeplab_repro.parity.onnx import check_onnx
         from deeplab_repro.parity.tolerances import AGREEMENT
 
         source = read(model, prototxt, dialect, settings)
         whole = source.net("TEST")
         part = without_labels(whole, blob)
-        shapes = find_shapes(part, dict(parse_shape(text) for text in input_shapes))
+        shapes = find_shapes(part, parse_shapes(input_shapes))
         try:
             net = CaffeNet(part, source.weights)
-        except CaffeImportError as error:
-            raise error.with_file(source.weights_file) from None
+        except BadInput as error:
+            raise error.with_file(source.weights_file or source.net_file) from None
         advance()
         content = onnx_model(net.fuse() if fuse else net, shapes)
         advance()
@@ -99,8 +93,8 @@ def command(
         raise click.exceptions.Exit(1)
     with replacing(output) as temporary:
         temporary.write_bytes(content)
-    size = len(content) / 1e6
-    console.print(f"{shown(output)} written ({size:,.1f} MB)", highlight=False, soft_wrap=True)
+    size = megabytes(len(content))
+    console.print(f"{shown(output)} written ({size})", highlight=False, soft_wrap=True)
 
 
 def _show(checks: list[Check], tolerance: Tolerance) -> None:
@@ -122,7 +116,7 @@ def _show(checks: list[Check], tolerance: Tolerance) -> None:
 
 
 def _text(shapes: dict[str, tuple[int, ...]]) -> str:
-    return " ".join(f"{name}={'x'.join(map(str, shape))}" for name, shape in shapes.items())
+    return " ".join(f"{name}={show(shape)}" for name, shape in shapes.items())
 
 
 def _report(output: str, size: int, checks: list[Check], equal: bool) -> dict[str, Any]:
@@ -134,8 +128,8 @@ def _report(output: str, size: int, checks: list[Check], equal: bool) -> dict[st
             {
                 "input_shapes": {name: list(shape) for name, shape in check.shapes.items()},
                 "output": check.output,
-                "rel": check.agreement.rel,
-                "max": check.agreement.max,
+                "rel": finite_or_none(check.agreement.rel),
+                "max": finite_or_none(check.agreement.max),
             }
             for check in checks
         ],

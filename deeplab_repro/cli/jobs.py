@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from deeplab_repro.cli.common import console, make_table, shown
-from prototxt_import import CaffeImportError
+from deeplab_repro.errors import BadInput, InputError
 from prototxt_import.errors import printable
 from prototxt_import.files import replacing
 
@@ -88,7 +88,7 @@ def plan(
         targets: kind of target -> its folder and name, such as ``"labels/{}.png"``.
 
     Raises:
-        CaffeImportError: a folder without pictures, two pictures of one name, or a picture that
+        InputError: a folder without pictures, two pictures of one name, or a picture that
             would be written over.
     """
     files: list[Path] = []
@@ -97,7 +97,7 @@ def plan(
         if path.is_dir():
             inside = sorted(p for p in path.iterdir() if p.suffix.lower() in _ENDINGS)
             if not inside:
-                raise CaffeImportError("holds no pictures", file=path)
+                raise InputError("holds no pictures", file=path)
             files += inside
         else:
             files.append(path)
@@ -107,7 +107,7 @@ def plan(
     for file in files:
         name = file.stem if alike[file.stem] == 1 else file.name
         if name in jobs:
-            raise CaffeImportError(
+            raise InputError(
                 f"{next(iter(targets.values())).format(name)} would be written twice",
                 file=file,
                 expected=f"another name than that of {jobs[name].file}",
@@ -124,7 +124,7 @@ def plan(
     for job in jobs.values():
         for target in job.targets.values():
             if target.resolve() in sources:
-                raise CaffeImportError("is an input, and would be overwritten", file=target)
+                raise InputError("is an input, and would be overwritten", file=target)
     return list(jobs.values())
 
 
@@ -133,7 +133,7 @@ def make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise CaffeImportError(error.strerror or "cannot be made", file=path) from None
+        raise InputError(error.strerror or "cannot be made", file=path) from None
 
 
 def write_png(path: Path, pixels: NDArray[np.uint8]) -> None:
@@ -147,7 +147,7 @@ def write_png(path: Path, pixels: NDArray[np.uint8]) -> None:
 
 def say(error: BaseException, file: Path) -> str:
     """One line that names the picture."""
-    if isinstance(error, CaffeImportError):
+    if isinstance(error, BadInput):
         return str(error.with_file(file))
     return " ".join(f"{file}: {error or type(error).__name__}".splitlines()[0].split())
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from deeplab_repro.cli.common import console, json_option, make_table, shown, write_json
-from prototxt_import import CaffeImportError
+from deeplab_repro.cli.common import console, json_option, make_table, parse_size, shown, write_json
+from deeplab_repro.errors import InputError
 from prototxt_import.files import replacing
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ def _as_json(network: Network) -> dict[str, Any]:
 
     return {
         "paper_name": network.title,
+        "full_name": network.full_name,
         "released": network.released,
         "published": network.paper,
         "phases": PHASES,
@@ -112,6 +113,12 @@ def _as_json(network: Network) -> dict[str, Any]:
     "--batch", type=int, help="Pictures a pass; by default as published in TRAIN, 1 otherwise."
 )
 @click.option(
+    "--output-stride",
+    type=int,
+    help="Pixels of the input for a row or column of scores, with the rates that keep the field of"
+    " view; by default 8 as published.",
+)
+@click.option(
     "--set",
     "settings",
     multiple=True,
@@ -127,10 +134,14 @@ def write(
     width: int,
     input_size: str | None,
     batch: int | None,
+    output_stride: int | None,
     settings: tuple[str, ...],
     output: str | None,
 ) -> None:
-    """Write the network NAME of `networks list` as prototxt."""
+    """Write the network NAME of `networks list` as prototxt.
+
+    NAME may also be its full name, such as deeplab_v2_resnet101_msc: --json of the list has them.
+    """
     from deeplab_repro.models import write_network
 
     text = write_network(
@@ -139,8 +150,9 @@ def write(
         format_,
         num_labels,
         width,
-        None if input_size is None else _size(input_size),
+        None if input_size is None else parse_size("--input-size", input_size, square=True),
         batch,
+        output_stride,
         **dict(_setting(setting) for setting in settings),
     )
     if output is None:
@@ -151,20 +163,10 @@ def write(
     console.print(f"written: {shown(output)}", highlight=False, soft_wrap=True)
 
 
-def _size(text: str) -> tuple[int, int]:
-    try:
-        sides = [int(part) for part in text.lower().split("x")]
-    except ValueError:
-        sides = []
-    if len(sides) not in (1, 2):
-        raise CaffeImportError("--input-size", expected="N or HxW", got=text)
-    return sides[0], sides[-1]
-
-
 def _setting(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals or name not in _PLACEHOLDERS:
-        raise CaffeImportError(
+        raise InputError(
             "--set", expected=f"NAME=VALUE with NAME one of {', '.join(_PLACEHOLDERS)}", got=text
         )
     return name.lower(), value

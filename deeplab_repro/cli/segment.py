@@ -12,6 +12,7 @@ import click
 from deeplab_repro.cli.common import (
     console,
     json_option,
+    mean_option,
     preparation_of,
     read,
     shown,
@@ -30,7 +31,8 @@ from deeplab_repro.cli.jobs import (
     show_labels,
     write_png,
 )
-from prototxt_import import DIALECTS, CaffeImportError, Dialect
+from deeplab_repro.errors import BadInput, InputError
+from prototxt_import import DIALECTS, Dialect
 
 if TYPE_CHECKING:
     from deeplab_repro.crf import CRFParams
@@ -94,13 +96,7 @@ def _is_number(text: str) -> bool:
     help="How the scores of several scales become one.",
 )
 @click.option("--blob", help="The blob of scores, where the network has several outputs.")
-@click.option(
-    "--mean",
-    default="104.008,116.669,122.675",
-    show_default=True,
-    metavar="B,G,R|FILE|none",
-    help="Subtracted from the pictures.",
-)
+@mean_option
 @click.option(
     "--pad-to",
     type=click.IntRange(min=1),
@@ -206,7 +202,7 @@ def _load(
     part = scoring_net(model.net("TEST"), options.pop("blob"))
     try:
         segmenter = Segmenter(CaffeNet(part, model.weights), blob=part.outputs[0], **options)
-    except CaffeImportError as error:
+    except BadInput as error:
         raise error.with_file(model.weights_file or model.net_file) from None
     count = segmenter.rule.classes
     classes = (
@@ -224,7 +220,7 @@ def _crf(name: str | None) -> CRFParams | None:
 def _scale(text: str) -> float:
     scale = float(text) if _is_number(text) else 0.0
     if not 0 < scale < float("inf"):
-        raise CaffeImportError("--scales", expected="positive numbers", got=text)
+        raise InputError("--scales", expected="positive numbers", got=text)
     return scale
 
 
@@ -245,7 +241,7 @@ def _batches(
                 job.picture = read_picture(job.file, upright=upright)
             job.size = job.picture.shape[0], job.picture.shape[1]
             job.input_sizes = segmenter.input_sizes(*job.size)
-        except (CaffeImportError, MemoryError) as error:
+        except (BadInput, MemoryError) as error:
             job.error = say(error, job.file)
             yield [job]
             continue
@@ -263,7 +259,7 @@ def _segment(jobs: list[_Job], segmenter: Segmenter, classes: Classes) -> None:
     pictures = [job.picture for job in jobs if job.picture is not None]
     try:
         results = segmenter(pictures) if pictures else []
-    except (CaffeImportError, MemoryError, RuntimeError) as error:  # torch's: out of memory
+    except (BadInput, MemoryError, RuntimeError) as error:  # torch's: out of memory
         if len(jobs) > 1:  # only some of them may be at fault
             for job in jobs:
                 _segment([job], segmenter, classes)
@@ -273,7 +269,7 @@ def _segment(jobs: list[_Job], segmenter: Segmenter, classes: Classes) -> None:
     for job, result in zip(jobs, results, strict=False):
         try:
             _write(job, result, classes)
-        except (CaffeImportError, OSError) as error:
+        except (BadInput, OSError) as error:
             job.error = say(error, job.file)
     for job in jobs:
         job.picture = None

@@ -11,7 +11,7 @@ from torch import Tensor
 
 __all__ = ["check_energies", "check_image", "check_memory", "check_unary", "pictures_at_once"]
 
-_FLOATS: Final = (torch.float32, torch.float64)
+_FLOATS: Final = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _GIB: Final = 1 << 30
 
 
@@ -24,12 +24,15 @@ def check_unary(op: str, unary: Tensor, spatial_axes: int | None = 2) -> None:
         spatial_axes: how many axes follow C; None: one or more.
 
     Raises:
-        TypeError: no tensor of float32 or float64.
+        TypeError: no tensor of float32, float64, float16 or bfloat16.
         ValueError: another number of axes, or no labels.
     """
     layout = "(N, C, H, W)" if spatial_axes == 2 else "(N, C, ...)"
     if not isinstance(unary, Tensor) or unary.dtype not in _FLOATS:
-        raise TypeError(f"{op}: unary must be a float32 or float64 tensor, got {_kind(unary)}")
+        raise TypeError(
+            f"{op}: unary must be a tensor of float32, float64, float16 or bfloat16,"
+            f" got {_kind(unary)}"
+        )
     if unary.dim() != 2 + spatial_axes if spatial_axes else unary.dim() < 3:
         raise ValueError(f"{op}: unary must have shape {layout}, got {_shape(unary)}")
     if unary.shape[1] == 0:
@@ -63,28 +66,34 @@ def check_image(op: str, image: Tensor, unary: Tensor) -> None:
     """
     if not isinstance(image, Tensor) or image.dtype is torch.bool or image.is_complex():
         raise TypeError(f"{op}: image must be a tensor of numbers, got {_kind(image)}")
+    fits = image.dim() == 4 and image.shape[0] == unary.shape[0]
+    if not fits or image.shape[2:] != unary.shape[2:]:
+        raise ValueError(_misfit(op, image, unary))
+    if image.shape[1] == 0:
+        raise ValueError(f"{op}: image has no channels, got {_shape(image)}")
+    if image.device != unary.device:
+        raise ValueError(
+            f"{op}: image must be on unary's device {unary.device}, got {image.device}"
+        )
+
+
+def _misfit(op: str, image: Tensor, unary: Tensor) -> str:
+    """The message on another shape.  Apart, as a size in a string is a constant to a compiler."""
     batch, _, height, width = unary.shape
-    expected = f"(N, channels, H, W) = ({batch}, channels, {height}, {width})"
     hint = ""
     if image.dim() == 4 and image.shape[0] == batch:
-        if tuple(image.shape[2:]) == (height, width):
-            if image.shape[1] == 0:
-                raise ValueError(f"{op}: image has no channels, got {_shape(image)}")
-            if image.device != unary.device:
-                raise ValueError(
-                    f"{op}: image must be on unary's device {unary.device}, got {image.device}"
-                )
-            return
         if tuple(image.shape[2:]) == (width, height):
             hint = ": height and width are swapped"
         elif tuple(image.shape[1:3]) == (height, width):
             hint = ": channels come last, use image.permute(0, 3, 1, 2)"
         elif tuple(image.shape[1:3]) == (width, height):
             hint = ": channels come last, and height and width are swapped"
-    elif image.dim() in (2, 3):
-        hint = ": the batch axis is missing" if image.dim() == 3 else ": batch and channel axis are"
-        hint += " missing" if image.dim() == 2 else ""
-    raise ValueError(f"{op}: image must have shape {expected}, got {_shape(image)}{hint}")
+    elif image.dim() == 3:
+        hint = ": the batch axis is missing"
+    elif image.dim() == 2:
+        hint = ": batch and channel axis are missing"
+    expected = f"(N, channels, H, W) = ({batch}, channels, {height}, {width})"
+    return f"{op}: image must have shape {expected}, got {_shape(image)}{hint}"
 
 
 def pictures_at_once(unary: Tensor) -> int:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from deeplab_repro.crf.compatibility import OneCompatibility, read_compatibility
 from deeplab_repro.crf.inference import Normalization, Output, dense_crf
 from deeplab_repro.crf.params import CRFParams
 
@@ -24,18 +25,22 @@ class DenseCRF(nn.Module):
 
     Args:
         params: kernels and iterations.
-        compatibility: None is Potts; (C,) or (C, C) else, for all kernels.
+        compatibility: None is Potts, a number that many times Potts; (C,) or (C, C) else, as
+            tensor, array or lists of numbers; for all kernels.
         normalization, relaxation, expnorm, padding_points: as of ``dense_crf``.
         learn: of ``"weights"`` and ``"compatibility"``.
-        labels: C, where Potts is the start of a compatibility to learn: (C, C), -1 on its diagonal.
+        labels: C, where Potts, or a number times Potts, is the start of a compatibility to learn:
+            (C, C), -1 or the number's negative on its diagonal.
         checkpoint: keep Q of each step only, and compute the rest again in the backward pass.
 
     Attributes:
         weights: (kernels,): spatial, bilateral, extra ones.
-        compatibility: None, (C,) or (C, C).
+        compatibility: None, (C,), (C, C), or without axes, a number times Potts.
 
     Raises:
-        ValueError: an unknown word in ``learn``; Potts to learn without ``labels``.
+        TypeError: a compatibility of something else than numbers.
+        ValueError: an unknown word in ``learn``; Potts to learn without ``labels``; a
+            compatibility of another shape.
 
     >>> crf = DenseCRF(learn=["weights", "compatibility"], labels=21)
     >>> loss = nll_loss(crf(-scores, image, output="log"), labels, ignore_index=255)
@@ -47,7 +52,7 @@ class DenseCRF(nn.Module):
     def __init__(
         self,
         params: CRFParams = CRFParams(),  # noqa: B008 - frozen
-        compatibility: Tensor | None = None,
+        compatibility: OneCompatibility = None,
         normalization: Normalization = "after",
         relaxation: float = 1.0,
         *,
@@ -61,10 +66,11 @@ class DenseCRF(nn.Module):
         learned = {learn} if isinstance(learn, str) else set(learn)
         if not learned <= set(_LEARNABLE):
             raise ValueError(f"learn must be of {', '.join(_LEARNABLE)}, got {sorted(learned)}")
-        if compatibility is None and "compatibility" in learned:
+        mu = read_compatibility("DenseCRF", compatibility, None, torch.empty(0))
+        if "compatibility" in learned and (mu is None or mu.dim() == 0):
             if labels is None:
                 raise ValueError("to learn the compatibility from Potts on, give labels")
-            compatibility = -torch.eye(labels)
+            mu = -torch.eye(labels) * (1 if mu is None else mu)
         self.params = params
         self.options: dict[str, Any] = {
             "normalization": normalization,
@@ -73,7 +79,7 @@ class DenseCRF(nn.Module):
             "padding_points": padding_points,
             "checkpoint": checkpoint,
         }
-        values = {"weights": torch.tensor(params.weights), "compatibility": compatibility}
+        values = {"weights": torch.tensor(params.weights), "compatibility": mu}
         for name, value in values.items():
             if name in learned and value is not None:
                 self.register_parameter(name, nn.Parameter(value.detach().clone()))
@@ -82,7 +88,7 @@ class DenseCRF(nn.Module):
 
     def forward(self, unary: Tensor, image: Tensor | None, output: Output = "marginals") -> Tensor:
         """Energies (N, C, H, W) and image (N, channels, H, W) -> marginals, logs or labels."""
-        result: Tensor = dense_crf(
+        return dense_crf(
             unary,
             image,
             self.params,
@@ -91,7 +97,14 @@ class DenseCRF(nn.Module):
             weights=self.weights,
             **self.options,
         )
-        return result
+
+    if TYPE_CHECKING:  # nn.Module's own gives Any
+
+        def __call__(
+            self, unary: Tensor, image: Tensor | None, output: Output = "marginals"
+        ) -> Tensor:
+            """As :meth:`forward`."""
+            ...
 
     def extra_repr(self) -> str:
         """The parameters and the options."""

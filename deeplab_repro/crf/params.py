@@ -92,7 +92,7 @@ class CRFParams:
     @property
     def weights(self) -> tuple[float, ...]:
         """Weights of all kernels in order: spatial, bilateral, extra ones."""
-        return (self.pos_w, *(kernel.w for kernel in self.bilaterals))
+        return (self.pos_w, self.bi_w, *(kernel.w for kernel in self.extra))
 
     @classmethod
     def named(cls, name: str) -> CRFParams:

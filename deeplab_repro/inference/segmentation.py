@@ -19,9 +19,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deeplab_repro.caffe.net import CaffeNet
-from deeplab_repro.caffe.scoring import input_rule, scoring_net, zoom_of
+from deeplab_repro.caffe.scoring import input_rule, scoring_net, zoom_between
 from deeplab_repro.crf import CRFParams, dense_crf
-from deeplab_repro.pictures.reading import VOC_MEAN, Preparation, resize_picture
+from deeplab_repro.errors import InputError
+from deeplab_repro.pictures.reading import Preparation, resize_picture
+from deeplab_repro.pictures.voc import VOC_MEAN
 from prototxt_import import CaffeImportError
 
 __all__ = ["Segmentation", "Segmenter", "segment"]
@@ -67,6 +69,7 @@ class Segmenter:
 
     Raises:
         CaffeImportError: a network without scores for a picture.
+        InputError: scales or a way to fuse them that there are not.
     """
 
     def __init__(
@@ -93,9 +96,9 @@ class Segmenter:
                 got=", ".join(part.inputs) or "no input",
             )
         if not scales or not all(0 < scale < float("inf") for scale in scales):
-            raise CaffeImportError("scales", expected="positive numbers", got=list(scales))
+            raise InputError("scales", expected="positive numbers", got=list(scales))
         if fuse not in ("max", "mean"):
-            raise CaffeImportError("fuse", expected="max or mean", got=fuse)
+            raise InputError("fuse", expected="max or mean", got=fuse)
         self.mean, self.scales, self.fuse = mean, tuple(scales), fuse
         self.pad_to = (pad_to, pad_to) if isinstance(pad_to, int) else pad_to
         self.crf = crf
@@ -113,22 +116,22 @@ class Segmenter:
             pictures: each (H, W, 3) uint8, BGR; alike in :meth:`input_sizes`.
 
         Raises:
-            CaffeImportError: pictures of another form, or larger than ``pad_to``; scores with NaN.
+            InputError: pictures of another form, or larger than ``pad_to``; scores with NaN.
         """
         for picture in pictures:
             if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
-                raise CaffeImportError(
+                raise InputError(
                     "picture",
                     expected="(H, W, 3) uint8, BGR",
                     got=f"{picture.shape} {picture.dtype}",
                 )
             if not picture.size:
-                raise CaffeImportError("the picture has no pixels", got=picture.shape)
+                raise InputError("the picture has no pixels", got=picture.shape)
         if not pictures:
             return []
         sizes = {self.input_sizes(picture.shape[0], picture.shape[1]) for picture in pictures}
         if len(sizes) > 1:
-            raise CaffeImportError("pictures of one batch", expected="one padded size", got=sizes)
+            raise InputError("pictures of one batch", expected="one padded size", got=sizes)
         fused: list[Tensor] = []
         for scale, size in zip(self.scales, sizes.pop(), strict=True):
             there = self._run(pictures, scale, size)
@@ -193,7 +196,8 @@ def segment(net: CaffeNet, picture: NDArray[np.uint8], **options: Any) -> Segmen
         labels (H, W) uint8 (int16 beyond 256 classes) and scores (C, H, W) float32.
 
     Raises:
-        CaffeImportError: a network without scores, or a picture that does not fit.
+        CaffeImportError: a network without scores.
+        InputError: a picture that does not fit.
     """
     return Segmenter(net, **options)([picture])[0]
 
@@ -201,13 +205,13 @@ def segment(net: CaffeNet, picture: NDArray[np.uint8], **options: Any) -> Segmen
 def _full_size(scores: Tensor, size: tuple[int, int], blob: str) -> Tensor:
     """Scores (N, C, h, w) of an input of ``size`` at that size."""
     height, width = scores.shape[2:]
-    if zoom_of((height, width), size):
+    if zoom_between((height, width), size):
         if (height, width) == size:
             return scores
         return F.interpolate(scores, size, mode="bilinear", align_corners=True)
     if height >= size[0] and width >= size[1]:
         return scores  # what is beyond the input is cut off with the padding, as Matlab did
-    raise CaffeImportError(
+    raise InputError(
         f"blob '{blob}' of {height}x{width} does not cover an input of {size[0]}x{size[1]}",
         expected="an input size that suits the network's strides, such as 8k + 1",
     )
@@ -219,14 +223,14 @@ def _refined(scores: Tensor, picture: NDArray[np.uint8], params: CRFParams) -> T
     try:
         q: Tensor = dense_crf(-scores[None], rgb[None].to(scores.device), params)
     except ValueError as error:
-        raise CaffeImportError(str(error)) from None
+        raise InputError(str(error)) from None
     return q[0]
 
 
 def _labelled(scores: Tensor) -> Segmentation:
     values: Array = scores.cpu().numpy()
     if np.isnan(values).any():
-        raise CaffeImportError("the scores hold NaN")
+        raise InputError("the scores hold NaN")
     kind = np.uint8 if len(values) <= 256 else np.int16
     # numpy's argmax is the first maximum, like Matlab's; torch does not promise which.
     return Segmentation(values.argmax(0).astype(kind), values)

@@ -1,16 +1,31 @@
-"""A network under construction: the layers that the DeepLab networks are made of."""
+"""Caffe's layers, as messages, for the steps of a network.
+
+Nothing about a particular network stands here: `deeplab_repro.models.architectures` works out the
+steps. The data layer in front of them and what a test net does with its scores are Caffe's own and
+come from the settings.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from deeplab_repro.models.architectures import Expansion
 from deeplab_repro.models.prototxt import Enum, Message, Value
-
-# B, G, R: `mean_value` of every released VOC 2012 prototxt.
-MEAN_BGR = (104.008, 116.669, 122.675)
-IGNORE_LABEL = 255  # VOC's void label, `ignore_label` of every loss and accuracy
+from deeplab_repro.models.steps import (
+    Conv,
+    Crop,
+    Dropout,
+    Loss,
+    Merge,
+    Norm,
+    Pool,
+    ReLU,
+    Resize,
+    Step,
+)
+from deeplab_repro.models.v1_format import to_v1
+from deeplab_repro.pictures.voc import IGNORE_LABEL, VOC_MEAN
 
 
 @dataclass(frozen=True)
@@ -23,8 +38,6 @@ class Settings:
 
     phase: str  # TRAIN, TEST, or DEPLOY: the test graph behind an input blob, with no data layer
     format: str  # "v1": `layers {}` of the DeepLab v1 fork; "v2": `layer {}` of the v2 fork
-    num_labels: int
-    width: int  # the published channel counts are divided by this
     height_width: tuple[int, int]
     batch: int
     exp: str = "voc12"
@@ -34,176 +47,211 @@ class Settings:
     feature_dir: str = "features"
 
 
-def gaussian(std: float) -> Message:
-    return {"type": "gaussian", "std": std}
+_FROZEN: Message = {"lr_mult": 0, "decay_mult": 0}
 
 
-CONSTANT_ZERO: Message = {"type": "constant", "value": 0}
+def net_message(
+    title: str, stem: str, expansion: Expansion, scales: Sequence[float], settings: Settings
+) -> Message:
+    """A whole prototxt, to be written by `deeplab_repro.models.prototxt.to_text`.
 
+    Args:
+        title: Name of the net.
+        stem: Start of the names of the layer and the folder that store the scores of a test net.
+        expansion: The network's steps, for training if the phase is TRAIN.
+        scales: Random scales of the training data.
+        settings: What is chosen apart from the architecture.
 
-class Graph:
-    """Layers in the order Caffe runs them, in the current format (`v1_format` rewrites them).
-
-    Every method adds one layer and returns the name of its top, which is the layer's own name
-    or, for a layer that works in place, that of its bottom.
+    Raises:
+        ValueError: A layer does not exist in the format, or the data layer cannot crop so.
     """
+    message: dict[str, Value] = {"name": title}
+    layers: list[Message] = []
+    if settings.phase == "DEPLOY":
+        shape = [settings.batch, 3, *settings.height_width]
+        message["input"] = "data"
+        message.update(
+            {"input_dim": shape} if settings.format == "v1" else {"input_shape": {"dim": shape}}
+        )
+    else:
+        layers.append(_data(settings, scales))
+    for step in expansion.steps:
+        layers.extend(_layers(step, settings.format))
+    if settings.phase == "TEST":
+        layers.append(_mat_write(stem, expansion.output.name, settings))
+    layers.extend(_silence(settings))
+    if settings.format == "v1":
+        message["layers"] = [to_v1(layer) for layer in layers]
+    else:
+        message["layer"] = layers
+    return message
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self.layers: list[dict[str, Value]] = []
 
-    def add(
-        self,
-        kind: str,
-        name: str,
-        bottoms: Sequence[str] = (),
-        tops: Sequence[str] | None = None,
-        **fields: Value,
-    ) -> str:
-        tops = [name] if tops is None else list(tops)
-        layer: dict[str, Value] = {"name": name, "type": kind}
-        layer.update(bottom=list(bottoms), top=tops, **fields)
-        self.layers.append(layer)
-        return tops[0] if tops else ""
-
-    def channels(self, published: int) -> int:
-        return published // self.settings.width
-
-    def convolution(
-        self,
-        name: str,
-        bottom: str,
-        num_output: int,
-        kernel: int,
-        *,
-        pad: int = 0,
-        stride: int = 1,
-        dilation: int = 1,
-        bias: bool = True,
-        lr: tuple[float, float] = (1, 2),
-        shared: Sequence[str] = (),
-        weight_filler: Message | None = None,
-        bias_filler: Message | None = None,
-    ) -> str:
-        """A convolution; `lr` are the multipliers of weights and biases, `shared` their names.
-
-        Biases are never decayed: `decay_mult` 1 and 0 in every released file.
-        """
-        params: list[Message] = []
-        for i, (lr_mult, decay_mult) in enumerate(zip(lr, (1, 0), strict=True)):
-            if i == 0 or bias:
-                named = {"name": shared[i]} if shared else {}
-                params.append({**named, "lr_mult": lr_mult, "decay_mult": decay_mult})
-        param: dict[str, Value] = {"num_output": num_output}
-        if not bias:
-            param["bias_term"] = False
-        param["kernel_size"] = kernel
-        for field, value, default in (
-            ("pad", pad, 0),
-            ("stride", stride, 1),
-            ("dilation", dilation, 1),
-        ):
-            if value != default:
-                param[field] = value
-        if weight_filler is not None:
-            param["weight_filler"] = weight_filler
-        if bias_filler is not None:
-            param["bias_filler"] = bias_filler
-        return self.add("Convolution", name, [bottom], param=params, convolution_param=param)
-
-    def classifier(self, name: str, bottom: str, kernel: int, **options: Any) -> str:
-        """A convolution to `num_labels` scores, drawn from a Gaussian as in the released files."""
-        options = {
-            "lr": (10, 20),
-            "weight_filler": gaussian(0.01),
-            "bias_filler": CONSTANT_ZERO,
-            **options,
-        }
-        return self.convolution(name, bottom, self.settings.num_labels, kernel, **options)
-
-    def relu(self, name: str, blob: str) -> str:
-        return self.add("ReLU", name, [blob], [blob])
-
-    def dropout(self, name: str, blob: str) -> str:
-        return self.add("Dropout", name, [blob], [blob], dropout_param={"dropout_ratio": 0.5})
-
-    def pool(
-        self, name: str, bottom: str, kernel: int, stride: int, pad: int, method: str = "MAX"
-    ) -> str:
-        param: dict[str, Value] = {"pool": Enum(method), "kernel_size": kernel, "stride": stride}
-        if pad:
-            param["pad"] = pad
-        return self.add("Pooling", name, [bottom], pooling_param=param)
-
-    def interp(self, name: str, bottom: str, top: str | None = None, **param: int) -> str:
-        return self.add("Interp", name, [bottom], [top or name], interp_param=dict(param))
-
-    def eltwise(self, name: str, bottoms: Sequence[str], operation: str) -> str:
-        return self.add("Eltwise", name, bottoms, eltwise_param={"operation": Enum(operation)})
-
-    def data(self, scale_factors: Sequence[float] = ()) -> str:
-        """The data layer of a TRAIN or TEST net; in DEPLOY the net has an input blob instead."""
-        s = self.settings
-        if s.phase == "DEPLOY":
-            return "data"
-        training = s.phase == "TRAIN"
-        height, width = s.height_width
-        transform: dict[str, Value] = {"mirror": training}
-        if height == width:
-            transform["crop_size"] = height
-        elif s.format == "v2":
-            transform.update(crop_height=height, crop_width=width)
-        else:
-            raise ValueError(
-                f"input_size {height}x{width}: the data layer of the DeepLab v1 fork crops squares "
-                'only; write the DEPLOY phase, or format "v2"'
+def _layers(step: Step, format: str) -> Iterator[Message]:
+    """The layers of one step in the current format (`v1_format` rewrites them)."""
+    match step:
+        case Conv():
+            yield _layer(step, "Convolution", param=_params(step), convolution_param=_conv(step))
+        case Norm(frozen=True, eps=1e-5):
+            yield _layer(
+                step,
+                "BatchNorm",
+                param=[{"name": f"{step.owner}_{i}", **_FROZEN} for i in range(3)],
+                batch_norm_param={"use_global_stats": True},
             )
-        transform["mean_value"] = MEAN_BGR
-        if scale_factors and training:
-            transform["scale_factors"] = list(scale_factors)
-        subset = s.train_set if training else s.test_set
-        source: dict[str, Value] = {
-            "root_folder": s.data_root,
-            "source": f"{s.exp}/list/{subset}.txt",
-            "batch_size": s.batch,
-        }
-        if training:
-            source["shuffle"] = True
-        source["label_type"] = Enum("PIXEL" if training else "NONE")
+            yield {
+                **_layer(step, "Scale"),
+                "name": step.scale,
+                "param": [{"name": f"{step.scale_owner}_{i}", **_FROZEN} for i in range(2)],
+                "scale_param": {"bias_term": True},
+            }
+        case ReLU():
+            yield _layer(step, "ReLU")
+        case Dropout():
+            yield _layer(step, "Dropout", dropout_param={"dropout_ratio": step.probability})
+        case Pool():
+            window: dict[str, Value] = {
+                "pool": Enum(step.method),
+                "kernel_size": step.kernel,
+                "stride": step.stride,
+            }
+            if step.pad:
+                window["pad"] = step.pad
+            yield _layer(step, "Pooling", pooling_param=window)
+        case Resize():
+            yield _layer(step, "Interp", interp_param=_interp(step))
+        case Crop():
+            pads = {"pad_beg": -step.begin, "pad_end": -step.end}
+            # The released test net crops by the v1 fork's Padding layer. The v2 fork dropped that
+            # layer, but its Interp crops by negative paddings first, and a zoom of 1 then copies:
+            # the same numbers.
+            if format == "v1":
+                yield _layer(step, "Padding", padding_param=pads)
+            else:
+                yield _layer(step, "Interp", interp_param={"zoom_factor": 1, **pads})
+        case Merge(operation="SUM" | "MAX"):
+            yield _layer(step, "Eltwise", eltwise_param={"operation": Enum(step.operation)})
+        case Loss():
+            ignore: Message = {"ignore_label": IGNORE_LABEL}
+            yield _layer(step, "SoftmaxWithLoss", loss_param=ignore)
+            yield {
+                **_layer(step, "SegAccuracy", seg_accuracy_param=ignore),
+                "name": step.accuracy,
+                "top": [step.accuracy],
+            }
+        case _:
+            raise ValueError(
+                f"layer {step.name}: the released Caffe networks have no such {type(step).__name__}"
+            )
+
+
+def _layer(step: Step, kind: str, **fields: Value) -> Message:
+    return {
+        "name": step.name,
+        "type": kind,
+        "bottom": list(step.bottoms),
+        "top": [step.top],
+        **fields,
+    }
+
+
+def _params(step: Conv) -> list[Message]:
+    """Names and multipliers; biases are never decayed: 1 and 0 in every released file."""
+    params: list[Message] = []
+    for i in range(2 if step.bias else 1):
+        named = {"name": step.parameters[i]} if step.parameters else {}
+        params.append({**named, "lr_mult": step.lr_mults[i], "decay_mult": (1, 0)[i]})
+    return params
+
+
+def _conv(step: Conv) -> Message:
+    param: dict[str, Value] = {"num_output": step.out_channels}
+    if not step.bias:
+        param["bias_term"] = False
+    param["kernel_size"] = step.kernel
+    for field, value, default in (
+        ("pad", step.pad, 0),
+        ("stride", step.stride, 1),
+        ("dilation", step.rate, 1),
+        ("group", step.groups, 1),
+    ):
+        if value != default:
+            param[field] = value
+    if step.std is not None:
+        param["weight_filler"] = {"type": "gaussian", "std": step.std}
+        param["bias_filler"] = {"type": "constant", "value": 0}
+    return param
+
+
+def _interp(step: Resize) -> Message:
+    """As the released files write it: the larger factor first, paddings where the map shrinks."""
+    factors = {"zoom_factor": step.zoom, "shrink_factor": step.shrink}
+    ordered = sorted(factors, key=factors.__getitem__, reverse=True)
+    param: dict[str, Value] = {field: factors[field] for field in ordered if factors[field] > 1}
+    if step.shrink > step.zoom:
+        param.update(pad_beg=-step.skip, pad_end=0)
+    return param
+
+
+def _data(settings: Settings, scales: Sequence[float]) -> Message:
+    """The data layer of a TRAIN or TEST net; in DEPLOY the net has an input blob instead."""
+    training = settings.phase == "TRAIN"
+    height, width = settings.height_width
+    transform: dict[str, Value] = {"mirror": training}
+    if height == width:
+        transform["crop_size"] = height
+    elif settings.format == "v2":
+        transform.update(crop_height=height, crop_width=width)
+    else:
+        raise ValueError(
+            f"input_size {height}x{width}: the data layer of the DeepLab v1 fork crops squares "
+            'only; write the DEPLOY phase, or format "v2"'
+        )
+    transform["mean_value"] = VOC_MEAN
+    if scales and training:
+        transform["scale_factors"] = list(scales)
+    subset = settings.train_set if training else settings.test_set
+    source: dict[str, Value] = {
+        "root_folder": settings.data_root,
+        "source": f"{settings.exp}/list/{subset}.txt",
+        "batch_size": settings.batch,
+    }
+    if training:
+        source["shuffle"] = True
+    source["label_type"] = Enum("PIXEL" if training else "NONE")
+    return {
+        "name": "data",
+        "type": "ImageSegData",
+        "bottom": [],
         # The v1 fork's layer can leave `data_dim` out, the v2 fork's cannot.
-        tops = ["data", "label"] + (["data_dim"] if s.format == "v2" else [])
-        return self.add(
-            "ImageSegData", "data", (), tops, transform_param=transform, image_data_param=source
-        )
+        "top": ["data", "label"] + (["data_dim"] if settings.format == "v2" else []),
+        "transform_param": transform,
+        "image_data_param": source,
+    }
 
-    def silence(self, *, label: bool) -> None:
-        """Swallow the data layer's tops that nothing reads, so that they are no outputs."""
-        unread = ["label"] if label else []
-        if self.settings.format == "v2":
-            unread.append("data_dim")
-        if unread:
-            self.add("Silence", "silence", unread, ())
 
-    def loss_and_accuracy(self, scores: str, labels: str, suffix: str = "") -> None:
-        """Softmax loss and SegAccuracy of `scores`, the end of every training net."""
-        ignore: Message = {"ignore_label": IGNORE_LABEL}
-        both = [scores, labels]
-        self.add("SoftmaxWithLoss", "loss" + suffix, both, loss_param=ignore)
-        self.add("SegAccuracy", "accuracy" + suffix, both, seg_accuracy_param=ignore)
+def _mat_write(stem: str, scores: str, settings: Settings) -> Message:
+    """Full-size scores to one .mat per picture, the end of every released test net."""
+    return {
+        "name": f"{stem}_mat",
+        "type": "MatWrite",
+        "bottom": [scores],
+        "top": [],
+        "mat_write_param": {
+            "prefix": f"{settings.feature_dir}/{settings.test_set}/{stem}/",
+            "source": f"{settings.exp}/list/{settings.test_set}_id.txt",
+            "strip": 0,
+            "period": 1,
+        },
+    }
 
-    def write_scores(self, name: str, scores: str, folder: str) -> None:
-        """Full-size scores to one .mat per picture, the end of every released test net."""
-        s = self.settings
-        self.add(
-            "MatWrite",
-            name,
-            [scores],
-            (),
-            mat_write_param={
-                "prefix": f"{s.feature_dir}/{s.test_set}/{folder}/",
-                "source": f"{s.exp}/list/{s.test_set}_id.txt",
-                "strip": 0,
-                "period": 1,
-            },
-        )
-        self.silence(label=True)
+
+def _silence(settings: Settings) -> Iterator[Message]:
+    """Swallow the data layer's tops that nothing reads, so that they are no outputs."""
+    if settings.phase == "DEPLOY":
+        return
+    unread = ["label"] if settings.phase == "TEST" else []
+    if settings.format == "v2":
+        unread.append("data_dim")
+    if unread:
+        yield {"name": "silence", "type": "Silence", "bottom": unread, "top": []}

@@ -1,4 +1,4 @@
-"""The VGG-16 networks of DeepLab v1 (arXiv 1412.7062) and v2 (arXiv 1606.00915).
+"""The VGG-16 networks of DeepLab v1 (arXiv 1412.7062) and v2 (arXiv 1606.00915), as tables.
 
 Layer names, fillers and multipliers follow the train.prototxt and test.prototxt that were released
 for DeepLab (`vgg128_noup`), DeepLab-MSc (`vgg128_ms_pool3`), DeepLab-LargeFOV, DeepLab-MSc-LargeFOV
@@ -9,182 +9,144 @@ keeps the map's size, as in all the others.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 
-from deeplab_repro.models.graph import CONSTANT_ZERO, Graph, gaussian
+from deeplab_repro.models.architectures import Architecture, Stage
+from deeplab_repro.models.blocks import Block, ConvUnit, Head, PoolUnit, SideBranch
+
+Multipliers = tuple[float, float]  # of the learning rate, of weights and of biases
+
+ORDINARY: Multipliers = (1, 2)
+TENFOLD: Multipliers = (10, 20)
+FROZEN: Multipliers = (0, 0)
 
 # stage, convolutions in it, channels
 _STAGES = ((1, 2, 64), (2, 2, 128), (3, 3, 256), (4, 3, 512), (5, 3, 512))
-_FROZEN = (0, 0)
+
+# Every pool halves the map in VGG-16. DeepLab's output stride of 8 drops the strides of the last
+# two, so that conv5 gets the rate 2.
+POOLS = tuple(PoolUnit(f"pool{stage}") for stage in range(1, 6))
+# The 2x2 pools of the first network, with its odd paddings. The released train net does not pad
+# pool4 and the test net does: 39x39 scores for 306, 67x67 (later cropped) for 514.
+PLAIN_POOLS = (
+    *(PoolUnit(f"pool{stage}", kernel=2) for stage in range(1, 4)),
+    PoolUnit("pool4", kernel=2, train_pad=0),
+    PoolUnit("pool5"),
+)
+POOL5A = PoolUnit("pool5a", stride=1, method="AVE")
 
 
-@dataclass(frozen=True)
-class VGG16:
-    """What tells one VGG-16 network from another."""
-
-    fc6_kernel: int
-    rates: tuple[int, ...]  # of fc6; several are the branches of ASPP
-    fc_width: int  # channels of fc6 and fc7
-    score: str = "fc8_{exp}"
-    plain_pools: bool = False  # 2x2 pools of the first network, with its odd paddings
-    average_pool: bool = False  # pool5a
-    multi_scale: bool = False  # the branches of DeepLab-MSc
-    fc8_lr: tuple[float, float] = (10, 20)
-
-    def build(self, graph: Graph) -> str:
-        """Add all layers to `graph`; the name of the full-size score blob (TRAIN: the loss's)."""
-        settings = graph.settings
-        graph.data()
-        trunk = self._trunk(graph)
-        scores = self._head(graph, trunk)
-        if self.multi_scale:
-            return self._multi_scale_tail(graph, scores)
-        if settings.phase == "TRAIN":
-            return self._train_tail(graph, scores)
-        full = graph.interp("fc8_interp", scores, zoom_factor=8)
-        if self.plain_pools:
-            full = _crop(graph, full)
-        return self._test_tail(graph, full)
-
-    @property
-    def output(self) -> str:
-        """The full-size score blob of the TEST and DEPLOY phases."""
-        if self.multi_scale:
-            return "fc_fusion"
-        return "fc8_crop" if self.plain_pools else "fc8_interp"
-
-    @property
-    def _trunk_lr(self) -> tuple[float, float]:
-        # DeepLab-MSc starts from a trained network and learns the branches only.
-        return _FROZEN if self.multi_scale else (1, 2)
-
-    def _trunk(self, graph: Graph) -> str:
-        blob = "data"
-        for stage, convolutions, channels in _STAGES:
-            hole = 2 if stage == 5 else 1
-            for i in range(1, convolutions + 1):
-                blob = graph.convolution(
-                    f"conv{stage}_{i}",
-                    blob,
-                    graph.channels(channels),
-                    3,
-                    pad=hole,
-                    dilation=hole,
-                    lr=self._trunk_lr,
-                )
-                graph.relu(f"relu{stage}_{i}", blob)
-            blob = graph.pool(f"pool{stage}", blob, *self._pool(stage, graph.settings.phase))
-        if self.average_pool:
-            blob = graph.pool("pool5a", blob, 3, 1, 1, "AVE")
-        return blob
-
-    def _pool(self, stage: int, phase: str) -> tuple[int, int, int]:
-        """Kernel, stride and padding of a pool; the last two keep the map's size (nearly)."""
-        stride = 2 if stage <= 3 else 1
-        if not self.plain_pools or stage == 5:
-            return 3, stride, 1
-        # The released train net does not pad pool4 and the test net does: 39x39 scores for 306,
-        # 67x67 (later cropped) for 514.
-        return 2, stride, 0 if stage == 4 and phase == "TRAIN" else 1
-
-    def _head(self, graph: Graph, bottom: str) -> str:
-        name = self.score.format(exp=graph.settings.exp)
-        if len(self.rates) == 1:
-            return self._branch(graph, bottom, self.rates[0], "", name)
-        branches = [
-            self._branch(graph, bottom, rate, f"_{i}", f"{name}_{i}")
-            for i, rate in enumerate(self.rates, 1)
-        ]
-        return graph.eltwise(name, branches, "SUM")
-
-    def _branch(self, graph: Graph, bottom: str, rate: int, suffix: str, score: str) -> str:
-        width = graph.channels(self.fc_width)
-        pad = rate * (self.fc6_kernel - 1) // 2
-        blob = bottom
-        for layer, kernel, padding, hole in ((6, self.fc6_kernel, pad, rate), (7, 1, 0, 1)):
-            blob = graph.convolution(
-                f"fc{layer}{suffix}",
-                blob,
-                width,
-                kernel,
-                pad=padding,
-                dilation=hole,
-                lr=self._trunk_lr,
-            )
-            graph.relu(f"relu{layer}{suffix}", blob)
-            graph.dropout(f"drop{layer}{suffix}", blob)
-        return graph.classifier(score, blob, 1, lr=self.fc8_lr)
-
-    def _multi_scale_tail(self, graph: Graph, fc8: str) -> str:
-        """Scores of five earlier maps, added to fc8's: coarse in training, full size in testing.
-
-        The first paper (section 3.3) concatenates the branches' features before the classifier;
-        a sum of one 1x1 classifier per branch is the same linear map.
-        """
-        training = graph.settings.phase == "TRAIN"
-        scores = []
-        for bottom, step in (("data", 8), ("pool1", 4), ("pool2", 2), ("pool3", 1), ("pool4", 1)):
-            score = _scale_branch(graph, bottom, stride=step if training else 1)
-            zoom = {"data": 1, "pool1": 2, "pool2": 4}.get(bottom, 8)
-            if not training and zoom > 1:
-                score = graph.interp(f"{bottom}_interp", score, zoom_factor=zoom)
-            scores.append(score)
-        scores.append(fc8 if training else graph.interp("fc8_interp", fc8, zoom_factor=8))
-        fused = graph.eltwise("fc_fusion", scores, "SUM")
-        return self._train_tail(graph, fused) if training else self._test_tail(graph, fused)
-
-    def _train_tail(self, graph: Graph, scores: str) -> str:
-        # 306 = 8k + 2: without the first row and column, every eighth label is one of 39.
-        skipped = -1 if self.plain_pools else 0
-        labels = graph.interp("label_shrink", "label", shrink_factor=8, pad_beg=skipped, pad_end=0)
-        graph.loss_and_accuracy(scores, labels)
-        graph.silence(label=False)
-        return scores
-
-    def _test_tail(self, graph: Graph, scores: str) -> str:
-        if graph.settings.phase == "TEST":
-            graph.write_scores("fc8_mat", scores, "fc8")
-        return scores
-
-
-def _scale_branch(graph: Graph, bottom: str, stride: int) -> str:
-    """3x3, 1x1 and the classifier on one map; 128 channels each."""
-    width = graph.channels(128)
-    blob = graph.convolution(
-        f"{bottom}_conv",
-        bottom,
-        width,
-        3,
-        pad=1,
-        stride=stride,
-        weight_filler=gaussian(0.001),
-        bias_filler=CONSTANT_ZERO,
-    )
-    graph.relu(f"relu_{blob}", blob)
-    graph.dropout(f"drop_{blob}", blob)
-    blob = graph.convolution(
-        f"{bottom}_fc",
-        blob,
-        width,
-        1,
-        weight_filler=gaussian(0.005 if bottom == "pool4" else 0.001),
-        bias_filler=CONSTANT_ZERO,
-    )
-    graph.relu(f"relu_{blob}", blob)
-    graph.dropout(f"drop_{blob}", blob)
-    # The released files give pool3_ms no filler: it starts from Caffe's default, zeros.
-    fillers = {"weight_filler": None, "bias_filler": None} if bottom == "pool3" else {}
-    return graph.classifier(f"{bottom}_ms", blob, 1, lr=(1, 2), **fillers)
-
-
-def _crop(graph: Graph, blob: str) -> str:
-    """Cut 529 rows and columns of zoomed scores down to the input's 514 (8k + 17 to 8k + 2).
-
-    The released test net does it with the v1 fork's Padding layer. The v2 fork dropped that layer,
-    but its Interp crops by negative paddings first, and a zoom of 1 then copies: the same numbers.
-    """
-    if graph.settings.format == "v1":
-        return graph.add(
-            "Padding", "fc8_crop", [blob], padding_param={"pad_beg": -7, "pad_end": -8}
+def backbone(
+    pools: tuple[PoolUnit, ...] = POOLS,
+    last: tuple[PoolUnit, ...] = (),
+    lr_mults: Multipliers = ORDINARY,
+) -> tuple[Stage, ...]:
+    """The thirteen 3x3 convolutions, a pool behind each stage, and `last` behind the last pool."""
+    stages: list[Stage] = []
+    for (stage, convolutions, channels), pool in zip(_STAGES, pools, strict=True):
+        units = (
+            ConvUnit(f"conv{stage}_{i}", channels, relu=f"relu{stage}_{i}", lr_mults=lr_mults)
+            for i in range(1, convolutions + 1)
         )
-    return graph.interp("fc8_crop", blob, zoom_factor=1, pad_beg=-7, pad_end=-8)
+        stages.append((*units, pool))
+    stages[-1] += last
+    return tuple(stages)
+
+
+def head(
+    kernel: int,
+    rates: tuple[int, ...],
+    channels: int,
+    score: str = "fc8_{exp}",
+    lr_mults: Multipliers = ORDINARY,
+    score_lr_mults: Multipliers = TENFOLD,
+) -> Head:
+    """fc6, fc7 and the classifier, for each rate; with several rates, which is ASPP, their sum.
+
+    Args:
+        kernel: Of fc6.
+        rates: Of fc6 at output stride 8.
+        channels: Of fc6 and fc7.
+        score: Name of the scores; the first releases wrote fc8_pascal, later ones fc8_${EXP}.
+        lr_mults: Of fc6 and fc7.
+        score_lr_mults: Of the classifier.
+    """
+
+    def branch(suffix: str, rate: int) -> tuple[Block, ...]:
+        fc6, fc7 = (
+            ConvUnit(
+                f"fc{layer}{suffix}",
+                channels,
+                kernel=side,
+                rate=rate,
+                relu=f"relu{layer}{suffix}",
+                dropout=f"drop{layer}{suffix}",
+                lr_mults=lr_mults,
+            )
+            for layer, side, rate in ((6, kernel, rate), (7, 1, 1))
+        )
+        return fc6, fc7, ConvUnit(score + suffix, None, 1, lr_mults=score_lr_mults, std=0.01)
+
+    suffixes = [""] if len(rates) == 1 else [f"_{i}" for i in range(1, len(rates) + 1)]
+    return Head(tuple(map(branch, suffixes, rates)), top=score)
+
+
+def _side_branch(source: str) -> SideBranch:
+    """3x3 and 1x1 with 128 channels each, and a classifier."""
+    return SideBranch(
+        source,
+        (
+            ConvUnit(
+                f"{source}_conv",
+                128,
+                relu=f"relu_{source}_conv",
+                dropout=f"drop_{source}_conv",
+                std=0.001,
+            ),
+            ConvUnit(
+                f"{source}_fc",
+                128,
+                kernel=1,
+                relu=f"relu_{source}_fc",
+                dropout=f"drop_{source}_fc",
+                std=0.005 if source == "pool4" else 0.001,
+            ),
+            # The released files give pool3_ms no filler: it starts from Caffe's default, zeros.
+            ConvUnit(f"{source}_ms", None, kernel=1, std=None if source == "pool3" else 0.01),
+        ),
+    )
+
+
+SIDE_BRANCHES = tuple(map(_side_branch, ("data", "pool1", "pool2", "pool3", "pool4")))
+
+_PASCAL = "fc8_pascal"
+
+PLAIN = Architecture(
+    backbone(PLAIN_POOLS),
+    head(4, (4,), 4096, _PASCAL),
+    stem="fc8",
+    # The paddings of the 2x2 pools add up: the test net's scores are zoomed to 529 = 8k + 17 rows
+    # and columns for 514 = 8k + 2, and labels of 306 = 8k + 2 are decimated without the first.
+    crop=(7, 8),
+    label_skip=1,
+)
+POOL3 = Architecture(backbone(), head(4, (4,), 4096, _PASCAL), stem="fc8")
+KERNEL_4X4_RATE_8 = replace(POOL3, head=head(4, (8,), 4096, _PASCAL))
+KERNEL_7X7 = replace(POOL3, head=head(7, (4,), 4096, _PASCAL))
+LARGEFOV = Architecture(backbone(last=(POOL5A,)), head(3, (12,), 1024), stem="fc8")
+ASPP_S = Architecture(backbone(), head(3, (2, 4, 8, 12), 1024), stem="fc8")
+ASPP_L = Architecture(backbone(), head(3, (6, 12, 18, 24), 1024), stem="fc8")
+
+# DeepLab-MSc starts from a trained network and learns the branches, and fc8 in one of the two.
+MSC = Architecture(
+    backbone(lr_mults=FROZEN),
+    head(4, (4,), 4096, _PASCAL, FROZEN, ORDINARY),
+    stem="fc8",
+    side_branches=SIDE_BRANCHES,
+)
+MSC_LARGEFOV = Architecture(
+    backbone(last=(POOL5A,), lr_mults=FROZEN),
+    head(3, (12,), 1024, lr_mults=FROZEN, score_lr_mults=FROZEN),
+    stem="fc8",
+    side_branches=SIDE_BRANCHES,
+)

@@ -175,7 +175,9 @@ def build(target: Path | str | None = None, what: Plan | None = None) -> list[Pa
         "commands": {kind: _portable(commands[kind], what.tools, folder) for kind in wanted},
     }
     paths = [target / LIBRARIES[kind] for kind in wanted]
-    if read_record(target) == record and all(p.is_file() for p in paths):
+    before = read_record(target)
+    same = before == {**record, "warnings": before.get("warnings")}
+    if same and all(p.is_file() for p in paths):
         return paths
     target.mkdir(parents=True, exist_ok=True)
     jobs = []
@@ -187,25 +189,26 @@ def build(target: Path | str | None = None, what: Plan | None = None) -> list[Pa
                 jobs.append((kind, [*commands[kind], "-c", str(source), "-o", str(out)], out))
         limit = int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1)
         with ThreadPoolExecutor(max(1, limit)) as pool:
-            list(pool.map(lambda job: _run(job[1]), jobs))
+            said = list(pool.map(lambda job: _run(job[1]), jobs))
         # A stale record must not vouch for new libraries, nor a new record for stale ones.
         (target / RECORD).unlink(missing_ok=True)
         for kind, path in zip(wanted, paths, strict=True):
             objects = [str(out) for k, _, out in jobs if k == kind]
             temporary = target / f".{path.name}.{os.getpid()}"
             try:
-                _run(_link_command(kind, what.tools, objects, temporary))
+                said.append(_run(_link_command(kind, what.tools, objects, temporary)))
                 os.replace(temporary, path)
             finally:
                 temporary.unlink(missing_ok=True)
         temporary = target / f".{RECORD}.{os.getpid()}"
+        record["warnings"] = "".join(said)
         temporary.write_text(json.dumps(record, indent=2) + "\n")
         os.replace(temporary, target / RECORD)
     return paths
 
 
 def read_record(folder: Path) -> dict:
-    """What build() wrote beside the libraries: sources, torch, architectures, commands."""
+    """What build() wrote: sources, torch, architectures, commands, the compilers' warnings."""
     try:
         record = json.loads((folder / RECORD).read_text())
     except (OSError, ValueError):
@@ -285,12 +288,14 @@ def _gencode(architectures: list[str]) -> list[str]:
     return flags
 
 
-def _run(command: list[str]) -> None:
+def _run(command: list[str]) -> str:
+    """The compiler's warnings, which are printed too; a clean build prints nothing."""
     result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if result.returncode != 0:
         raise BuildError(f"{shlex.join(command)}\n{result.stdout}")
     if result.stdout.strip():
-        print(result.stdout, file=sys.stderr)  # warnings; a clean build prints nothing
+        print(result.stdout, file=sys.stderr)
+    return result.stdout.strip()
 
 
 def _program(asked: str | None, *names: str) -> str | None:

@@ -15,6 +15,7 @@ from torch.nn.grad import conv2d_input, conv2d_weight
 
 from deeplab_repro.ops._atrous_interlace import How, Interlacing
 from deeplab_repro.ops._atrous_native import behind_relu, out_size, sum_per_channel
+from deeplab_repro.ops._atrous_rules import Problem, choose
 from deeplab_repro.ops.reference.atrous_conv2d import memory_format, torch_tf32
 
 _OPS = torch.ops.deeplab_repro
@@ -159,16 +160,61 @@ BY_NAME: Final[dict[str, Algorithm]] = {
 }
 
 
+def chosen(
+    asked: str,
+    direction: str,
+    like: torch.Tensor,
+    channels: int,
+    filters: int,
+    image_size: Sequence[int],
+    kernel_size: Sequence[int],
+    how: How,
+) -> str:
+    """The algorithm's name: the one asked for, or for "auto" what the rules choose.
+
+    like: the first operand of the direction, x or grad_y, whose values are not read.
+    """
+    if asked != "auto":
+        return asked
+    if how.precision != "fp32" and like.dtype == torch.float32:
+        return "direct"
+    image, kernel = (image_size[0], image_size[1]), (kernel_size[0], kernel_size[1])
+    return choose(
+        Problem(
+            direction,
+            like.device.type,
+            like.dtype,
+            like.is_contiguous(memory_format=torch.channels_last),
+            like.shape[0],
+            channels,
+            filters,
+            image,
+            out_size(image, kernel, *how[:3]),
+            kernel,
+            *how[:4],
+        )
+    )
+
+
 class Convolution(torch.autograd.Function):
-    """Any algorithm forward, any backward: names are (forward, grad_input, grad_weight)."""
+    """y of x, weight and bias, then ReLU.
+
+    Its gradients are functions of the same kind, and theirs are these again: any order of
+    derivative is there.  torch.vmap of each is one call with more pictures or more groups.
+    """
 
     @staticmethod
-    def forward(x, weight, bias, how, names, relu):
-        return BY_NAME[names[0]].run(x, weight, bias, how, relu)
+    def forward(x, weight, bias, how, asked, relu):
+        if x.shape[1] > 1 and x.stride(1) == 1 and not x.is_contiguous():
+            x = x.contiguous(memory_format=torch.channels_last)  # a part of a map stored so
+        name = chosen(
+            asked, "forward", x, x.shape[1], weight.shape[0], x.shape[2:], weight.shape[2:], how
+        )
+        return BY_NAME[name].run(x, weight, bias, how, relu)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: torch.Tensor) -> None:
-        x, weight, _, ctx.how, ctx.names, relu = inputs
+        x, weight, _, ctx.how, ctx.asked, relu = inputs
         ctx.image_size, ctx.kernel_size = tuple(x.shape[2:]), tuple(weight.shape[2:])
         needs = ctx.needs_input_grad
         # Only what the backward pass reads: a frozen weight keeps no activation alive.
@@ -182,12 +228,143 @@ class Convolution(torch.autograd.Function):
         if y is not None:
             grad_y = behind_relu(grad_y, y)
         need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
-        to_input, to_weight = BY_NAME[ctx.names[1]], BY_NAME[ctx.names[2]]
+        tail = (ctx.how, ctx.asked)
         return (
-            to_input.grad_input(grad_y, weight, ctx.image_size, ctx.how) if need_x else None,
-            to_weight.grad_weight(grad_y, x, ctx.kernel_size, ctx.how) if need_weight else None,
-            sum_per_channel(grad_y) if need_bias else None,
+            GradInput.apply(grad_y, weight, ctx.image_size, *tail) if need_x else None,
+            GradWeight.apply(grad_y, x, ctx.kernel_size, *tail) if need_weight else None,
+            GradBias.apply(grad_y) if need_bias else None,
             None,
             None,
             None,
         )
+
+    @staticmethod
+    def vmap(info, dims, x, weight, bias, how, asked, relu):
+        count = info.batch_size
+        if dims[1] is None and dims[2] is None:
+            y = Convolution.apply(_into(x, dims[0], 0, count), weight, bias, how, asked, relu)
+            return y.unflatten(0, (count, -1)), 0
+        x, weight = _into(x, dims[0], 1, count), _into(weight, dims[1], 0, count)
+        bias = None if bias is None else _into(bias, dims[2], 0, count)
+        how = how._replace(groups=how.groups * count)
+        y = Convolution.apply(x, weight, bias, how, asked, relu)
+        return y.unflatten(1, (count, -1)), 1
+
+
+class GradInput(torch.autograd.Function):
+    """grad_x of grad_y and weight."""
+
+    @staticmethod
+    def forward(grad_y, weight, image_size, how, asked):
+        channels = weight.shape[1] * how.groups
+        name = chosen(
+            asked,
+            "grad_input",
+            grad_y,
+            channels,
+            weight.shape[0],
+            image_size,
+            weight.shape[2:],
+            how,
+        )
+        return BY_NAME[name].grad_input(grad_y, weight, image_size, how)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: torch.Tensor) -> None:
+        grad_y, weight, _, ctx.how, ctx.asked = inputs
+        ctx.kernel_size = tuple(weight.shape[2:])
+        needs = ctx.needs_input_grad
+        ctx.save_for_backward(grad_y if needs[1] else None, weight if needs[0] else None)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple:
+        grad_y, weight = ctx.saved_tensors
+        need_grad_y, need_weight = ctx.needs_input_grad[:2]
+        tail = (ctx.how, ctx.asked)
+        return (
+            Convolution.apply(grad, weight, None, *tail, False) if need_grad_y else None,
+            GradWeight.apply(grad_y, grad, ctx.kernel_size, *tail) if need_weight else None,
+            None,
+            None,
+            None,
+        )
+
+    @staticmethod
+    def vmap(info, dims, grad_y, weight, image_size, how, asked):
+        count = info.batch_size
+        if dims[1] is None:
+            grad_y = _into(grad_y, dims[0], 0, count)
+            grad_x = GradInput.apply(grad_y, weight, image_size, how, asked)
+            return grad_x.unflatten(0, (count, -1)), 0
+        grad_y, weight = _into(grad_y, dims[0], 1, count), _into(weight, dims[1], 0, count)
+        how = how._replace(groups=how.groups * count)
+        grad_x = GradInput.apply(grad_y, weight, image_size, how, asked)
+        return grad_x.unflatten(1, (count, -1)), 1
+
+
+class GradWeight(torch.autograd.Function):
+    """grad_weight of grad_y and x."""
+
+    @staticmethod
+    def forward(grad_y, x, kernel_size, how, asked):
+        name = chosen(
+            asked, "grad_weight", x, x.shape[1], grad_y.shape[1], x.shape[2:], kernel_size, how
+        )
+        return BY_NAME[name].grad_weight(grad_y, x, kernel_size, how)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: torch.Tensor) -> None:
+        grad_y, x, _, ctx.how, ctx.asked = inputs
+        ctx.image_size = tuple(x.shape[2:])
+        needs = ctx.needs_input_grad
+        ctx.save_for_backward(grad_y if needs[1] else None, x if needs[0] else None)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple:
+        grad_y, x = ctx.saved_tensors
+        need_grad_y, need_x = ctx.needs_input_grad[:2]
+        tail = (ctx.how, ctx.asked)
+        return (
+            Convolution.apply(x, grad, None, *tail, False) if need_grad_y else None,
+            GradInput.apply(grad_y, grad, ctx.image_size, *tail) if need_x else None,
+            None,
+            None,
+            None,
+        )
+
+    @staticmethod
+    def vmap(info, dims, grad_y, x, kernel_size, how, asked):
+        count = info.batch_size
+        grad_y, x = _into(grad_y, dims[0], 1, count), _into(x, dims[1], 1, count)
+        how = how._replace(groups=how.groups * count)
+        grad_weight = GradWeight.apply(grad_y, x, kernel_size, how, asked)
+        return grad_weight.unflatten(0, (count, -1)), 0
+
+
+class GradBias(torch.autograd.Function):
+    """The sum of each channel of grad_y."""
+
+    @staticmethod
+    def forward(grad_y):
+        return sum_per_channel(grad_y)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: torch.Tensor) -> None:
+        ctx.shape = inputs[0].shape
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+        return grad[:, None, None].expand(ctx.shape)
+
+    @staticmethod
+    def vmap(info, dims, grad_y):
+        return GradBias.apply(_into(grad_y, dims[0], 1, info.batch_size)).unflatten(
+            0, (info.batch_size, -1)
+        ), 0
+
+
+def _into(tensor: torch.Tensor, dim: int | None, axis: int, count: int) -> torch.Tensor:
+    """The `count` examples of torch.vmap, side by side in `axis`; dim None: all are this tensor."""
+    if dim is None:
+        return torch.cat([tensor] * count, axis)
+    return tensor.movedim(dim, axis).flatten(axis, axis + 1)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from deeplab_repro.ops._arrays import Array, takes_arrays
-from deeplab_repro.ops._atrous_algorithms import BY_NAME, Convolution
+from deeplab_repro.ops._atrous_algorithms import Convolution, chosen
 from deeplab_repro.ops._atrous_interlace import How
 from deeplab_repro.ops._atrous_native import out_size
 from deeplab_repro.ops._atrous_rules import (
@@ -19,8 +19,6 @@ from deeplab_repro.ops._atrous_rules import (
     DIRECT_DTYPES,
     DIRECTIONS,
     PRECISIONS,
-    Problem,
-    choose,
 )
 from deeplab_repro.ops.reference import atrous_im2col
 
@@ -69,7 +67,9 @@ def atrous_conv2d(
     Returns (N, K, H', W') with H' = floor((H + 2 padding_h - rate_h (R - 1) - 1) / stride_h) + 1,
     W' likewise: Caffe's rule. Differentiable in x, weight and bias, any number of times; a tensor
     is kept for the backward pass only where that reads it. Under autocast x, weight and bias are
-    cast as for conv2d. "direct" gives the same bits in every run and for every number of threads.
+    cast as for conv2d. torch.vmap over x, weight and bias is one convolution of all examples, which
+    "auto" chooses for as a whole. "direct" gives the same bits in every run and for every number of
+    threads.
     torch.export writes down torch's own operations, whatever the algorithm; a graph of
     torch.compile keeps torch's setting of TF32 for "library".
 
@@ -86,18 +86,15 @@ def atrous_conv2d(
     if torch.compiler.is_exporting():  # an exported program runs where this package is not
         y = F.conv2d(x, weight, bias, *how[:4])
         return y.relu() if relu else y
-    if x.shape[1] > 1 and x.stride(1) == 1 and not x.is_contiguous():
-        x = x.contiguous(memory_format=torch.channels_last)  # a part of a map that is stored so
     operands = [tensor for tensor in (x, weight, bias) if tensor is not None]
-    differentiable = torch.is_grad_enabled() and any(t.requires_grad for t in operands)
-    directions = DIRECTIONS if differentiable else DIRECTIONS[:1]
-    if algorithm != "auto":
-        names = [algorithm] * len(directions)
-    else:
-        names = [_choose(x, weight, how, direction) for direction in directions]
-    if differentiable:
-        return Convolution.apply(x, weight, bias, how, tuple(names), relu)
-    return BY_NAME[names[0]].run(x, weight, bias, how, relu)
+    if (
+        torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or (torch.is_grad_enabled() and any(t.requires_grad for t in operands))
+    ):
+        return Convolution.apply(x, weight, bias, how, algorithm, relu)
+    # The same without what autograd asks for, which takes longer than a small convolution.
+    return Convolution.forward(x, weight, bias, how, algorithm, relu)
 
 
 def choose_algorithm(
@@ -127,7 +124,8 @@ def choose_algorithm(
         raise ValueError(
             f"choose_algorithm: direction must be one of {', '.join(DIRECTIONS)}, got {direction!r}"
         )
-    return _choose(x, weight, how, direction)
+    sizes = x.shape[2:], weight.shape[2:]
+    return chosen("auto", direction, x, x.shape[1], weight.shape[0], *sizes, how)
 
 
 class AtrousConv2d(nn.Module):
@@ -239,27 +237,6 @@ def im2col(
 
 
 # -------------------------------------------------------------------- what the arguments mean
-
-
-def _choose(x: torch.Tensor, weight: torch.Tensor, how: How, direction: str) -> str:
-    if how.precision != "fp32" and x.dtype == torch.float32:
-        return "direct"
-    image_size, kernel_size = (x.shape[2], x.shape[3]), (weight.shape[2], weight.shape[3])
-    return choose(
-        Problem(
-            direction,
-            x.device.type,
-            x.dtype,
-            x.is_contiguous(memory_format=torch.channels_last),
-            x.shape[0],
-            x.shape[1],
-            weight.shape[0],
-            image_size,
-            out_size(image_size, kernel_size, *how[:3]),
-            kernel_size,
-            *how[:4],
-        )
-    )
 
 
 def _autocast(x: Any, *others: Any) -> list[Any]:

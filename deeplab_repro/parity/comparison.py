@@ -10,10 +10,11 @@ import numpy as np
 import torch
 
 from deeplab_repro.caffe.net import CaffeNet
+from deeplab_repro.errors import InputError
 from deeplab_repro.parity.agreement import Agreement
 from deeplab_repro.parity.recordings import Recording
 from deeplab_repro.parity.tolerances import Tolerance
-from prototxt_import import CaffeImportError, Net
+from prototxt_import import Net
 from prototxt_import.files import replacing_file
 
 __all__ = [
@@ -104,7 +105,7 @@ def compare_blobs(net: CaffeNet, recording: Recording, tolerance: Tolerance) -> 
         only the recording has come last, and count as not equal.
 
     Raises:
-        CaffeImportError: the recording lacks an input of the network.
+        InputError: the recording lacks an input of the network.
     """
     recorded = set(recording.blobs())
     inputs = {}
@@ -112,11 +113,11 @@ def compare_blobs(net: CaffeNet, recording: Recording, tolerance: Tolerance) -> 
         if name in recorded:
             inputs[name] = torch.from_numpy(recording.whole(name).astype(np.float32))
         elif declared.required:
-            raise CaffeImportError(
+            raise InputError(
                 "lacks an input of the network", file=recording.file, expected=f"/blobs/{name}"
             )
     if recorded <= net.net.inputs.keys():
-        raise CaffeImportError(
+        raise InputError(
             "holds no blob to compare with, inputs aside",
             file=recording.file,
             expected="/blobs/NAME for every blob of the network",

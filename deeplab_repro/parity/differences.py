@@ -10,8 +10,9 @@ import numpy as np
 
 from deeplab_repro.parity.agreement import Agreement, agreement
 from prototxt_import import Net, Shape, infer_net
+from prototxt_import.words import show
 
-__all__ = ["Differences", "LayerDifference", "differences"]
+__all__ = ["Differences", "LayerDifference", "differences", "without_leading_ones"]
 
 Weights = Mapping[str, Sequence[np.ndarray[Any, Any]]]
 #: Fields that say when a layer exists; both networks have been filtered by them.
@@ -101,7 +102,7 @@ def _compare_nets(first: Net, second: Net, inputs: dict[str, Shape], found: Diff
     for blob in first.inputs.keys() & second.inputs.keys():
         shapes = [tuple(inputs.get(blob, net.inputs[blob].shape)) for net in (first, second)]
         if shapes[0] != shapes[1]:
-            found.shapes.append(LayerDifference("", f"input {blob}", *map(_shape, shapes)))
+            found.shapes.append(LayerDifference("", f"input {blob}", *map(show, shapes)))
     found.only_first = [name for name in sides[0] if name not in sides[1]]
     found.only_second = [name for name in sides[1] if name not in sides[0]]
     for name, a in sides[0].items():
@@ -113,16 +114,22 @@ def _compare_nets(first: Net, second: Net, inputs: dict[str, Shape], found: Diff
             found.fields.append(LayerDifference(name, path, *map(_text, values)))
         tops = zip(a.layer.tops, a.shapes.tops, b.shapes.tops, strict=False)
         pairs = [(f"output {top}", x, y) for top, x, y in tops]
-        params = zip(map(_bare, a.shapes.params), map(_bare, b.shapes.params), strict=False)
-        pairs += [(f"blob {i}", x, y) for i, (x, y) in enumerate(params)]
+        params = zip(a.shapes.params, b.shapes.params, strict=False)
+        pairs += [
+            (f"blob {i}", without_leading_ones(x), without_leading_ones(y))
+            for i, (x, y) in enumerate(params)
+        ]
         for what, x, y in pairs:
             if tuple(x) != tuple(y):
-                found.shapes.append(LayerDifference(name, what, _shape(x), _shape(y)))
+                found.shapes.append(LayerDifference(name, what, show(x), show(y)))
 
 
-def _bare(shape: Shape) -> Shape:
-    """Without the leading ones that the v1 fork gives a bias."""
-    leading = next((i for i, size in enumerate(shape) if size != 1), 0)
+def without_leading_ones(shape: Shape) -> Shape:
+    """A parameter's sizes without the ones that old files put before them: (1, 1, 1, 64) -> (64,).
+
+    The v1 fork gives every blob four axes (blob.hpp of 2014), so that one bias has either shape.
+    """
+    leading = next((i for i, size in enumerate(shape) if size != 1), len(shape))
     return shape[leading:]
 
 
@@ -150,10 +157,6 @@ def _text(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ", ".join(" ".join(str(item).split()) for item in value) + "]"
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _shape(shape: Shape) -> str:
-    return "x".join("?" if size is None else str(size) for size in shape) or "scalar"
 
 
 def _compare_blobs(

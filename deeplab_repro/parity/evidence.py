@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.func import functional_call
 
 from deeplab_repro.caffe.layers import CaffeLayer
+from deeplab_repro.errors import BadInput
 from deeplab_repro.parity.agreement import Agreement, agreement
 from deeplab_repro.parity.comparison import Comparison
-from prototxt_import import CaffeImportError, Layer
+from prototxt_import import Layer
 
 __all__ = ["Chain", "Evidence", "Weights", "run_layer"]
 
@@ -52,13 +53,7 @@ class Evidence:
         self.steps: list[tuple[Layer, CaffeLayer]] = list(
             zip(self.net.net.layers, modules, strict=True)
         )
-        self.writers: dict[str, list[int]] = {}
-        self.readers: dict[str, list[int]] = {}
-        for i, (layer, _) in enumerate(self.steps):
-            for bottom in layer.bottoms:
-                self.readers.setdefault(bottom, []).append(i)
-            for top in layer.tops:
-                self.writers.setdefault(top, []).append(i)
+        self.schedule = self.net.net.schedule
 
     def recorded(self, blob: str) -> Tensor | None:
         """The blob as it was recorded; None if it was not, or only in samples."""
@@ -67,7 +62,7 @@ class Evidence:
             return None
         try:
             values = self.comparison.recording.whole(blob)
-        except CaffeImportError:
+        except BadInput:
             return None
         except KeyError:  # an optional input that was left out
             return None
@@ -90,17 +85,17 @@ class Evidence:
 
     def read_by(self, step: int, blob: str) -> Tensor | None:
         """What layer ``step`` read there: not the recorded value if it was overwritten later."""
-        before = [writer for writer in self.writers.get(blob, []) if writer < step]
-        if len(before) == len(self.writers.get(blob, [])):
+        before = self.schedule.read_before(step, blob)
+        if before == len(self.schedule.writers.get(blob, ())):
             return self.value(blob)
         if not before:
             return None
-        chain = self.chain(blob, len(before))
+        chain = self.chain(blob, before)
         return None if chain is None else chain.run()
 
     def chain(self, blob: str, length: int | None = None) -> Chain | None:
         """The layers that write ``blob``, the first ``length`` of them; None if not recorded."""
-        steps = self.writers.get(blob, [])[:length]
+        steps = self.schedule.writers.get(blob, [])[:length]
         inputs = []
         for step in steps:
             bottoms: list[Tensor | None] = []
@@ -122,7 +117,7 @@ class Evidence:
         what was recorded, and yet is what we compute, the blob was not saved as it was read.
         """
         found = []
-        for step in self.readers.get(blob, []):
+        for step in self.schedule.readers_of(blob):
             for top in self.steps[step][0].tops:
                 report = self.reports.get(top)
                 if top == blob or report is None or report.agreement is None:

@@ -2,40 +2,30 @@
 
 from __future__ import annotations
 
+import math
 import os
-import re
-from collections.abc import Sequence
-from html import escape
-from importlib.resources import files
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import jinja2
 import numpy as np
+from markupsafe import Markup
 
 import deeplab_repro
+from deeplab_repro.errors import BadInput
 from deeplab_repro.parity.causes import Cause
 from deeplab_repro.parity.comparison import BlobReport, Comparison
 from deeplab_repro.parity.heat import difference_picture, plane_of, value_picture
 from deeplab_repro.parity.plot import error_plot
-from prototxt_import import CaffeImportError
 from prototxt_import.files import replacing
+from prototxt_import.words import show
 
 __all__ = ["compare_page", "write_page"]
 
 #: Layers shown as heat maps.
 _MOST_MAPS: Final = 5
-_SURE: Final = {"proved": "proved", "likely": "likely", "unknown": "not recognised"}
-#: Heading -> key for sorting, kind.
-_COLUMNS: Final = {
-    "#": ("number", "number"),
-    "blob": ("blob", "text"),
-    "layer": ("layer", "text"),
-    "type": ("type", "text"),
-    "shape": ("shape", "text"),
-    "rel": ("rel", "number"),
-    "max": ("max", "number"),
-    "verdict": ("verdict", "text"),
-}
 
 
 def write_page(
@@ -55,154 +45,71 @@ def compare_page(comparison: Comparison, causes: Sequence[Cause], model: str) ->
         causes: what :func:`deeplab_repro.parity.causes.likely_causes` found.
         model: file name of the model, for the heading.
     """
-    equal = comparison.first is None
-    parts = {
-        "title": escape(f"{Path(model).name}: {'equal' if equal else 'not equal'}"),
-        "model": escape(Path(model).name),
-        "verdict": "equal" if equal else "not equal",
-        "verdict_class": "good" if equal else "bad",
-        "summary": _summary(comparison, model),
-        "causes": _causes(causes),
-        "plot": error_plot(comparison.reports, comparison.tolerance),
-        "heat_maps": _heat_maps(comparison, causes),
-        "columns": "".join(
-            f'<th data-key="{key}" data-kind="{kind}" class="{kind}">'
-            f'<button type="button">{heading}</button></th>'
-            for heading, (key, kind) in _COLUMNS.items()
-        ),
-        "rows": "\n".join(_row(i, report) for i, report in enumerate(comparison.reports, 1)),
-        "footer": f"deeplab-repro {escape(deeplab_repro.__version__)}",
-        "style": _part("page.css"),
-        "script": _part("page.js"),
-    }
-    # One pass: what is put in is not looked at again, whatever a blob is called.
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _part("compare.html"))
-
-
-def _part(name: str) -> str:
-    return (files("deeplab_repro.parity") / "page" / name).read_text(encoding="utf-8")
-
-
-def _summary(comparison: Comparison, model: str) -> str:
-    net, tolerance, first = comparison.net.net, comparison.tolerance, comparison.first
-    compared = [r for r in comparison.reports if r.agreement is not None]
-    differing = sum(r.equal is False for r in compared)
-    rows = {
-        "network": f"{escape(net.name or 'without a name')}, {len(net.layers)} layers",
-        "model": f"<code>{escape(model)}</code>",
-        "recording": f"<code>{escape(str(comparison.recording.file))}</code>",
-        "dialect": escape(str(net.raw.report)),
-        "verdict": f"{differing} of {len(compared)} compared blobs differ"
-        if differing
-        else f"all {len(compared)} compared blobs are equal",
-    }
-    rows["compared"] = f"{comparison.compared} of {len(comparison.ours)} blobs of the network"
-    if first is not None:
-        layer = f"layer <code>{escape(first.layer)}</code>, " if first.layer else ""
-        rows["first difference"] = (
-            f"{layer}blob <code>{escape(first.blob)}</code>: {escape(str(first.agreement))}"
-        )
-    rows["tolerance"] = (
-        f"rel = ‖ours - recorded‖ / ‖recorded‖ ≤ {tolerance.rel:.0e}, "
-        f"max = max|ours - recorded| / max|recorded| ≤ {tolerance.max:.0e} "
-        f'<span class="hint">({escape(tolerance.reason)})</span>'
+    # Everything put in is escaped, whatever a blob is called; the plot is SVG already.
+    page = jinja2.Environment(
+        loader=jinja2.PackageLoader("deeplab_repro.parity", "page"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    for name in comparison.net.inputs:
-        if name in comparison.ours:
-            rows[f"input {escape(name)}"] = _input(comparison.ours[name].numpy())
-    items = "\n".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in rows.items())
-    return f"<dl>\n{items}\n</dl>"
+    page.filters |= {"shape": show, "sortable": _sortable}
+    return page.get_template("compare.html").render(
+        title=Path(model).name,
+        model=model,
+        net=comparison.net.net,
+        comparison=comparison,
+        compared=[r for r in comparison.reports if r.agreement is not None],
+        inputs={
+            name: _input(comparison.ours[name].numpy())
+            for name in comparison.net.inputs
+            if name in comparison.ours
+        },
+        causes=causes,
+        plot=Markup(error_plot(comparison.reports, comparison.tolerance)),
+        worst=list(_shown(comparison, causes)),
+        version=deeplab_repro.__version__,
+    )
+
+
+def _sortable(value: float) -> str:
+    """For JavaScript, which reads "Infinity"; NaN sorts as what is worse than any number."""
+    return f"{value:.8e}" if math.isfinite(value) else "Infinity"
 
 
 def _input(values: np.ndarray[Any, Any]) -> str:
     if not values.size:
-        return _shape(values.shape)
-    text = f"{_shape(values.shape)}, from {values.min():.4g} to {values.max():.4g}"
+        return show(values.shape)
+    text = f"{show(values.shape)}, from {values.min():.4g} to {values.max():.4g}"
     if values.ndim == 4 and values.shape[1] <= 4:
         means = ", ".join(f"{mean:.4g}" for mean in values.mean((0, 2, 3)))
         text += f", mean of each channel {means}"
     return text
 
 
-def _causes(causes: Sequence[Cause]) -> str:
-    if not causes:
-        return ""
-    cards = []
-    for cause in causes:
-        evidence = "".join(f"<li>{escape(text)}</li>" for text in cause.evidence)
-        also = (
-            f"<p>The same holds for {len(cause.also)} more: "
-            f"<code>{escape(', '.join(cause.also[:12]))}"
-            f"{', …' if len(cause.also) > 12 else ''}</code></p>"
-            if cause.also
-            else ""
-        )
-        cards.append(
-            f'<div class="cause" data-cause="{escape(cause.trap.id)}"><h3>'
-            f"{escape(cause.trap.title[:1].upper() + cause.trap.title[1:])} "
-            f'<span class="badge sure">{_SURE[cause.sure]}</span></h3>'
-            f"<p>at layer <code>{escape(cause.layer or '-')}</code></p><ul>{evidence}</ul>{also}"
-            f"<p><b>What to do:</b> {escape(cause.trap.advice)}</p></div>"
-        )
-    plural = "s" if len(causes) > 1 else ""
-    return f"<section><h2>Likely cause{plural}</h2>{''.join(cards)}</section>"
+@dataclass(frozen=True)
+class _Maps:
+    """The map of a blob with the largest difference.
+
+    Attributes:
+        report: of the blob.
+        where: its channel, in words.
+        pictures: (data: address, caption); without an address there is only the caption.
+    """
+
+    report: BlobReport
+    where: str
+    pictures: list[tuple[str, str]]
 
 
-def _row(number: int, report: BlobReport) -> str:
-    rel = maximum = "-"
-    sort_rel = sort_max = ""
-    verdict, css = "not recorded", ""
-    if report.agreement is not None:
-        rel, maximum = f"{report.agreement.rel:.2e}", f"{report.agreement.max:.2e}"
-        # JavaScript reads "Infinity", and NaN sorts as what is worse than any number.
-        sort_rel, sort_max = (_sortable(v) for v in (report.agreement.rel, report.agreement.max))
-        note = f" ({report.agreement.note})" if report.agreement.note else ""
-        verdict, css = ("equal", "good") if report.equal else (f"differs{note}", "bad")
-    shape = _shape(report.shape) if report.layer or report.shape else "-"
-    cells = [
-        ("number", str(number), str(number)),
-        ("name", report.blob, report.blob),
-        ("name", report.layer, report.layer),
-        ("", report.type, report.type.replace("+", " + ")),
-        ("number", shape, shape),
-        ("number", sort_rel, rel),
-        ("number", sort_max, maximum),
-        ("verdict", verdict, verdict),
-    ]
-    found = escape(f"{report.blob} {report.layer} {report.type}".lower())
-    columns = "".join(
-        f'<td class="{kind}" data-v="{escape(value)}">{escape(text)}</td>'
-        for kind, value, text in cells
-    )
-    return f'<tr class="{css}" data-find="{found}">{columns}</tr>'
-
-
-def _sortable(value: float) -> str:
-    return f"{value:.8e}" if abs(value) < float("inf") else "Infinity"
-
-
-def _shape(shape: Sequence[int]) -> str:
-    return "x".join(map(str, shape)) or "scalar"
-
-
-def _heat_maps(comparison: Comparison, causes: Sequence[Cause]) -> str:
-    shown = []
+def _shown(comparison: Comparison, causes: Sequence[Cause]) -> Iterator[_Maps]:
     for report in _worst(comparison, causes):
         try:
             recorded = comparison.recording.whole(report.blob)
-        except CaffeImportError:
+        except BadInput:
             continue  # recorded in samples: nothing to see
         if recorded.size and report.blob in comparison.ours:
-            shown.append(_figures(report, comparison.ours[report.blob].numpy(), recorded))
-    if not shown:
-        return ""
-    return (
-        "<section><h2>Worst layers</h2>"
-        '<p class="hint">The first layer that differs, those that a cause names, then those with '
-        "the largest error. Of each blob: the map with the largest difference. Ours and recorded "
-        "have one scale, dark to bright; difference: blue below, red above, magenta is no number."
-        f"</p>{''.join(shown)}</section>"
-    )
+            yield _maps(report, comparison.ours[report.blob].numpy(), recorded)
 
 
 def _worst(comparison: Comparison, causes: Sequence[Cause]) -> list[BlobReport]:
@@ -218,13 +125,13 @@ def _worst(comparison: Comparison, causes: Sequence[Cause]) -> list[BlobReport]:
     return [by_name[name] for name in order if name in by_name][:_MOST_MAPS]
 
 
-def _figures(report: BlobReport, ours: np.ndarray[Any, Any], recorded: np.ndarray[Any, Any]) -> str:
+def _maps(report: BlobReport, ours: np.ndarray[Any, Any], recorded: np.ndarray[Any, Any]) -> _Maps:
     picture, channel = _worst_map(ours, recorded)
     planes = plane_of(ours, picture, channel), plane_of(recorded, picture, channel)
     finite = np.concatenate([p[np.isfinite(p)].ravel() for p in planes] + [np.zeros(1)])
     low, high = float(finite.min()), float(finite.max())
-    figures = [
-        _figure(value_picture(plane, low, high), f"{what}, {_shape(values.shape)}, {_range(plane)}")
+    pictures = [
+        (value_picture(plane, low, high), f"{what}, {show(values.shape)}, {_range(plane)}")
         for what, plane, values in zip(("ours", "recorded"), planes, (ours, recorded), strict=True)
     ]
     if planes[0].shape == planes[1].shape:
@@ -232,14 +139,11 @@ def _figures(report: BlobReport, ours: np.ndarray[Any, Any], recorded: np.ndarra
         left = np.abs(difference[np.isfinite(difference)])
         largest = float(left.max()) if left.size else 0.0
         text = f"ours - recorded, at most {largest:.3g}"
-        figures.append(_figure(difference_picture(difference, largest), text))
+        pictures.append((difference_picture(difference, largest), text))
     else:
-        figures.append("<figure><figcaption>the sizes differ</figcaption></figure>")
+        pictures.append(("", "the sizes differ"))
     where = f"channel {channel}" + (f" of picture {picture}" if picture else "")
-    return (
-        f"<h3>{escape(report.blob)} <span class='hint'>{escape(report.type)}, {where}, "
-        f"{escape(str(report.agreement))}</span></h3><div class='maps'>{''.join(figures)}</div>"
-    )
+    return _Maps(report, where, pictures)
 
 
 def _worst_map(ours: np.ndarray[Any, Any], recorded: np.ndarray[Any, Any]) -> tuple[int, int]:
@@ -262,10 +166,3 @@ def _range(plane: np.ndarray[Any, Any]) -> str:
     if not finite.size:
         return "no finite value"
     return f"from {finite.min():.3g} to {finite.max():.3g}"
-
-
-def _figure(address: str, text: str) -> str:
-    return (
-        f'<figure><img alt="{escape(text)}" src="{address}"><figcaption>{escape(text)}'
-        "</figcaption></figure>"
-    )

@@ -1,111 +1,125 @@
-"""The error of every blob over depth, as an SVG picture."""
+"""The error of every blob over depth, as an SVG picture in the colours of its page."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from html import escape
-from typing import Final
+from typing import Any, Final
+from xml.etree import ElementTree
 
+from matplotlib.figure import Figure
+
+from deeplab_repro.parity.agreement import Agreement
 from deeplab_repro.parity.comparison import BlobReport
 from deeplab_repro.parity.tolerances import Tolerance
+from deeplab_repro.pictures.figures import svg_text
+from prototxt_import.errors import printable
 
 __all__ = ["error_plot"]
 
-_WIDTH: Final = 1120
-_HEIGHT: Final = 370
-_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 12, 26, 104
 #: Below the rounding of float32 nothing is of interest.
 _LEAST: Final = 1e-9
+_MOST_NAMES: Final = 66  # that fit below the plot
+#: Colours of matplotlib's figure -> the page's, which has others in the dark.
+_REL, _MAX, _BAD, _TEXT, _GRID = "#0b63c5", "#b35900", "#c62828", "#5b6570", "#d9dee4"
+_OF_PAGE: Final = {
+    _REL: "var(--first)",
+    _MAX: "var(--second)",
+    _BAD: "var(--bad)",
+    _TEXT: "var(--dim)",
+    _GRID: "var(--line)",
+}
+_SVG: Final = "http://www.w3.org/2000/svg"
+ElementTree.register_namespace("", _SVG)
+ElementTree.register_namespace("xlink", "http://www.w3.org/1999/xlink")
 
 
 def error_plot(reports: Sequence[BlobReport], tolerance: Tolerance) -> str:
-    """``<svg>`` of rel (dots) and max (squares) of each compared blob; the page colours it.
+    """``<svg>`` of rel (dots) and max (squares) of each compared blob, for ``page.css``.
 
     Args:
         reports: in running order; those without an agreement are left out.
         tolerance: drawn as two lines.
     """
-    compared = [report for report in reports if report.agreement is not None]
-    values = [
-        v for r in compared if r.agreement for v in (r.agreement.rel, r.agreement.max) if _usual(v)
-    ]
-    low = math.floor(math.log10(max(_LEAST, min([*values, tolerance.rel], default=1e-7)))) - 1
-    high = math.ceil(math.log10(max([*values, tolerance.max * 10]))) + 1
-    step = (_WIDTH - _LEFT - _RIGHT) / max(1, len(compared))
-    parts = [
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
-        'aria-label="relative error of every blob over depth">'
-    ]
-
-    def y(value: float) -> float:
-        if value == 0:
-            place = float(low)
-        elif not math.isfinite(value):
-            place = float(high)
-        else:
-            place = min(max(math.log10(max(value, _LEAST)), low), high)
-        return _HEIGHT - _BOTTOM - (place - low) / (high - low) * (_HEIGHT - _TOP - _BOTTOM)
-
-    for power in range(low + 1, high, max(1, (high - low) // 10)):
-        parts.append(
-            f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y(10.0**power):.1f}" '
-            f'y2="{y(10.0**power):.1f}"/><text x="{_LEFT - 6}" y="{y(10.0**power) + 4:.1f}" '
-            f'text-anchor="end">1e{power}</text>'
-        )
-    for text, place in (("0", float(low)), ("inf", float(high))):
-        height = _HEIGHT - _BOTTOM - (place - low) / (high - low) * (_HEIGHT - _TOP - _BOTTOM)
-        parts.append(f'<text x="{_LEFT - 6}" y="{height + 4:.1f}" text-anchor="end">{text}</text>')
-    for name, bound in (("rel", tolerance.rel), ("max", tolerance.max)):
-        if bound > 0:
-            parts.append(
-                f'<line class="limit {name}" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" '
-                f'y1="{y(bound):.1f}" y2="{y(bound):.1f}"/>'
-            )
-    size = max(1.2, min(3.5, step / 3))
-    lines: dict[str, list[str]] = {"rel": [], "max": []}
-    marks: list[str] = []
-    for i, report in enumerate(compared):
-        if report.agreement is None:
-            continue
-        x = _LEFT + (i + 0.5) * step
-        rel, largest = report.agreement.rel, report.agreement.max
-        if report.equal is False:
-            parts.append(
-                f'<line class="bad-mark" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" '
-                f'y2="{_HEIGHT - _BOTTOM}"/>'
-            )
-        lines["rel"].append(f"{x:.1f},{y(rel):.1f}")
-        lines["max"].append(f"{x:.1f},{y(largest):.1f}")
-        marks.append(
-            f"<g><title>{escape(report.blob)}: {escape(str(report.agreement))}</title>"
-            f'<circle class="rel" cx="{x:.1f}" cy="{y(rel):.1f}" r="{size:.1f}"/>'
-            f'<rect class="max" x="{x - size:.1f}" y="{y(largest) - size:.1f}" '
-            f'width="{2 * size:.1f}" height="{2 * size:.1f}"/></g>'
-        )
-    for name, points in lines.items():
-        parts.append(
-            f'<polyline class="{name}" fill="none" stroke-width="1" opacity=".5" '
-            f'points="{" ".join(points)}"/>'
-        )
-    parts += marks
-    every = max(1, math.ceil(16 / step))  # a label needs 16 pixels
-    for i in range(0, len(compared), every):
-        x = _LEFT + (i + 0.5) * step
-        name = compared[i].blob
-        short = name if len(name) <= 16 else f"{name[:6]}…{name[-9:]}"
-        parts.append(
-            f'<text transform="translate({x + 4:.1f} {_HEIGHT - _BOTTOM + 8}) rotate(-60)" '
-            f'text-anchor="end">{escape(short)}</text>'
-        )
-    parts.append(
-        f'<circle class="rel" cx="{_LEFT + 8}" cy="12" r="4"/>'
-        f'<text x="{_LEFT + 18}" y="16">rel</text>'
-        f'<rect class="max" x="{_LEFT + 54}" y="8" width="8" height="8"/>'
-        f'<text x="{_LEFT + 68}" y="16">max</text></svg>'
+    compared = [(r, r.agreement) for r in reports if r.agreement is not None]
+    low, high = _range([agreement for _, agreement in compared], tolerance)
+    figure = Figure(figsize=(11.2, 3.8), layout="constrained", facecolor="none")
+    axes = figure.subplots()
+    axes.set_facecolor("none")
+    axes.set_yscale("log")
+    axes.set_ylim(10.0**low, 10.0**high)
+    axes.set_xlim(-0.7, max(1, len(compared)) - 0.3)
+    powers = range(low + 1, high, max(1, (high - low) // 10))
+    axes.set_yticks(
+        [10.0**power for power in (low, *powers, high)],
+        ["0", *(f"1e{power}" for power in powers), "inf"],
     )
-    return "\n".join(parts)
+    every = max(1, math.ceil(len(compared) / _MOST_NAMES))
+    axes.set_xticks(
+        range(0, len(compared), every),
+        [_short(report.blob) for report, _ in compared[::every]],
+        rotation=60,
+        ha="right",
+        rotation_mode="anchor",
+        parse_math=False,  # a "$" in a name is one
+    )
+    axes.minorticks_off()
+    axes.tick_params(colors=_TEXT, labelsize=8, length=0)
+    axes.grid(axis="y", color=_GRID, linewidth=0.8, clip_on=False)
+    axes.set_axisbelow(True)
+    axes.spines[:].set_visible(False)
+    for i, (report, _) in enumerate(compared):
+        if report.equal is False:
+            axes.axvline(i, color=_BAD, alpha=0.35, linewidth=1, clip_on=False)
+    size = max(1.8, min(5.0, 500 / max(1, len(compared))))
+    for name, marker, colour in (("rel", "o", _REL), ("max", "s", _MAX)):
+        bound = getattr(tolerance, name)
+        if bound > 0:
+            axes.axhline(bound, color=colour, linestyle=(0, (6, 4)), linewidth=1, clip_on=False)
+        heights = [_height(getattr(agreement, name), low, high) for _, agreement in compared]
+        # The line is pale and the marks are not, so they are drawn apart.
+        axes.plot(heights, color=colour, alpha=0.5, linewidth=1, clip_on=False)
+        (marks,) = axes.plot(heights, marker, color=colour, markersize=size, label=name)
+        marks.set(markeredgewidth=0, clip_on=False, gid=f"{name}-marks")
+    figure.legend(loc="outside upper left", ncols=2, frameon=False, labelcolor=_TEXT, fontsize=9)
+    hints = [printable(f"{report.blob}: {agreement}") for report, agreement in compared]
+    return _for_page(svg_text(figure), hints)
 
 
-def _usual(value: float) -> bool:
-    return math.isfinite(value) and value > 0
+def _range(agreements: Sequence[Agreement], tolerance: Tolerance) -> tuple[int, int]:
+    """The powers of ten that the plot starts and ends at."""
+    values = [v for a in agreements for v in (a.rel, a.max) if math.isfinite(v) and v > 0]
+    low = math.floor(math.log10(max(_LEAST, min([*values, tolerance.rel], default=1e-7)))) - 1
+    return low, math.ceil(math.log10(max([*values, tolerance.max * 10]))) + 1
+
+
+def _height(value: float, low: int, high: int) -> float:
+    """Where a value is drawn: 0 at the lower end, what is no finite number at the upper one."""
+    if not math.isfinite(value):
+        return 10.0**high
+    return min(max(value, 10.0**low), 10.0**high)
+
+
+def _short(name: str) -> str:
+    name = printable(name)
+    return name if len(name) <= 16 else f"{name[:6]}…{name[-9:]}"
+
+
+def _for_page(svg: str, hints: Sequence[str]) -> str:
+    """The picture without what only a file of its own needs, with a hint at each mark."""
+    for colour, variable in _OF_PAGE.items():
+        svg = svg.replace(colour, variable)
+    root = ElementTree.fromstring(svg)
+    for name in ("width", "height"):
+        del root.attrib[name]
+    root.set("role", "img")
+    root.set("aria-label", "relative error of every blob over depth")
+    for name in ("metadata", "defs"):  # the first defs hold a style, which would be the page's
+        found = root.find(f"{{{_SVG}}}{name}")
+        if found is not None:
+            root.remove(found)
+    for name in ("rel", "max"):
+        marks: list[Any] = root.findall(f".//{{{_SVG}}}g[@id='{name}-marks']//{{{_SVG}}}use")
+        for mark, hint in zip(marks, hints, strict=True):
+            ElementTree.SubElement(mark, f"{{{_SVG}}}title").text = hint
+    return ElementTree.tostring(root, encoding="unicode")

@@ -11,8 +11,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from deeplab_repro.errors import InputError
 from deeplab_repro.parity.agreement import Agreement, Norms, agreement, relative
-from prototxt_import import CaffeImportError
 from prototxt_import.hdf5 import (
     children,
     dataset_at,
@@ -49,7 +49,7 @@ class Recording:
         with self._open() as blobs:
             item = member(blobs, blob, self.file)
             if isinstance(item, h5py.Group) and "full" not in item:
-                raise CaffeImportError(f"holds only samples of /blobs/{blob}", file=self.file)
+                raise InputError(f"holds only samples of /blobs/{blob}", file=self.file)
             data = item if isinstance(item, h5py.Dataset) else dataset_at(item, "full", self.file)
             return read_dataset(data, self.file, kinds="fiu")
 
@@ -69,7 +69,7 @@ class Recording:
     def _open(self) -> Iterator[h5py.Group]:
         with open_hdf5(self.file) as file:
             if "blobs" not in file:
-                raise CaffeImportError("holds no activations", file=self.file, expected="/blobs")
+                raise InputError("holds no activations", file=self.file, expected="/blobs")
             yield group_at(file, "blobs", self.file)
 
 
@@ -116,7 +116,7 @@ def find_recordings(path: Path, model: Path, prototxt: Path | None) -> list[Reco
     """The recordings in a file or a folder."""
     files = sorted(path.rglob("*.h5")) if path.is_dir() else [path]
     if not files:
-        raise CaffeImportError("holds no .h5 file", file=path)
+        raise InputError("holds no .h5 file", file=path)
     return [Recording(file.stem, file, model, prototxt) for file in files]
 
 

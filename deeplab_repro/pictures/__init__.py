@@ -1,1 +1,1 @@
-"""Reading pictures as network inputs; palettes, label pictures and overlays."""
+"""Reading pictures and score maps; VOC's facts, palettes, label pictures, overlays, figures."""

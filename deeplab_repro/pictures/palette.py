@@ -4,76 +4,26 @@ from __future__ import annotations
 
 import os
 import re
-import struct
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from prototxt_import import CaffeImportError
+from deeplab_repro.errors import BadInput, InputError
+from deeplab_repro.pictures.voc import VOC_CLASSES, voc_palette
 from prototxt_import.files import read_text, replacing
 
 __all__ = [
-    "VOC_CLASSES",
     "Classes",
     "class_shares",
     "read_classes",
-    "voc_palette",
     "write_label_png",
 ]
 
-#: The classes of PASCAL VOC in the order of their ids; 255 is void.
-VOC_CLASSES: Final = (
-    "background",
-    "aeroplane",
-    "bicycle",
-    "bird",
-    "boat",
-    "bottle",
-    "bus",
-    "car",
-    "cat",
-    "chair",
-    "cow",
-    "diningtable",
-    "dog",
-    "horse",
-    "motorbike",
-    "person",
-    "pottedplant",
-    "sheep",
-    "sofa",
-    "train",
-    "tvmonitor",
-)
 _COLOUR: Final = re.compile(r"\s#([0-9a-fA-F]{6})$")
-
-
-def voc_palette(count: int = 256) -> NDArray[np.uint8]:
-    """The colours of VOC's label pictures (VOCdevkit, VOClabelcolormap.m).
-
-    The bits of a class id go to red, green and blue in turns, the lowest ones to the highest bits
-    of the colours.  No two of the first 256 are alike.
-
-    Args:
-        count: how many; colours repeat after 256.
-
-    Returns:
-        (count, 3) uint8, RGB.
-
-    Example:
-        >>> voc_palette()[15].tolist()  # person
-        [192, 128, 128]
-    """
-    ids = np.arange(count) % 256
-    palette = np.zeros((count, 3), np.uint8)
-    for bit in range(8):
-        palette[:, bit % 3] |= ((ids >> bit & 1) << (7 - bit // 3)).astype(np.uint8)
-    return palette
 
 
 @dataclass(frozen=True)
@@ -105,15 +55,15 @@ def read_classes(path: str | os.PathLike[str], count: int) -> Classes:
         count: classes of the network.
 
     Raises:
-        CaffeImportError: no text, or another number of lines.
+        BadInput: no text, or another number of lines.
     """
     try:
         lines = read_text(path).rstrip().split("\n")
-    except CaffeImportError as error:
+    except BadInput as error:
         error.expected = "a text file in UTF-8, one class a line"
         raise
     if len(lines) != count:
-        raise CaffeImportError(
+        raise InputError(
             "names another number of classes than the network has",
             file=path,
             expected=f"{count} lines",
@@ -144,36 +94,15 @@ def write_label_png(
         colours: (classes, 3) uint8 RGB of the first ids; VOC's by default, and for the others.
     """
     if labels.max() > 255:
-        _, encoded = cv2.imencode(".png", labels.astype(np.uint16))
-        content = encoded.tobytes()
+        picture = Image.fromarray(labels.astype(np.uint16))
     else:
         palette = voc_palette()
         if colours is not None:
             palette[: len(colours)] = colours[:256]
-        content = _indexed_png(labels.astype(np.uint8), palette)
+        picture = Image.fromarray(labels.astype(np.uint8))
+        picture.putpalette(palette.tobytes())
     with replacing(path) as temporary:
-        temporary.write_bytes(content)
-
-
-def _indexed_png(pixels: NDArray[np.uint8], palette: NDArray[np.uint8]) -> bytes:
-    """PNG of colour type 3 (RFC 2083); OpenCV cannot write one."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        checksum = zlib.crc32(kind + content)
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
-
-    height, width = pixels.shape
-    # Before each row the number of its filter: none, as is best for palettes.
-    rows = np.pad(pixels, ((0, 0), (1, 0)))
-    return b"".join(
-        [
-            b"\x89PNG\r\n\x1a\n",
-            chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)),
-            chunk(b"PLTE", palette.tobytes()),
-            chunk(b"IDAT", zlib.compress(rows.tobytes(), 6)),
-            chunk(b"IEND", b""),
-        ]
-    )
+        picture.save(temporary, "PNG")
 
 
 def class_shares(labels: NDArray[Any], classes: Sequence[str]) -> list[tuple[int, int]]:

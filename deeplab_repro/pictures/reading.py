@@ -5,21 +5,23 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from deeplab_repro.errors import BadInput, InputError
+from deeplab_repro.pictures.voc import VOC_MEAN
 from prototxt_import import CaffeImportError, Net
 from prototxt_import.caffemodel import opened, read_blob
 from prototxt_import.files import open_file
 from prototxt_import.hdf5 import dataset_at, open_hdf5, read_dataset
 from prototxt_import.limits import MAX_PIXELS
 from prototxt_import.wire import WireError, WireField, scan_blob
+from prototxt_import.words import show
 
 __all__ = [
-    "VOC_MEAN",
     "Preparation",
     "load_inputs",
     "load_npy",
@@ -28,8 +30,6 @@ __all__ = [
     "resize_picture",
 ]
 
-#: Mean of the training pictures in every VOC file of DeepLab: blue, green, red.
-VOC_MEAN: Final = (104.008, 116.669, 122.675)
 Array = NDArray[np.float32]
 
 
@@ -60,11 +60,11 @@ class Preparation:
             if mean.ndim == 1:
                 mean = mean[:, None, None]
             elif mean.shape != blob.shape:
-                raise CaffeImportError(
+                raise InputError(
                     "the mean picture has another size",
                     file=file,
-                    expected="x".join(map(str, mean.shape)),
-                    got="x".join(map(str, blob.shape)),
+                    expected=show(mean.shape),
+                    got=show(blob.shape),
                 )
             blob = blob - mean
         blob = blob * np.float32(self.scale)
@@ -72,7 +72,7 @@ class Preparation:
             rows, columns = (self.pad_to,) * 2 if isinstance(self.pad_to, int) else self.pad_to
             height, width = blob.shape[1:]
             if height > rows or width > columns:
-                raise CaffeImportError(
+                raise InputError(
                     "the picture is larger than the size to pad to",
                     file=file,
                     expected=f"at most {rows}x{columns}",
@@ -98,7 +98,7 @@ def read_picture(path: str | os.PathLike[str], *, upright: bool = False) -> NDAr
         (H, W, 3) uint8, BGR.
 
     Raises:
-        CaffeImportError: no such file, no picture, or more than ``MAX_PIXELS``.
+        BadInput: no such file, no picture, or more than ``MAX_PIXELS``.
     """
     with open_file(path) as file:
         content = np.frombuffer(file.read(), np.uint8)
@@ -107,14 +107,14 @@ def read_picture(path: str | os.PathLike[str], *, upright: bool = False) -> NDAr
         picture = cv2.imdecode(content, flags) if content.size else None
     except cv2.error as error:
         if "CV_IO_MAX_IMAGE" in str(error):  # OpenCV's own limits, held against the header
-            raise CaffeImportError(
+            raise InputError(
                 "has too many pixels",
                 file=path,
                 expected=f"at most {MAX_PIXELS.value} ({MAX_PIXELS.variable} raises this limit)",
             ) from None
         picture = None
     if picture is None:
-        raise CaffeImportError(
+        raise InputError(
             "is no picture that OpenCV reads, or damaged", file=path, expected="a picture"
         )
     MAX_PIXELS.check(picture.shape[0] * picture.shape[1], "has too many pixels", file=path)
@@ -128,7 +128,7 @@ def resize_picture(
     try:
         resized = cv2.resize(picture, size[::-1], interpolation=cv2.INTER_LINEAR)
     except cv2.error:
-        raise CaffeImportError(
+        raise InputError(
             "cannot be resized", file=file, expected="fewer rows and columns", got=size
         ) from None
     return np.asarray(resized, np.uint8)
@@ -138,7 +138,7 @@ def read_mean(path: str | os.PathLike[str]) -> Array:
     """A mean picture (3, H, W), BGR: a Caffe ``.binaryproto`` or an ``.npy``.
 
     Raises:
-        CaffeImportError: neither of the two.
+        BadInput: neither of the two.
     """
     if Path(path).suffix == ".npy":
         mean = load_npy(path)
@@ -153,9 +153,9 @@ def read_mean(path: str | os.PathLike[str]) -> Array:
     if mean.ndim == 4 and mean.shape[0] == 1:
         mean = mean[0]
     if mean.ndim != 3 or mean.shape[0] != 3:
-        raise CaffeImportError("is no mean picture", file=path, expected="3xHxW", got=mean.shape)
+        raise InputError("is no mean picture", file=path, expected="3xHxW", got=show(mean.shape))
     if not np.isfinite(mean).all():
-        raise CaffeImportError("is no mean picture", file=path, expected="finite numbers")
+        raise InputError("is no mean picture", file=path, expected="finite numbers")
     return mean
 
 
@@ -175,7 +175,7 @@ def load_inputs(
         height and width.
 
     Raises:
-        CaffeImportError: a file that is none of these, or lacks an input.
+        BadInput: a file that is none of these, or lacks an input.
     """
     ending = Path(path).suffix.lower()
     if ending in (".h5", ".hdf5"):
@@ -188,7 +188,7 @@ def load_inputs(
         return {first: array[None] if array.ndim == 3 else array}
     try:
         pixels = read_picture(path)
-    except CaffeImportError as error:
+    except BadInput as error:
         error.expected = "a picture, .npy or .h5"
         raise
     inputs = {first: (preparation or Preparation()).apply(pixels, path)}
@@ -201,16 +201,20 @@ def load_inputs(
 
 
 def load_npy(path: str | os.PathLike[str]) -> NDArray[Any]:
-    """The array of an ``.npy``; CaffeImportError if it is none, or none of numbers."""
+    """The array of an ``.npy``.
+
+    Raises:
+        BadInput: no such file, no ``.npy``, or none of numbers.
+    """
     open_file(path).close()  # numpy would wait for ever at a pipe
     try:
         # Mapped, so that a header which promises more than the file holds is seen at once.
         array = np.lib.format.open_memmap(path, mode="r")
     except Exception as error:
         # numpy reads the header as a Python literal; bad ones raise whatever Python's parser does.
-        raise CaffeImportError(f"is no .npy ({error})", file=path) from None
+        raise InputError(f"is no .npy ({error})", file=path) from None
     if array.dtype.kind not in "fiu":
-        raise CaffeImportError("is no .npy of numbers", file=path, got=array.dtype)
+        raise InputError("is no .npy of numbers", file=path, got=array.dtype)
     return np.array(array)
 
 
@@ -222,7 +226,7 @@ def _load_h5(path: str | os.PathLike[str], net: Net) -> dict[str, Array]:
                 item = dataset_at(file, f"blobs/{name}", path)
             except CaffeImportError:
                 if declared.required:
-                    raise CaffeImportError(
+                    raise InputError(
                         "lacks an input of the network", file=path, expected=f"/blobs/{name}"
                     ) from None
                 continue

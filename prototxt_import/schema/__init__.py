@@ -80,11 +80,12 @@ def unified(name: str) -> type[Message]:
 def _message_class(full_name: str) -> type[Message]:
     cls = message_factory.GetMessageClass(_pool().FindMessageTypeByName(full_name))
     # The class is no attribute of any module, which is where pickle would look for it.
-    copyreg.pickle(cls, lambda message: (_restore, (full_name, message.SerializeToString())))
+    copyreg.pickle(cls, lambda message: (restore, (full_name, message.SerializeToString())))
     return cls
 
 
-def _restore(full_name: str, content: bytes) -> Message:
+def restore(full_name: str, content: bytes) -> Message:
+    """The message of that type (with its package) that was serialized to ``content``."""
     return _message_class(full_name).FromString(content)
 
 

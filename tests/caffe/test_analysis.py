@@ -11,7 +11,6 @@ import torch
 from deeplab_repro import load_caffe
 from deeplab_repro.caffe.analysis import analyse, memory
 from prototxt_import import parse_net, read_net
-from prototxt_import.shapes import conv_window
 from tests.parity.spoil import DATA, network, picture
 
 HEAD = 'input: "data" input_shape { dim: 2 dim: 4 dim: 11 dim: 7 } '
@@ -27,7 +26,7 @@ def convolution(words, type_="Convolution"):
 def products_inside(net):
     """Every (picture, filter, channel, pixel, tap) whose value lies in the map, one by one."""
     layer = net.layers[0]
-    window = conv_window(layer, 2)
+    window = layer.window_over(2)
     (row,) = analyse(net)
     large, small = net.inputs["data"].shape[2:], row.tops["c"][2:]
     if layer.type == "Deconvolution":
@@ -42,7 +41,7 @@ def products_inside(net):
                 )
             ]
             count += all(0 <= a < n for a, n in zip(at, large, strict=True))
-    return 2 * 6 * (4 // layer.spec.convolution_param.group) * count
+    return 2 * 6 * (4 // layer.group) * count
 
 
 @pytest.mark.parametrize("type_", ["Convolution", "Deconvolution"])

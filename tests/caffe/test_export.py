@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,6 @@ import torch
 
 from deeplab_repro import CaffeImportError, load_caffe
 from deeplab_repro.caffe.export import (
-    check_onnx,
     export_onnx,
     export_program,
     input_shapes,
@@ -23,7 +23,8 @@ from deeplab_repro.caffe.export import (
 )
 from deeplab_repro.cli import main
 from deeplab_repro.models import write_network
-from deeplab_repro.parity.agreement import agreement
+from deeplab_repro.parity.agreement import Agreement, agreement
+from deeplab_repro.parity.onnx import Check, check_onnx
 from deeplab_repro.parity.tolerances import AGREEMENT
 from prototxt_import import parse_net
 
@@ -78,18 +79,19 @@ def same(ours, theirs, key="fused"):
 # ---------------------------------------------------------------- torch.compile
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fused", [False, True])
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
-def test_compile_in_one_graph_for_every_size(backend, fused):
+def test_compile_in_one_graph_for_every_size(fused):
     net = net_of(NET)
     net = net.fuse() if fused else net
     torch.compiler.reset()
-    compiled = torch.compile(net, backend=backend, fullgraph=True, dynamic=True)
+    compiled = torch.compile(net, backend="aot_eager", fullgraph=True, dynamic=True)
     with torch.no_grad():
         for size in ((1, 4, 9, 11), (2, 4, 12, 15), (3, 4, 21, 10)):
             same(compiled(data=picture(*size)), net(data=picture(*size)))
 
 
+@pytest.mark.slow
 def test_compile_with_gradients():
     net = net_of(NET)
     x = picture(2, 4, 9, 11).requires_grad_()
@@ -102,6 +104,7 @@ def test_compile_with_gradients():
         assert agreement(ours.numpy(), theirs.numpy()).within(AGREEMENT["fused"])
 
 
+@pytest.mark.slow
 def test_compile_a_bundled_network():
     net = bundled("largefov_v2_w8").fuse()
     torch.compiler.reset()
@@ -123,6 +126,7 @@ def test_compile_by_inductor():
 # ---------------------------------------------------------------- torch.export
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fused", [False, True])
 def test_exported_programs_take_every_size(fused):
     net = net_of(NET)
@@ -204,6 +208,7 @@ def holds(net, path, shapes, *others, exported=None):
             assert check.agreement.within(AGREEMENT["fused"]), check
 
 
+@pytest.mark.slow
 def test_onnx_of_largefov_at_two_sizes(onnx, tmp_path):
     net = bundled("largefov_v2_w8")
     path = tmp_path / "net.onnx"
@@ -241,35 +246,41 @@ POOLINGS = [
 ]
 
 
-@pytest.mark.parametrize("window", POOLINGS)
-def test_poolings_follow_caffe_at_every_size(onnx, tmp_path, window):
+@pytest.mark.slow
+def test_poolings_follow_caffe_at_every_size(onnx, tmp_path):
     """Rounded up and clipped; which of the two the example's size needs must not matter."""
     layers = "".join(
-        f'layer {{ name: "{method}" type: "Pooling" bottom: "c" top: "{method}"'
+        f'layer {{ name: "{method} {window}" type: "Pooling" bottom: "c" top: "{method} {window}"'
         f" pooling_param {{ pool: {method} {window} }} }} "
         for method in ("MAX", "AVE")
+        for window in POOLINGS
         if (method, window) != ("AVE", BEYOND)  # a mean over nothing is not a number
     )
     shapes = [{"data": (1, 4, 4 + h, 4 + w)} for h, w in ((9, 11), (10, 12), (11, 9), (6, 7))]
     holds(net_of(CONV + layers), tmp_path / "net.onnx", *shapes)
 
 
-@pytest.mark.parametrize(
-    "form",
-    [
-        "zoom_factor: 8",
-        "shrink_factor: 2",
-        "shrink_factor: 2 zoom_factor: 3",
-        "height: 7 width: 5",
-        "pad_beg: 0 pad_end: -1 zoom_factor: 2",
-    ],
-)
-def test_interp_follows_caffe_at_every_size(onnx, tmp_path, form):
-    text = f'layer {{ name: "i" type: "Interp" bottom: "c" top: "i" interp_param {{ {form} }} }} '
+INTERPS = [
+    "zoom_factor: 8",
+    "shrink_factor: 2",
+    "shrink_factor: 2 zoom_factor: 3",
+    "height: 7 width: 5",
+    "pad_beg: 0 pad_end: -1 zoom_factor: 2",
+]
+
+
+@pytest.mark.slow
+def test_interps_follow_caffe_at_every_size(onnx, tmp_path):
+    layers = "".join(
+        f'layer {{ name: "{form}" type: "Interp" bottom: "c" top: "{form}"'
+        f" interp_param {{ {form} }} }} "
+        for form in INTERPS
+    )
     shapes = [{"data": (1, 4, h, w)} for h, w in ((13, 15), (14, 16), (20, 11))]
-    holds(net_of(CONV + text), tmp_path / "net.onnx", *shapes)
+    holds(net_of(CONV + layers), tmp_path / "net.onnx", *shapes)
 
 
+@pytest.mark.slow
 def test_normalisation_that_stays_is_written_as_plain_operations(onnx, tmp_path):
     text = (
         'layer { name: "bn" type: "BatchNorm" bottom: "data" top: "bn" } '
@@ -418,3 +429,11 @@ def test_missing_packages_are_named(small, tmp_path):
     assert done.returncode == 2
     assert "deeplab-repro[onnx]" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_a_report_of_values_that_are_no_numbers_is_json():
+    from deeplab_repro.cli.export import _report
+
+    check = Check({"data": (1,)}, "c", Agreement(math.nan, math.inf, "holds NaN"))
+    (entry,) = _report("net.onnx", 9, [check], equal=False)["checks"]
+    assert (entry["rel"], entry["max"]) == (None, None)

@@ -60,7 +60,7 @@ DROP = layer("d", "Dropout", "c", top="c")
 def check(net: CaffeNet, *expected: str, x: torch.Tensor = X) -> None:
     """The fused net runs the layers ``expected`` and agrees with ``net`` on each blob it has."""
     fused = net.fuse()
-    assert [step.layer.name for step in fused._steps] == list(expected)
+    assert [step.node.layer.name for step in fused._steps] == list(expected)
     for grad in (False, True):
         with torch.set_grad_enabled(grad):
             theirs, ours, outputs = net.blobs(data=x), fused.blobs(data=x), fused(data=x)
@@ -92,7 +92,7 @@ def test_bundled_networks(recording: Recording):
             found = recording.agreement(name, blob.numpy())
             assert found.within(AGREEMENT["fused"]), f"Caffe's {name}: {found}"
     assert all(torch.equal(outputs[name], ours[name]) for name in outputs)
-    left = {step.layer.type for step in fused._steps}
+    left = {step.node.layer.type for step in fused._steps}
     assert not left & {"BatchNorm", "Scale", "Bias", "Dropout", "ReLU"}
 
 

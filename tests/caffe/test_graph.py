@@ -58,6 +58,7 @@ def test_every_layer_is_in_one_box(name):
         assert all(keys.index(below) < keys.index(key) for below in box.below)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_picture(name):
     """Well-formed; every box inside the picture, no two on top of one another, arrows downwards."""

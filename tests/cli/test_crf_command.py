@@ -14,8 +14,8 @@ import torch
 from deeplab_repro import load_caffe
 from deeplab_repro.crf import CRFParams, dense_crf
 from deeplab_repro.inference.segmentation import segment
-from deeplab_repro.pictures.palette import VOC_CLASSES
 from deeplab_repro.pictures.reading import read_picture
+from deeplab_repro.pictures.voc import VOC_CLASSES
 from tests.cli.test_segment_command import MODEL, PICTURE, SMALL, labels_in, write_picture
 from tests.crf.recorded import Case
 

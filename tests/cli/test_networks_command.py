@@ -84,6 +84,7 @@ def test_list(run, tmp_path):
     assert set(report) == set(NETWORKS)
     assert report["plain"]["test_size"] == 514
     assert report["resnet101"]["formats"] == ["v2"]
+    assert report["resnet101-msc-aspp"]["full_name"] == "deeplab_v2_resnet101_msc"
 
 
 def test_options(run):
@@ -98,6 +99,10 @@ def test_options(run):
     assert blobs["fc8_coco"] == (3, 60, 13, 17)
     assert blobs["conv1_1"][1] == 8
     assert net.data_layers[0].spec.image_data_param.root_folder == "/d"
+    coarse = run(
+        *("networks", "write", "deeplab_v2_vgg16", "--input-size", 97, "--output-stride", 16)
+    )[1]
+    assert infer_net(parse_net(coarse)).blobs["fc8_voc12"] == (1, 21, 7, 7)
     square = run("networks", "write", "largefov", "--input-size", 97)[1]
     assert parse_net(square).inputs["data"].shape == (1, 3, 97, 97)
 
@@ -111,9 +116,16 @@ def test_options(run):
         (["largefov", "--width", "3"], "width: expected a divisor of 64, got 3"),
         (["largefov", "--width", "x"], "'x' is not a valid integer"),
         (["largefov", "--input-size", "320"], "takes sides of 8k + 1, such as 313 or 321"),
-        (["largefov", "--input-size", "9x9x9"], "--input-size; expected N or HxW, got 9x9x9"),
-        (["largefov", "--input-size", "-7"], "takes sides of 8k + 1"),
+        (
+            ["largefov", "--input-size", "9x9x9"],
+            "--input-size; expected N or HxW of at least 1x1",
+        ),
+        (["largefov", "--input-size", "-7"], "expected N or HxW of at least 1x1, got -7"),
         (["largefov", "--batch", "99999"], "the blobs of Caffe hold at most 2,147,483,647"),
+        (
+            ["largefov", "--output-stride", "12"],
+            "strides multiply to, such as 8; got 12",
+        ),
         (["largefov", "--batch", "0"], "batch: expected at least 1, got 0"),
         (["largefov", "--set", "EXP"], "--set; expected NAME=VALUE with NAME one of EXP,"),
         (["largefov", "--set", "PHASE=TEST"], "one of EXP, DATA_ROOT, TRAIN_SET, TEST_SET"),

@@ -17,8 +17,8 @@ import pytest
 
 from deeplab_repro import load_caffe
 from deeplab_repro.inference.segmentation import segment
-from deeplab_repro.pictures.palette import VOC_CLASSES, voc_palette
 from deeplab_repro.pictures.reading import read_picture
+from deeplab_repro.pictures.voc import VOC_CLASSES, voc_palette
 
 ROOT = Path(__file__).parents[2]
 BUNDLED = ROOT / "weights" / "largefov_v1_w8"
@@ -182,6 +182,7 @@ def test_what_cannot_be_read_does_not_stop_the_rest(run, tmp_path):
     assert [entry["file"] for entry in failed] == [str(f) for f in files if f.stem != "good"]
 
 
+@pytest.mark.slow
 def test_too_many_pixels(run, tmp_path, monkeypatch):
     monkeypatch.setenv("DEEPLAB_REPRO_MAX_PIXELS", "9408")  # 97x97 - 1
     code, _, err = run("segment", PICTURE, *SMALL, "-o", tmp_path)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import deeplab_repro.crf.pydensecrf.densecrf as dcrf
-from deeplab_repro.crf.pydensecrf import utils
+from deeplab_repro.crf.pydensecrf import eigen, utils
 from tests.crf.recorded import Case, names
 
 NORMS = {
@@ -135,12 +135,15 @@ def test_a_step_changes_q_in_place():
     crf.addPairwiseGaussian(sxy=3, compat=3)
     q, tmp1, tmp2 = crf.startInference()
     shared, copied = np.asarray(q), np.array(q)
+    view = memoryview(q)
+    assert (view.shape, view.format, view.readonly) == ((2, 47 * 31), "f", False)
     before = copied.copy()
     crf.stepInference(q, tmp1, tmp2)
     assert np.array_equal(shared, np.array(crf.inference(1)))
+    assert np.array_equal(view, shared)
     assert np.array_equal(copied, before)
     assert not np.array_equal(shared, before)
-    assert np.array(tmp1).shape == (0, 0)
+    assert np.array(tmp1).shape == memoryview(tmp2).shape == (0, 0)
     assert np.array(q, np.float64).dtype == np.float64
     energies = flat(case)
     crf.setUnaryEnergy(energies)
@@ -174,3 +177,44 @@ def test_utils(caplog):
         [0, 0.5, 1, 0, 0.5, 1],
         [0, 0.5, 1, 1.5, 2, 2.5],
     ]
+
+
+def test_lists_as_compat():
+    case = Case("pyd_b_47x31_c2_aniso")
+
+    def marginals(compat):
+        crf = dcrf.DenseCRF2D(47, 31, 2)
+        crf.setUnaryEnergy(flat(case))
+        crf.addPairwiseGaussian(sxy=3, compat=compat)
+        return np.array(crf.inference(2))
+
+    for compat in ([-2.0, -3], [[-2, 0.5], [0, -3]]):
+        assert np.array_equal(marginals(compat), marginals(np.array(compat, np.float32)))
+    with pytest.raises(ValueError, match="compat has rows of different lengths"):
+        marginals([[1.0, 2.0], [3.0]])
+
+
+def test_eigen():
+    """Copies in, shared memory out, and the refusals of pydensecrf."""
+    vector, matrix = np.arange(3, dtype=np.float32), np.arange(6, dtype=np.float32).reshape(2, 3)
+    for make, kind, values in (
+        (eigen.vectorXf, eigen.VectorXf, vector),
+        (eigen.matrixXf, eigen.MatrixXf, matrix),
+    ):
+        made = make(values)
+        assert isinstance(made, kind)
+        assert np.array_equal(np.array(made), values)
+        np.asarray(memoryview(made))[...] = 7
+        assert (np.asarray(made) == 7).all()
+        assert not (values == 7).any()
+        with pytest.raises(TypeError, match="must not be None"):
+            make(None)
+        with pytest.raises(ValueError, match="expected float32 but got float64"):
+            make(values.astype(np.float64))
+        with pytest.raises(ValueError, match="wrong number of dimensions"):
+            make(values[None])
+    assert eigen.MatrixXf().shape == (0, 0)
+    assert eigen.VectorXf().shape == (0,)
+    crf = dcrf.DenseCRF(3, 2)
+    assert isinstance(crf.inference(1), eigen.MatrixXf)
+    assert dcrf.MatrixXf is eigen.MatrixXf

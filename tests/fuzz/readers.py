@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from prototxt_import import CaffeImportError, infer_net, read_model, read_solverstate
+from prototxt_import import BadInput, infer_net, read_model, read_solverstate
 from prototxt_import.matching import match_weights
 
 #: Files that stand for MODEL on the command line.
@@ -39,7 +39,7 @@ def _activations(path: Path) -> None:
 
     recording = Recording("r", path, path, None)
     for name in recording.blobs():
-        with contextlib.suppress(CaffeImportError):
+        with contextlib.suppress(BadInput):
             recording.whole(name)
         recording.agreement(name, np.zeros((1, 5), np.float32))
     _inputs(path)
@@ -87,13 +87,13 @@ def read(kind: str, path: Path) -> str:
     """``"result"`` or ``"refused"``.
 
     Raises:
-        Misbehaviour: an error of more than one line; any exception but CaffeImportError passes.
+        Misbehaviour: an error of more than one line; any exception but BadInput passes.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             READERS[kind](path)
-        except CaffeImportError as error:
+        except BadInput as error:
             line = str(error)
             if not line.isprintable() or len(line) > 5000:
                 raise Misbehaviour(f"not one printable line: {line[:200]!r}") from None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.fuzz.runner import TARGETS, run
 
 
@@ -14,5 +16,6 @@ def failures(seed, cases, jobs=1):
     return [o for o in outcomes if o["outcome"] == "failed"]
 
 
+@pytest.mark.slow
 def test_two_thousand_spoilt_files():
     assert failures(seed=20, cases=2000) == []

@@ -16,6 +16,7 @@ import pytest
 
 from deeplab_repro import load_caffe
 from deeplab_repro.cli import main
+from deeplab_repro.errors import InputError
 from deeplab_repro.pictures.reading import load_inputs, read_mean
 from prototxt_import import (
     CaffeImportError,
@@ -111,7 +112,7 @@ def test_npy_headers_that_python_cannot_parse(tmp_path, header):
     content = header.encode() + b"\n"
     path.write_bytes(b"\x93NUMPY\x01\x00" + len(content).to_bytes(2, "little") + content)
     for reader in (read_mean, lambda p: load_inputs(p, parse_net(CURRENT))):
-        with pytest.raises(CaffeImportError, match=r"is no \.npy"):
+        with pytest.raises(InputError, match=r"is no \.npy"):
             reader(path)
 
 

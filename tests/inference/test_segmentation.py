@@ -14,9 +14,10 @@ import torch.nn.functional as F
 
 from deeplab_repro import CaffeNet, load_caffe
 from deeplab_repro.caffe.scoring import input_rule, scoring_net
+from deeplab_repro.errors import InputError
 from deeplab_repro.inference.segmentation import Segmenter, segment
 from deeplab_repro.models import NETWORKS, write_network
-from deeplab_repro.pictures.reading import VOC_MEAN
+from deeplab_repro.pictures.voc import VOC_MEAN
 from prototxt_import import CaffeImportError, Net, parse_net, read_net
 
 RECORDED = {
@@ -149,7 +150,7 @@ def test_batch_is_like_one_by_one(largefov: CaffeNet) -> None:
         assert np.abs(together.scores - alone[0].scores).max() <= 1e-5 * largest
         assert np.array_equal(together.labels, alone[0].labels)
     assert segmenter([]) == []
-    with pytest.raises(CaffeImportError, match="one padded size"):
+    with pytest.raises(InputError, match="one padded size"):
         segmenter([some_picture(97, 97), some_picture(98, 97)])
 
 
@@ -289,7 +290,7 @@ def test_a_network_of_one_size(data: Path) -> None:
     rule = input_rule(net)
     assert (rule.crop, rule.step, rule.classes) == ((9, 9), None, 2)
     assert rule.padded(3, 9) == (9, 9)
-    with pytest.raises(CaffeImportError, match="only input size; expected at most 9x9, got 3x10"):
+    with pytest.raises(InputError, match="only input size; expected at most 9x9, got 3x10"):
         rule.padded(3, 10)
     assert segment(CaffeNet(net), some_picture(4, 9)).labels.shape == (4, 9)
 
@@ -310,14 +311,14 @@ def test_a_network_of_one_size(data: Path) -> None:
 def test_bad_arguments(
     sums: CaffeNet, picture: np.ndarray, options: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(CaffeImportError, match=message):
+    with pytest.raises(InputError, match=message):
         segment(sums, picture, **options)
 
 
 def test_scores_that_do_not_cover_the_input(data: Path) -> None:
     """96 is no 8k + 1: 12 score rows, of which no whole zoom makes 96."""
     net = load_caffe(data / "caffe" / "train_sgd_poly" / "snap_iter_10.caffemodel")
-    with pytest.raises(CaffeImportError, match="does not cover an input of 100x100.* 8k [+] 1"):
+    with pytest.raises(InputError, match="does not cover an input of 100x100.* 8k [+] 1"):
         segment(net, some_picture(60, 50), pad_to=100)
     assert read_net(data / "caffe" / "train_sgd_poly" / "snap_iter_10.caffemodel").inputs["label"]
 

@@ -49,6 +49,7 @@ def test_deploy(name: str, format: str, size: int) -> None:
     assert scores.std() > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "format", "size"), GRAPHS)
 def test_train(name: str, format: str, size: int) -> None:
     net = small(name, "TRAIN", format, size)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import shlex
 import subprocess
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from deeplab_repro.native import build
 
@@ -39,24 +42,43 @@ class HostLibrary:
 
 
 @pytest.fixture(scope="session")
-def on_host(tmp_path_factory) -> Callable[[str], HostLibrary]:
-    """on_host("channel_affine"): the library of channel_affine_on_host.cpp, compiled once."""
-    compiler = build.find_tools().cxx
-    if compiler is None:
-        pytest.skip("no C++ compiler to run the CUDA kernels on the host")
-    folder = tmp_path_factory.mktemp("on_host")
-    libraries: dict[str, HostLibrary] = {}
+def on_host(pytestconfig: pytest.Config, tmp_path_factory) -> Callable[[str], HostLibrary]:
+    """on_host("channel_affine"): the library of channel_affine_on_host.cpp.
 
+    Compiled once for the same sources and command: it stays in pytest's cache for later runs.
+    """
+    tools = build.find_tools()
+    if tools.cxx is None:
+        pytest.skip("no C++ compiler to run the CUDA kernels on the host")
+    flags = ["-std=c++17", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared"]
+    command = [*shlex.split(tools.cxx), *flags, "-I", str(build.source_dir())]
+    kept = getattr(pytestconfig, "cache", None)  # None under -p no:cacheprovider
+    folder = kept.mkdir("on_host") if kept else tmp_path_factory.mktemp("on_host")
+    key = _key(command)
+
+    @cache
     def get(name: str) -> HostLibrary:
-        if name not in libraries:
-            out = folder / f"{name}.so"
-            flags = ["-std=c++17", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared"]
-            include = ["-I", str(build.source_dir())]
-            source = str(HERE / f"{name}_on_host.cpp")
-            command = [*shlex.split(compiler), *flags, *include, source, "-o", str(out)]
-            result = subprocess.run(command, capture_output=True, text=True, check=False)
-            assert result.returncode == 0, result.stderr
-            libraries[name] = HostLibrary(out)
-        return libraries[name]
+        library = folder / f"{name}-{key}.so"
+        with FileLock(folder / f"{name}.lock"):  # of several workers, one compiles
+            if not library.exists():
+                for old in folder.glob(f"{name}-*.so"):
+                    old.unlink()
+                out = library.with_suffix(".new")
+                source = HERE / f"{name}_on_host.cpp"
+                result = subprocess.run(
+                    [*command, str(source), "-o", str(out)], capture_output=True, text=True
+                )
+                assert result.returncode == 0, result.stderr
+                out.replace(library)
+            return HostLibrary(library)
 
     return get
+
+
+def _key(command: list[str]) -> str:
+    """Of the compiler, its options and all that it may read; the system's headers come with it."""
+    compiler = subprocess.run([command[0], "--version"], capture_output=True, text=True).stdout
+    content = hashlib.sha256(f"{command} {compiler} {build.source_hash()}".encode())
+    for source in sorted([*HERE.glob("*.cpp"), *HERE.glob("*.h")]):
+        content.update(source.name.encode() + source.read_bytes())
+    return content.hexdigest()[:16]

@@ -25,6 +25,7 @@ def run(isa: str, *command: str) -> subprocess.CompletedProcess:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("isa", ALL)
 def test_instruction_set(isa):
     best = torch.ops.deeplab_repro.cpu_instruction_set()

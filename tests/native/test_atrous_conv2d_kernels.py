@@ -22,10 +22,7 @@ DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 PRECISIONS = {name: number for number, name in enumerate(ROUNDING)}
 each_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
-each_order = pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS.keys())
 each_precision = pytest.mark.parametrize("precision", PRECISIONS)
-# One block and two blocks make the loops over tiles loop; 0 is the real grid.
-each_grid = pytest.mark.parametrize("max_blocks", [1, 2, 0])
 in_each_format = pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "nhwc"])
 
 
@@ -102,6 +99,7 @@ def check_all(on, tensors):
     return got
 
 
+@pytest.mark.slow
 @each_case
 @each_precision
 def test_each_precision_on_host(on_host, case, precision):
@@ -109,6 +107,7 @@ def test_each_precision_on_host(on_host, case, precision):
     check_all(on, make(case, torch.float32))
 
 
+@pytest.mark.slow
 @each_case
 @each_dtype
 def test_channels_last_on_host(on_host, case, dtype):
@@ -123,16 +122,21 @@ def test_without_tensor_cores_on_host(on_host, name, dtype):
     check_all(on, make(CASES[name], dtype))
 
 
-@each_order
-@each_grid
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64], ids=str)
-def test_any_grid_and_order_on_host(on_host, dtype, max_blocks, order):
+def test_any_grid_and_order_on_host(on_host, dtype):
     case = dataclasses.replace(CASES["regions"], in_channels=9, out_channels=35)
     settings = {"channels_last": dtype == torch.float16}
-    on = OnHost(on_host("atrous_conv2d"), case, dtype, order, max_blocks=max_blocks, **settings)
-    got = check_all(on, make(case, dtype))
-    other = OnHost(on_host("atrous_conv2d"), case, dtype, **settings)
-    assert all(a.equal(b) for a, b in zip(got, check_all(other, make(case, dtype)), strict=True))
+    tensors = make(case, dtype)
+    first = check_all(OnHost(on_host("atrous_conv2d"), case, dtype, **settings), tensors)
+    x, weight, grad_y = (tensors[name] for name in ("x", "weight", "grad_y"))
+    # Each order at the real grid, and where one block takes all tiles, whose memory it uses again.
+    for max_blocks, order in ((0, "backwards"), (1, "backwards"), (1, "shuffled"), (2, "shuffled")):
+        on = OnHost(
+            on_host("atrous_conv2d"), case, dtype, ORDERS[order], max_blocks=max_blocks, **settings
+        )
+        got = (on.forward(x, weight), on.grad_input(grad_y, weight), on.grad_weight(grad_y, x))
+        assert all(a.equal(b) for a, b in zip(got, first, strict=True)), (max_blocks, order)
 
 
 @pytest.mark.parametrize("relu", [0, 1])
@@ -158,6 +162,7 @@ def test_bias_and_relu_on_host(on_host, case, channels_last, with_bias, relu):
     assert (got < 0).any() != bool(relu)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [CASES["ragged_tiles"], CASES["regions"]], ids=["wide", "narrow"])
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_tiles_of_the_product_on_host(on_host, case, precision):

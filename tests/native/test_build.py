@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import deeplab_repro.native.backends as native
 from deeplab_repro.native import build
 
 ROOT = Path(build.__file__).resolve().parents[2]
@@ -151,16 +152,60 @@ needs_compiler = pytest.mark.skipif(
 needs_nvcc = pytest.mark.skipif(bool(TOOLS.missing), reason=f"cannot build: {TOOLS.missing}")
 
 
+def copy_one_op(csrc: Path) -> None:
+    """Sources of a library with one op: all steps of a build, in a tenth of the compiler's time."""
+    csrc.mkdir(parents=True)
+    for name in ("registration.cpp", "schemas.inc"):
+        shutil.copy(build.source_dir() / name, csrc)
+    for folder in ("common", "channel_affine"):
+        shutil.copytree(build.source_dir() / folder, csrc / folder)
+
+
+@pytest.fixture
+def one_op(tmp_path, monkeypatch):
+    """build() compiles the sources of one op."""
+    csrc = tmp_path / "sources" / "csrc"
+    copy_one_op(csrc)
+    monkeypatch.setattr(build, "source_dir", lambda: csrc)
+    return csrc
+
+
 @pytest.mark.slow
 @needs_compiler
-def test_cpu_library_builds_without_warnings_and_once(tmp_path, capsys):
-    plan = build.plan("cpu")
-    (library,) = build.build(tmp_path, plan)
-    assert capsys.readouterr().err == ""
+def test_cpu_library_builds_once_and_again_when_a_source_changes(one_op, tmp_path, capsys):
+    target, plan = tmp_path / "lib", build.plan("cpu")
+    (library,) = build.build(target, plan)
+    assert capsys.readouterr().err == build.read_record(target)["warnings"] == ""
     written = library.stat().st_mtime_ns
-    assert build.build(tmp_path, plan) == [library]
+    assert build.build(target, plan) == [library]
     assert library.stat().st_mtime_ns == written
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["build.json", library.name]
+    assert sorted(p.name for p in target.iterdir()) == ["build.json", library.name]
+    for source in build.source_files(one_op):
+        if source.suffix == ".cpp":
+            source.unlink()
+    (one_op / "registration.cpp").write_text("static int nobody_reads_this = 0;\n")
+    assert build.build(target, plan) == [library]
+    assert library.stat().st_mtime_ns > written
+    assert "nobody_reads_this" in build.read_record(target)["warnings"]
+    assert "nobody_reads_this" in capsys.readouterr().err
+
+
+installed = native.library_dirs()[0]
+needs_installed = pytest.mark.skipif(
+    build.read_record(installed).get("sources") is None,
+    reason="installed without native libraries (DEEPLAB_REPRO_BUILD=none, or no compiler)",
+)
+
+
+@needs_installed
+def test_installed_libraries_were_compiled_without_warnings():
+    """At the optimization of users, where the compiler sees most."""
+    assert build.read_record(installed)["warnings"] == ""
+
+
+@needs_installed
+def test_cpu_library_needs_no_python_and_torch_through_its_stable_abi():
+    library = installed / build.LIBRARIES["cpu"]
     symbols = subprocess.run(["nm", "-D", "-u", library], capture_output=True, text=True).stdout
     # The whole promise of the stable ABI: torch through its C functions, and nothing of Python.
     torch_symbols = [s.split()[-1] for s in symbols.splitlines() if "torch" in s or " Py" in s]
@@ -170,7 +215,7 @@ def test_cpu_library_builds_without_warnings_and_once(tmp_path, capsys):
 
 @pytest.mark.slow
 @needs_nvcc
-def test_cuda_library_builds_without_a_gpu_and_needs_one(tmp_path, monkeypatch, capsys):
+def test_cuda_library_builds_without_a_gpu_and_needs_one(one_op, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "9.0")
     libraries = build.build(tmp_path, build.plan("cuda"))
     assert [p.name for p in libraries] == list(build.LIBRARIES.values())
@@ -185,8 +230,12 @@ def wheel(tmp_path: Path, mode: str) -> subprocess.CompletedProcess:
     """pip wheel of a copy of the checkout, so that no file appears in the checkout itself."""
     copy = tmp_path / "checkout"
     ignore = shutil.ignore_patterns("__pycache__", "lib", "*.egg-info", "build", "data")
-    for folder in ("csrc", "deeplab_repro", "prototxt_import"):
+    for folder in ("deeplab_repro", "prototxt_import"):
         shutil.copytree(ROOT / folder, copy / folder, ignore=ignore)
+    if mode == "none":
+        shutil.copytree(ROOT / "csrc", copy / "csrc")
+    else:
+        copy_one_op(copy / "csrc")
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in"):
         if (ROOT / name).is_file():
             shutil.copy(ROOT / name, copy)
@@ -214,6 +263,7 @@ def test_wheel(tmp_path, mode):
     assert built == (mode == "cpu")
     assert not any(n.startswith("tests/") for n in names)
     if mode == "none":
+        assert "deeplab_repro/_csrc/atrous_conv2d/cpu/kernels.h" in names  # a folder in a folder
         assert path.name.endswith("-py3-none-any.whl")
         assert "no native library: DEEPLAB_REPRO_BUILD=none" in result.stdout + result.stderr
         return

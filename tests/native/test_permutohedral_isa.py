@@ -37,6 +37,7 @@ def run(isa: str, out: Path):
     return torch.load(out)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not native.has_cpu(), reason="there is one reference for all processors")
 def test_same_lattice_and_marginals_on_every_instruction_set(tmp_path):
     best = torch.ops.deeplab_repro.cpu_instruction_set()

@@ -26,7 +26,8 @@ def load(recording: Recording) -> CaffeNet:
     return load_caffe(recording.prototxt, recording.model)
 
 
-@pytest.mark.parametrize("algorithm", ["auto", *ALGORITHMS])
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ALGORITHMS)  # test_activations.py runs "auto"
 @each_recording
 def test_every_blob_is_what_caffe_computed(recording: Recording, algorithm: str) -> None:
     net = load(recording)
@@ -36,6 +37,7 @@ def test_every_blob_is_what_caffe_computed(recording: Recording, algorithm: str)
     assert not [f"{r.blob}: {r.agreement}" for r in reports if r.equal is False]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @each_recording
 def test_fused_networks(recording: Recording, algorithm: str) -> None:

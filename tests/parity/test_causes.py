@@ -14,7 +14,7 @@ from deeplab_repro import load_caffe
 from deeplab_repro.caffe.layers.pooling import pool2d
 from deeplab_repro.parity.traps import TRAPS
 from prototxt_import import read_weights, write_weights
-from prototxt_import.shapes import Pool, pooling
+from prototxt_import.layers import Pool
 from tests.parity.spoil import change, diagnose, network, picture
 
 LARGEFOV = network("largefov_v1_w8")
@@ -22,6 +22,8 @@ ASPP = network("vgg16_aspp_l_w8")
 MEAN = torch.tensor([104.008, 116.669, 122.675])[:, None, None]
 DEVIATION = torch.tensor([0.225, 0.224, 0.229])[:, None, None]
 SIZE = 65
+
+pytestmark = pytest.mark.slow  # each runs networks and searches them, half a second
 
 
 def names(causes) -> list[str]:
@@ -103,8 +105,11 @@ FED = {
 }
 
 
-@pytest.mark.parametrize("files", [LARGEFOV, ASPP], ids=["largefov", "aspp"])
-@pytest.mark.parametrize("mistake", FED)
+@pytest.mark.parametrize(
+    ("mistake", "files"),
+    [*((mistake, LARGEFOV) for mistake in FED), ("channels_swapped", ASPP), ("image_size", ASPP)],
+    ids=[*FED, "channels_swapped, four heads", "image_size, four heads"],
+)
 def test_input(mistake, files, tmp_path):
     x = picture(1, SIZE, SIZE)
     blobs = blobs_of(files, FED[mistake](x).contiguous()) | {"data": x}
@@ -172,7 +177,7 @@ def test_input_of_resnet(tmp_path):
 
 def pooled(**other):
     def forward(module, x):
-        pool = pooling(module.layer)
+        pool = module.layer.pool
         return pool2d(x, Pool(**{**pool.__dict__, **other}))[0]
 
     return forward
@@ -601,7 +606,6 @@ def test_every_trap_is_tested():
     assert [trap for trap in TRAPS if f'"{trap}' not in text] == []
 
 
-@pytest.mark.slow
 def test_three_scale_resnet(tmp_path):
     """1359 layers; the copies of a parameter are shared between scales."""
     files = network("resnet101_msc_w16")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from deeplab_repro.parity.differences import differences
+from deeplab_repro.parity.differences import differences, without_leading_ones
 from prototxt_import import parse_net
 
 NET = """
@@ -95,3 +95,9 @@ def test_dialects_meet():
              pooling_param { pool: MAX kernel_size: 3 stride: 2 } }
     """
     assert not between(v1)
+
+
+def test_ones_that_old_files_put_before_a_size_do_not_count():
+    shapes = [(1, 1, 1, 64), (64,), (1, 3, 1), (1, 1), (1, None), ()]
+    bare = [without_leading_ones(shape) for shape in shapes]
+    assert bare == [(64,), (64,), (3, 1), (), (None,), ()]

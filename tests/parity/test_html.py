@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 import subprocess
+import warnings
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import h5py
 import numpy as np
@@ -15,10 +18,12 @@ import torch
 import torch.nn.functional as F
 
 from deeplab_repro import load_caffe
+from deeplab_repro.parity.agreement import Agreement
 from deeplab_repro.parity.causes import likely_causes
-from deeplab_repro.parity.comparison import compare_blobs, write_activations
+from deeplab_repro.parity.comparison import BlobReport, compare_blobs, write_activations
 from deeplab_repro.parity.heat import difference_picture, plane_of, value_picture
 from deeplab_repro.parity.html import compare_page
+from deeplab_repro.parity.plot import error_plot
 from deeplab_repro.parity.recordings import Recording
 from deeplab_repro.parity.tolerances import AGREEMENT
 from tests.parity.spoil import change, network, picture
@@ -109,8 +114,38 @@ def test_page_says_what_there_is_to_say(page):
         assert part in text, part
     assert text.count("<tr class=") == 24
     assert text.count('<tr class="bad"') == 3
-    assert text.count('circle class="rel"') == 23 + 1  # and the legend
+    assert text.count("<title>") == 1 + 2 * 23  # and the page's
     assert "the sizes differ" in text
+
+
+def test_plot_has_a_hint_at_each_mark_and_the_colours_of_the_page(page):
+    plot = re.search(r"<svg.*?</svg>", page.read_text(encoding="utf-8"), re.DOTALL)[0]
+    hints = re.findall(r"<use [^>]*><title>([^<]*)</title>", plot)
+    assert len(hints) == 2 * 23
+    assert hints[:23] == hints[23:]
+    assert "holds NaN" in " ".join(hints)
+    colours = set(re.findall(r"(?:fill|stroke): ([^;\"]+)", plot))
+    assert colours == {
+        *("var(--first)", "var(--second)", "var(--bad)", "var(--dim)", "var(--line)", "none")
+    }
+    assert "date" not in plot
+
+
+def test_plot_is_the_same_in_every_run_whatever_blobs_are_called():
+    names = ["$a$ $b", "two\nlines", "\x1b[31m", "&<b>", "ö漢字", "x" * 500]
+    values = [math.nan, math.inf, 0.0, 1e-30, 1e30, 1e-6]
+    reports = [
+        BlobReport(name, "l", "t", (1,), Agreement(value, value), value < 1)
+        for name, value in zip(names, values, strict=True)
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plot = error_plot(reports, AGREEMENT["caffe"])
+    assert plot == error_plot(reports, AGREEMENT["caffe"])
+    root = ElementTree.fromstring(plot)
+    labels = [text for text in map(str.strip, root.itertext()) if text]
+    assert {"$a$ $b", "two lines", "\\x1b[31m", "&<b>", "ö漢字", "rel", "max"} <= set(labels)
+    assert error_plot([], AGREEMENT["caffe"]).startswith("<svg")
 
 
 def test_names_out_of_files_are_text(tmp_path):

@@ -9,9 +9,9 @@ import h5py
 import numpy as np
 import pytest
 
+from deeplab_repro.errors import BadInput, InputError
 from deeplab_repro.parity.recordings import Recording, bundled_recordings, find_recordings
 from deeplab_repro.parity.tolerances import AGREEMENT
-from prototxt_import import CaffeImportError
 
 
 def recording(path: Path) -> Recording:
@@ -39,7 +39,7 @@ def test_bundled_samples(data: Path) -> None:
     assert plain.whole("fc8_crop").shape == (1, 21, 98, 98)
     verdict = plain.agreement("conv1_1", np.zeros((1, 4, 98, 98))).within(AGREEMENT["caffe"])
     assert verdict is False
-    with pytest.raises(CaffeImportError, match="holds only samples of /blobs/conv1_1"):
+    with pytest.raises(InputError, match="holds only samples of /blobs/conv1_1"):
         plain.whole("conv1_1")
 
 
@@ -54,14 +54,14 @@ def test_bad_files(tmp_path: Path) -> None:
         ("missing.h5", "No such file or directory"),
         ("other.h5", "holds no activations; expected /blobs"),
     ):
-        with pytest.raises(CaffeImportError, match=f"{name}: {re.escape(message)}"):
+        with pytest.raises(BadInput, match=f"{name}: {re.escape(message)}"):
             recording(tmp_path / name).blobs()
-    with pytest.raises(CaffeImportError, match="/blobs/data holds no numbers"):
+    with pytest.raises(BadInput, match="/blobs/data holds no numbers"):
         recording(tmp_path / "words.h5").whole("data")
 
 
 def test_folders(tmp_path: Path) -> None:
-    with pytest.raises(CaffeImportError, match=r"holds no \.h5 file"):
+    with pytest.raises(InputError, match=r"holds no \.h5 file"):
         find_recordings(tmp_path, Path("m"), None)
     (tmp_path / "sub").mkdir()
     for name in ("b.h5", "a.h5", "sub/c.h5", "notes.txt"):

@@ -7,17 +7,17 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
+from deeplab_repro.errors import BadInput, InputError
 from deeplab_repro.pictures.overlay import draw_overlay
 from deeplab_repro.pictures.palette import (
-    VOC_CLASSES,
     Classes,
     class_shares,
     read_classes,
-    voc_palette,
     write_label_png,
 )
-from prototxt_import import CaffeImportError
+from deeplab_repro.pictures.voc import VOC_CLASSES, voc_palette
 
 
 def test_colours_of_voc() -> None:
@@ -54,13 +54,13 @@ def test_label_png_as_opencv_reads_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize("shape", [(13, 29), (1, 1), (1, 300), (300, 1)])
 def test_label_png_as_pil_reads_it(tmp_path: Path, shape: tuple[int, int]) -> None:
     """PIL and Matlab give the ids."""
-    image = pytest.importorskip("PIL.Image", reason="PIL is not installed")
     labels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
     write_label_png(tmp_path / "l.png", labels)
-    with image.open(tmp_path / "l.png") as seen:
+    with Image.open(tmp_path / "l.png") as seen:
         assert seen.mode == "P"
         assert np.array_equal(np.asarray(seen), labels)
         assert np.array_equal(np.asarray(seen.convert("RGB")), voc_palette()[labels])
+        assert seen.getpalette() == voc_palette().ravel().tolist()  # all 256, used or not
 
 
 def test_label_png_of_own_colours(tmp_path: Path) -> None:
@@ -84,13 +84,13 @@ def test_class_files(tmp_path: Path) -> None:
     classes = read_classes(path, 4)
     assert classes.names == ("void", "road", "2", "the sky #70G0FF")
     assert classes.colours.tolist() == [[0, 0, 0], [128, 64, 128], [0, 128, 0], [128, 128, 0]]
-    with pytest.raises(CaffeImportError, match=r"classes.txt.*expected 21 lines, got 4"):
+    with pytest.raises(InputError, match=r"classes.txt.*expected 21 lines, got 4"):
         read_classes(path, 21)
-    with pytest.raises(CaffeImportError, match="No such file"):
+    with pytest.raises(BadInput, match="No such file"):
         read_classes(tmp_path / "none.txt", 4)
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(
-        CaffeImportError, match="is no text; expected a text file in UTF-8, one class a line"
+        BadInput, match="is no text; expected a text file in UTF-8, one class a line"
     ):
         read_classes(path, 1)
 

@@ -12,8 +12,9 @@ import h5py
 import numpy as np
 import pytest
 
+from deeplab_repro.errors import BadInput, InputError
 from deeplab_repro.pictures.reading import Preparation, load_inputs, read_mean, read_picture
-from prototxt_import import CaffeImportError, Net, parse_net
+from prototxt_import import Net, parse_net
 
 
 @pytest.fixture
@@ -78,19 +79,19 @@ def test_bad_files(
     tmp_path: Path, net: Net, name: str, write: Callable[[Path], Any], message: str
 ) -> None:
     write(tmp_path / name)
-    with pytest.raises(CaffeImportError, match=f"{name}.*{message}"):
+    with pytest.raises(BadInput, match=f"{name}.*{message}"):
         load_inputs(tmp_path / name, net)
 
 
 def test_bad_preparations() -> None:
     picture = np.zeros((4, 6, 3), np.uint8)
-    with pytest.raises(CaffeImportError, match="p: the picture is larger .* 5x5, got 4x6"):
+    with pytest.raises(InputError, match="p: the picture is larger .* 5x5, got 4x6"):
         Preparation(pad_to=5).apply(picture, "p")
-    with pytest.raises(CaffeImportError, match="at most 3x6, got 4x6"):
+    with pytest.raises(InputError, match="at most 3x6, got 4x6"):
         Preparation(pad_to=(3, 6)).apply(picture)
-    with pytest.raises(CaffeImportError, match="cannot be resized"):
+    with pytest.raises(InputError, match="cannot be resized"):
         Preparation(resize=(10**9, 10**9)).apply(picture)
-    with pytest.raises(CaffeImportError, match="another size; expected 3x6x4, got 3x4x6"):
+    with pytest.raises(InputError, match="another size; expected 3x6x4, got 3x4x6"):
         Preparation(np.zeros((3, 6, 4), np.float32)).apply(picture)
 
 
@@ -109,9 +110,9 @@ def test_mean_pictures(tmp_path: Path) -> None:
     (tmp_path / "m.binaryproto").write_bytes(dims + bytes([42, 96]) + mean.tobytes())
     assert np.array_equal(read_mean(tmp_path / "m.binaryproto"), mean)
     np.save(tmp_path / "two.npy", mean[:2])
-    with pytest.raises(CaffeImportError, match="is no mean picture; expected 3xHxW"):
+    with pytest.raises(InputError, match="is no mean picture; expected 3xHxW"):
         read_mean(tmp_path / "two.npy")
-    with pytest.raises(CaffeImportError, match="No such file"):
+    with pytest.raises(BadInput, match="No such file"):
         read_mean(tmp_path / "none.binaryproto")
 
 

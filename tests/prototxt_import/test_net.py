@@ -165,8 +165,9 @@ def test_a_loss_without_a_top_gets_one():
         'input: "l" input_dim: 2 input_dim: 1 input_dim: 4 input_dim: 4 '
         'layers { name: "loss" type: SOFTMAX_LOSS bottom: "s" bottom: "l" }'
     )
-    assert net["loss"].tops == ["loss"]
-    assert net.outputs == ["loss"]
+    # As Caffe names it, and leaves it out of the outputs.
+    assert net["loss"].tops == ["(automatic)"]
+    assert net.outputs == []
 
 
 def test_v1_layers_come_in_the_current_form():

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from deeplab_repro.caffe.layers.base import CaffeLayer, label_numbers, register
 from deeplab_repro.caffe.layers.shape_ops import largest_first
-from prototxt_import.shapes import canonical_axis
-
-if TYPE_CHECKING:
-    from prototxt_import.net import Layer, Shape
-    from prototxt_import.shapes import LayerShapes
+from deeplab_repro.caffe.quirks import Quirks
+from prototxt_import import LayerShapes, Shape
+from prototxt_import import layers as kinds
 
 __all__ = ["Accuracy", "SegAccuracy"]
 
@@ -28,20 +25,17 @@ class Accuracy(CaffeLayer):
     accuracy is asked for, the forks count labels that are no class as missed.
     """
 
-    def __init__(self, layer: Layer, bottoms: Sequence[Shape], shapes: LayerShapes) -> None:
-        super().__init__(layer, bottoms, shapes)
-        spec = layer.spec.accuracy_param
-        self.axis = canonical_axis(layer, spec.axis, len(bottoms[0]))
-        self.top_k: int = spec.top_k
-        self.ignore: list[int] = []
-        if spec.HasField("ignore_label") and not self.is_legacy:
-            self.ignore.append(spec.ignore_label)
-        self.ties_lose = layer.dialect == "bvlc"
+    layer: kinds.Accuracy
+
+    @property
+    def ties_lose(self) -> bool:
+        """Whether every other class with the label's score counts as better."""
+        return self.layer.dialect == "bvlc"
 
     @torch.no_grad()
     def forward(self, scores: Tensor, labels: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Scores of any shape, labels for every place outside the axis."""
-        scores = scores.flatten(1) if self.is_legacy else scores.movedim(self.axis, -1)
+        scores = scores.flatten(1) if self.is_legacy else scores.movedim(self.layer.axis, -1)
         classes = scores.shape[-1]
         scores = scores.reshape(-1, classes)
         labels = labels.reshape(-1, 1)
@@ -49,16 +43,16 @@ class Accuracy(CaffeLayer):
         if not self.ties_lose and self.num_tops == 1:
             whole = labels.trunc()
             no_class = (whole < 0) | (whole >= classes)
-            for value in self.ignore:
+            for value in self.layer.ignore:
                 no_class &= whole != value
             labels = labels.masked_fill(no_class, 0)
-        numbers, counts = label_numbers(self, labels, classes, self.ignore)
+        numbers, counts = label_numbers(self, labels, classes, self.layer.ignore)
         of_label = scores.gather(1, numbers)
         better = scores > of_label
         rank = torch.arange(classes, device=scores.device)
         better |= (scores == of_label) & (rank != numbers if self.ties_lose else rank > numbers)
         counts |= no_class  # also where the class in its place is one to ignore
-        right = (better.sum(1, keepdim=True) < self.top_k) & counts & ~no_class
+        right = (better.sum(1, keepdim=True) < self.layer.top_k) & counts & ~no_class
         dtype = scores.dtype
         # With nothing to count BVLC's says 0, the forks 0 / 0.
         total = counts.sum().clamp(min=1 if self.ties_lose else 0)
@@ -88,11 +82,16 @@ class SegAccuracy(CaffeLayer):
 
     confusion: Tensor
 
-    def __init__(self, layer: Layer, bottoms: Sequence[Shape], shapes: LayerShapes) -> None:
-        super().__init__(layer, bottoms, shapes)
-        spec = layer.spec.seg_accuracy_param
-        self.ignore: list[int] = sorted(set(spec.ignore_label))
-        self.reset_every_pass = self.is_legacy or bool(spec.reset)
+    layer: kinds.SegAccuracy
+
+    def __init__(
+        self,
+        layer: kinds.SegAccuracy,
+        bottoms: Sequence[Shape],
+        shapes: LayerShapes,
+        quirks: Quirks,
+    ) -> None:
+        super().__init__(layer, bottoms, shapes, quirks)
         classes = bottoms[0][1] or 0
         confusion = torch.zeros(classes, classes, dtype=torch.int64)
         self.register_buffer("confusion", confusion, persistent=False)
@@ -105,12 +104,12 @@ class SegAccuracy(CaffeLayer):
     def forward(self, scores: Tensor, labels: Tensor) -> Tensor:
         """Scores (N, C, H, W), labels (N, 1, H, W) -> (1, 1, 1, 3)."""
         classes = scores.shape[1]
-        numbers, counts = label_numbers(self, labels, classes, self.ignore)
+        numbers, counts = label_numbers(self, labels, classes, self.layer.ignore)
         predicted = largest_first(scores, 1)[1]
         cells = (numbers * classes + predicted.reshape(numbers.shape)).reshape(-1)
         seen = torch.zeros(classes * classes, dtype=torch.int64, device=scores.device)
         seen = seen.scatter_add(0, cells, counts.reshape(-1).long()).reshape(classes, classes)
-        if self.reset_every_pass or self.confusion.shape != seen.shape:
+        if self.layer.reset or self.confusion.shape != seen.shape:
             self.confusion = seen
         else:
             self.confusion += seen

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ClassVar, Final, NoReturn
 
 import torch
 from torch import Tensor, nn
 
 from deeplab_repro.caffe.layers.fillers import fill
-from prototxt_import.errors import CaffeImportError
-from prototxt_import.shapes import LayerShapes, infer
-
-if TYPE_CHECKING:
-    from prototxt_import.net import Layer, Shape
+from deeplab_repro.caffe.quirks import Quirks
+from prototxt_import import DialectReport, Layer, LayerShapes, Shape, ShapedLayer
+from prototxt_import.words import show
 
 __all__ = ["LAYERS", "CaffeLayer", "build", "label_numbers", "register"]
 
@@ -28,24 +26,30 @@ class CaffeLayer(nn.Module):
     Args:
         layer: the layer as the file describes it.
         bottoms: shapes of its bottoms, None where a size is not known.
-        shapes: what :func:`prototxt_import.shapes.infer` says about them.
+        shapes: those of its tops and blobs, see :meth:`prototxt_import.Layer.shapes`.
+        quirks: which faults of the original programs are computed.
 
     Attributes:
         can_run_inplace: ``forward(x, inplace=True)`` may overwrite ``x``; whether nobody else
             needs ``x`` any more is for the caller to know.
-        shares_memory: a top may be a bottom, or a view of one, so that overwriting the one
-            changes the other.
     """
 
+    layer: Layer
     can_run_inplace: ClassVar[bool] = False
-    shares_memory: ClassVar[bool] = False
     #: Whether the blobs are statistics, not learned by gradients.
     blobs_are_buffers: ClassVar[bool] = False
 
-    def __init__(self, layer: Layer, bottoms: Sequence[Shape], shapes: LayerShapes) -> None:
+    def __init__(
+        self, layer: Layer, bottoms: Sequence[Shape], shapes: LayerShapes, quirks: Quirks
+    ) -> None:
         super().__init__()
         self.layer = layer
+        self.quirks = quirks
         self.blob_shapes = list(shapes.params)
+        #: Blobs to which this layer sends no gradient, although another that shares them does.
+        self.cut_blobs: frozenset[int] = frozenset()
+        #: Blobs that ask for no gradient from the start (``lr_mult: 0``).
+        self.frozen_blobs: frozenset[int] = frozenset()
         #: Blobs have four axes each, and so do losses: the DeepLab v1 fork of 2014.
         self.is_legacy = layer.dialect == "dl1"
         self.num_tops = len(shapes.tops)
@@ -54,21 +58,17 @@ class CaffeLayer(nn.Module):
             if len(known) == len(shape):
                 self._register(i, torch.zeros(known))
 
-    def fillers(self) -> Sequence[Any]:
-        """FillerParameter messages for the blobs, in order; blobs beyond them start as zeros."""
-        return ()
-
     def initialise(self) -> None:
         """Fill the blobs as the layer's fillers say."""
         with torch.no_grad():
-            for i, filler in enumerate(self.fillers()):
-                if i < len(self.blob_shapes) and self.has_blob(i):
-                    fill(self._registered(i), filler, is_legacy=self.is_legacy)
+            for i, filler in enumerate(self.layer.fillers()):
+                if self.has_blob(i):
+                    fill(self.registered(i), filler, is_legacy=self.is_legacy)
 
     @property
     def blobs(self) -> list[Tensor]:
-        """Parameters and buffers in Caffe's order."""
-        return [self._registered(i) for i in range(len(self.blob_shapes))]
+        """Parameters and buffers in Caffe's order, each in this layer's own shape."""
+        return [self._shaped(i) for i in range(len(self.blob_shapes))]
 
     def has_blob(self, i: int) -> bool:
         """Whether blob ``i`` has a value yet: its shape may wait for the weights."""
@@ -80,7 +80,11 @@ class CaffeLayer(nn.Module):
         It differs from the registered one where layers of different shapes share a parameter
         (``share_mode: PERMISSIVE`` asks for equal counts only).
         """
-        value = self._registered(i)
+        value = self._shaped(i)
+        return value.detach() if i in self.cut_blobs else value
+
+    def _shaped(self, i: int) -> Tensor:
+        value = self.registered(i)
         shape = tuple(self.blob_shapes[i])
         return value if value.shape == shape else value.view(*[n for n in shape if n is not None])
 
@@ -94,16 +98,25 @@ class CaffeLayer(nn.Module):
             self.refuse("has no such parameter", expected=f"{len(self.blob_shapes)}", got=i + 1)
         shape = self._matched(i, tuple(value.shape))
         if shape is None:
-            expected = "x".join("?" if n is None else str(n) for n in self.blob_shapes[i])
-            got = "x".join(map(str, value.shape))
-            self.refuse(f"parameter {i} has another shape", expected=expected or "scalar", got=got)
+            self.refuse(
+                f"parameter {i} has another shape",
+                expected=show(self.blob_shapes[i]),
+                got=show(value.shape),
+            )
         value = value.reshape(shape)
         if self.has_blob(i):
             with torch.no_grad():
-                self._registered(i).copy_(value)
+                self.registered(i).copy_(value)
         else:
             self.blob_shapes[i] = shape
             self._register(i, value.detach().clone())
+
+    def freeze(self, numbers: Iterable[int]) -> None:
+        """Let blobs ask for no gradient, those that have no value yet too."""
+        self.frozen_blobs = frozenset(numbers)
+        for i in self.frozen_blobs:
+            if self.has_blob(i) and not self.blobs_are_buffers:
+                self.registered(i).requires_grad_(False)
 
     def share_blob(self, i: int, value: Tensor) -> None:
         """Make ``value``, another layer's, this layer's blob ``i``."""
@@ -116,7 +129,7 @@ class CaffeLayer(nn.Module):
 
     def refuse(self, message: str, **details: Any) -> NoReturn:
         """Raise the error that names this layer."""
-        raise CaffeImportError(f"{self.layer.type}: {message}", layer=self.layer.name, **details)
+        self.layer.fail(message, **details)
 
     def extra_repr(self) -> str:
         """The layer's name."""
@@ -128,9 +141,10 @@ class CaffeLayer(nn.Module):
         elif isinstance(value, nn.Parameter):
             self.register_parameter(str(i), value)
         else:
-            self.register_parameter(str(i), nn.Parameter(value))
+            self.register_parameter(str(i), nn.Parameter(value, i not in self.frozen_blobs))
 
-    def _registered(self, i: int) -> Tensor:
+    def registered(self, i: int) -> Tensor:
+        """Blob ``i`` as the tensor that gradients land on, in the shape of its first layer."""
         value = (
             self._buffers.get(str(i)) if self.blobs_are_buffers else self._parameters.get(str(i))
         )
@@ -167,22 +181,20 @@ def register(*types: str) -> Callable[[type[CaffeLayer]], type[CaffeLayer]]:
     return enter
 
 
-def build(layer: Layer, bottoms: Sequence[Shape], *, initialise: bool = True) -> CaffeLayer:
-    """The module of ``layer``, given the shapes of its bottoms.
+def build(item: ShapedLayer, quirks: Quirks | None = None) -> CaffeLayer:
+    """The module of a layer, given the shapes around it; its blobs are zero.
 
     Args:
-        layer: the layer.
-        bottoms: shapes of its bottoms, None where a size is not known.
-        initialise: False leaves the blobs at zero, for values that are about to come from a file.
+        item: the layer.
+        quirks: which faults are computed; None goes by the layer's own dialect.
 
     Raises:
-        CaffeImportError: a type that is left out, or shapes that do not fit.
+        CaffeImportError: a type that is left out.
     """
-    shapes = infer(layer, bottoms)
-    module = LAYERS[layer.type](layer, bottoms, shapes)
-    if initialise:
-        module.initialise()
-    return module
+    layer = item.layer
+    if quirks is None:
+        quirks = Quirks(DialectReport(layer.dialect))
+    return LAYERS[layer.type](layer, item.bottoms, item.shapes, quirks)
 
 
 def label_numbers(

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from deeplab_repro.caffe.layers.base import CaffeLayer, register
-from prototxt_import.shapes import enum_name
-
-if TYPE_CHECKING:
-    from prototxt_import.net import Layer, Shape
-    from prototxt_import.shapes import LayerShapes
+from prototxt_import import layers as kinds
 
 __all__ = ["Eltwise", "SpatialProduct"]
 
@@ -45,20 +40,15 @@ class _UnstableProduct(torch.autograd.Function):
 class Eltwise(CaffeLayer):
     """Sum with coefficients, product or maximum of bottoms of one shape (eltwise_layer.cpp)."""
 
-    def __init__(self, layer: Layer, bottoms: Sequence[Shape], shapes: LayerShapes) -> None:
-        super().__init__(layer, bottoms, shapes)
-        spec = layer.spec.eltwise_param
-        self.operation = enum_name(spec, "operation")
-        self.coeff: list[float] = list(spec.coeff) or [1.0] * len(bottoms)
-        self.stable = bool(spec.stable_prod_grad)
+    layer: kinds.Eltwise
 
     def forward(self, *bottoms: Tensor) -> Tensor:
         """Two or more of any shape."""
-        if self.operation == "SUM":
+        if self.layer.operation == "SUM":
             return self._sum(bottoms)
-        if self.operation == "MAX":
+        if self.layer.operation == "MAX":
             return self._max(bottoms)
-        if not self.stable:
+        if not self.layer.stable_prod_grad:
             product: Tensor = _UnstableProduct.apply(*bottoms)
             return product
         top = bottoms[0] * bottoms[1]
@@ -67,7 +57,7 @@ class Eltwise(CaffeLayer):
         return top
 
     def _sum(self, bottoms: tuple[Tensor, ...]) -> Tensor:
-        first, *coeff = self.coeff
+        first, *coeff = self.layer.coeff or (1.0,) * len(bottoms)
         top = bottoms[0] if first == 1 else bottoms[0] * first
         for x, factor in zip(bottoms[1:], coeff, strict=True):
             top = torch.add(top, x, alpha=factor)

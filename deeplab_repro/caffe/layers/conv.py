@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from deeplab_repro.caffe.layers.base import CaffeLayer, register
+from deeplab_repro.caffe.quirks import Quirks
 from deeplab_repro.ops import atrous_conv2d, im2col
 from deeplab_repro.ops.atrous_conv2d import DIRECT_DTYPES
-from prototxt_import.shapes import Window, canonical_axis, conv_window
-
-if TYPE_CHECKING:
-    from prototxt_import.net import Layer, Shape
-    from prototxt_import.shapes import LayerShapes
+from prototxt_import import LayerShapes, Shape
+from prototxt_import import layers as kinds
 
 __all__ = ["Convolution", "Deconvolution", "Im2col"]
 
@@ -29,13 +27,16 @@ class _Sliding(CaffeLayer):
     Axes before the channel axis, usually one, are a batch (base_conv_layer.cpp).
     """
 
-    def __init__(self, layer: Layer, bottoms: Sequence[Shape], shapes: LayerShapes) -> None:
-        super().__init__(layer, bottoms, shapes)
-        spec = layer.spec.convolution_param
+    layer: kinds.Sliding
+
+    def __init__(
+        self, layer: kinds.Sliding, bottoms: Sequence[Shape], shapes: LayerShapes, quirks: Quirks
+    ) -> None:
+        super().__init__(layer, bottoms, shapes, quirks)
         axes = len(bottoms[0])
-        self.axis = canonical_axis(layer, spec.axis, axes)
+        self.axis = layer.channel_axis(axes)
         self.spatial_axes = axes - self.axis - 1
-        self.window: Window = conv_window(layer, self.spatial_axes)
+        self.window = layer.window_over(self.spatial_axes)
         if self.spatial_axes > _MOST_AXES:
             self.refuse(
                 "too many spatial axes", expected=f"at most {_MOST_AXES}", got=self.spatial_axes
@@ -48,7 +49,7 @@ class _Sliding(CaffeLayer):
     def wide_enough(self, x: Tensor) -> Tensor:
         """``x`` with zeros behind, where the window exceeds it by less than a stride.
 
-        Caffe has a window there too, and reads zeros (:func:`prototxt_import.shapes.conv_output`).
+        Caffe has a window there too, and reads zeros (:func:`prototxt_import.layers.conv_output`).
         """
         window = self.window
         lacks: list[int] = []
@@ -81,19 +82,17 @@ class Convolution(_Sliding):
     algorithm: str = "auto"
     activation: str | None = None
 
-    def __init__(self, layer: Layer, bottoms: Sequence[Shape], shapes: LayerShapes) -> None:
-        super().__init__(layer, bottoms, shapes)
-        self.groups: int = layer.spec.convolution_param.group
+    layer: kinds.Convolution
+
+    @property
+    def groups(self) -> int:
+        """How many parts the channels fall into, each with filters of its own."""
+        return self.layer.group
 
     @property
     def has_activation(self) -> bool:
         """Whether :attr:`activation` may be set."""
         return type(self) is Convolution and self.spatial_axes == 2
-
-    def fillers(self) -> Sequence[Any]:
-        """Weights, biases."""
-        spec = self.layer.spec.convolution_param
-        return [spec.weight_filler, spec.bias_filler]
 
     def forward(self, *bottoms: Tensor) -> Tensor | tuple[Tensor, ...]:
         """(N, C, H, W) each, or other spatial axes."""

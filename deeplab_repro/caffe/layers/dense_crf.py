@@ -7,8 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deeplab_repro.caffe.layers.base import CaffeLayer, register
+from deeplab_repro.caffe.quirks import FIRST_PICTURE
 from deeplab_repro.crf import dense_crf_features
 from deeplab_repro.crf.features import bilateral_features, spatial_features
+from prototxt_import import layers as kinds
 
 __all__ = ["DenseCRF"]
 
@@ -23,11 +25,17 @@ class DenseCRF(CaffeLayer):
     scores.
     """
 
+    layer: kinds.DenseCRF
+
     def forward(self, scores: Tensor, data_dim: Tensor, image: Tensor | None = None) -> Tensor:
         """Scores (N, C, H, W), sizes (N, 1, 1, 2), picture (N, 3, H, W) -> (N, C, H, W).
 
         Marginals, or their logarithms; 0 beyond a picture's own height and width.
         """
+        several = image is not None and len(scores) > 1
+        if several and self.quirks.computes(self.layer, FIRST_PICTURE):
+            assert image is not None
+            image = image[:1].expand(len(scores), -1, -1, -1)
         sizes = [tuple(map(int, size)) for size in data_dim.reshape(len(scores), 2).tolist()]
         padded = scores.shape[2:]
         results = []
@@ -41,23 +49,21 @@ class DenseCRF(CaffeLayer):
         return torch.cat(results) if results else scores.clone()
 
     def _infer(self, scores: Tensor, image: Tensor | None) -> Tensor:
-        spec = self.layer.spec.dense_crf_param
+        crf = self.layer
         height, width = scores.shape[2:]
-        features = [spatial_features(height, width, std, like=scores) for std in spec.pos_xy_std]
-        weights = list(spec.pos_w)
+        features = [spatial_features(height, width, std, like=scores) for std in crf.pos_xy_std]
+        weights = list(crf.pos_w)
         if image is not None:
-            stds = zip(spec.bi_xy_std, spec.bi_rgb_std, strict=True)
+            stds = zip(crf.bi_xy_std, crf.bi_rgb_std, strict=True)
             features += [bilateral_features(image, *std, dtype=scores.dtype) for std in stds]
-            weights += spec.bi_w
-        # The v1 fork's layer has no such field, and gives marginals.
-        is_log = not getattr(spec, "output_probability", True)
+            weights += crf.bi_w
         try:
             q: Tensor = dense_crf_features(
                 -scores,
                 features,
                 weights,
-                output="log" if is_log else "marginals",
-                iterations=spec.max_iter if weights else 0,
+                output="marginals" if crf.output_probability else "log",
+                iterations=crf.max_iter if weights else 0,
                 padding_points=True,
             )
         except (ValueError, MemoryError) as error:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from deeplab_repro.caffe.layers.base import CaffeLayer, register
-
-if TYPE_CHECKING:
-    from prototxt_import.net import Layer, Shape
-    from prototxt_import.shapes import LayerShapes
+from deeplab_repro.caffe.quirks import EXP_SHIFT, Quirks
+from prototxt_import import LayerShapes, Shape
+from prototxt_import import layers as kinds
 
 __all__ = [
     "BNLL",
@@ -61,59 +59,55 @@ class BNLL(CaffeLayer):
 class Clip(CaffeLayer):
     """``x`` held between ``min`` and ``max``, slope 1 at both (clip_layer.cpp)."""
 
+    layer: kinds.Clip
     can_run_inplace = True
-
-    def __init__(self, layer: Layer, bottoms: Sequence[Shape], shapes: LayerShapes) -> None:
-        super().__init__(layer, bottoms, shapes)
-        self.min, self.max = layer.spec.clip_param.min, layer.spec.clip_param.max
 
     def forward(self, x: Tensor, inplace: bool = False) -> Tensor:
         """Any shape."""
-        return x.clamp_(self.min, self.max) if inplace else x.clamp(self.min, self.max)
+        low, high = self.layer.min, self.layer.max
+        return x.clamp_(low, high) if inplace else x.clamp(low, high)
 
 
 @register("Dropout")
 class Dropout(CaffeLayer):
     """Zeros at random while training, the rest scaled up for it (dropout_layer.cpp)."""
 
+    layer: kinds.Dropout
     can_run_inplace = True
-    shares_memory = True
-
-    def __init__(self, layer: Layer, bottoms: Sequence[Shape], shapes: LayerShapes) -> None:
-        super().__init__(layer, bottoms, shapes)
-        self.ratio: float = layer.spec.dropout_param.dropout_ratio
 
     def forward(self, x: Tensor, inplace: bool = False) -> Tensor:
         """Any shape; ``x`` itself when not training."""
-        return F.dropout(x, self.ratio, training=True, inplace=inplace) if self.training else x
+        return F.dropout(x, self.layer.dropout_ratio, True, inplace) if self.training else x
 
 
 @register("ELU")
 class ELU(CaffeLayer):
     """``x`` above 0, ``alpha * (exp(x) - 1)`` at and below (elu_layer.cpp)."""
 
+    layer: kinds.ELU
     can_run_inplace = True
-
-    def __init__(self, layer: Layer, bottoms: Sequence[Shape], shapes: LayerShapes) -> None:
-        super().__init__(layer, bottoms, shapes)
-        self.alpha: float = layer.spec.elu_param.alpha
 
     def forward(self, x: Tensor, inplace: bool = False) -> Tensor:
         """Any shape."""
-        return F.elu(x, self.alpha, inplace=inplace)
+        return F.elu(x, self.layer.alpha, inplace=inplace)
 
 
 @register("Exp")
 class Exp(CaffeLayer):
     """``base ** (scale * x + shift)``, base -1 standing for e (exp_layer.cpp)."""
 
-    def __init__(self, layer: Layer, bottoms: Sequence[Shape], shapes: LayerShapes) -> None:
-        super().__init__(layer, bottoms, shapes)
-        spec = layer.spec.exp_param
-        log_base = 1.0 if spec.base == -1 else math.log(spec.base)
-        self.inner = log_base * spec.scale
+    layer: kinds.Exp
+
+    def __init__(
+        self, layer: kinds.Exp, bottoms: Sequence[Shape], shapes: LayerShapes, quirks: Quirks
+    ) -> None:
+        super().__init__(layer, bottoms, shapes, quirks)
+        self.inner = layer.log_base * layer.scale
         # Infinity, not an error, if too large.
-        self.outer = torch.tensor(log_base * spec.shift, dtype=torch.float64).exp().item()
+        outer = torch.tensor(layer.log_base * layer.shift, dtype=torch.float64).exp()
+        if layer.base == -1 and layer.shift and quirks.computes(layer, EXP_SHIFT):
+            outer = torch.tensor(-1.0, dtype=torch.float64).pow(layer.shift)
+        self.outer: float = outer.item()
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape."""
@@ -125,16 +119,12 @@ class Exp(CaffeLayer):
 class Log(CaffeLayer):
     """``log(scale * x + shift)`` to the base ``base``, -1 standing for e (log_layer.cpp)."""
 
-    def __init__(self, layer: Layer, bottoms: Sequence[Shape], shapes: LayerShapes) -> None:
-        super().__init__(layer, bottoms, shapes)
-        spec = layer.spec.log_param
-        self.scale, self.shift = spec.scale, spec.shift
-        self.factor = 1.0 if spec.base == -1 else 1 / math.log(spec.base)
+    layer: kinds.Log
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape."""
-        y = torch.log(x * self.scale + self.shift)
-        return y if self.factor == 1 else y * self.factor
+        y = torch.log(x * self.layer.scale + self.layer.shift)
+        return y if self.layer.base == -1 else y / self.layer.log_base
 
 
 class _Power(torch.autograd.Function):
@@ -165,33 +155,21 @@ class _Power(torch.autograd.Function):
 class Power(CaffeLayer):
     """``(scale * x + shift) ** power`` (power_layer.cpp)."""
 
-    def __init__(self, layer: Layer, bottoms: Sequence[Shape], shapes: LayerShapes) -> None:
-        super().__init__(layer, bottoms, shapes)
-        spec = layer.spec.power_param
-        self.power, self.scale, self.shift = spec.power, spec.scale, spec.shift
+    layer: kinds.Power
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape."""
-        if self.power == 1 and self.scale != 0:
-            return x * self.scale + self.shift
-        if self.power == 2:
-            return (x * self.scale + self.shift).square()
-        y: Tensor = _Power.apply(x, self.power, self.scale, self.shift)
+        if self.layer.power == 1 and self.layer.scale != 0:
+            return x * self.layer.scale + self.layer.shift
+        if self.layer.power == 2:
+            return (x * self.layer.scale + self.layer.shift).square()
+        y: Tensor = _Power.apply(x, self.layer.power, self.layer.scale, self.layer.shift)
         return y
 
 
 @register("PReLU")
 class PReLU(CaffeLayer):
     """``x`` above 0, a learned slope times ``x`` at and below (prelu_layer.cpp)."""
-
-    def fillers(self) -> Sequence[Any]:
-        """Slopes of 0.25 unless the file says otherwise."""
-        spec = self.layer.spec.prelu_param
-        filler = type(spec.filler)()
-        filler.CopyFrom(spec.filler)
-        if not spec.HasField("filler"):
-            filler.value = 0.25
-        return [filler]
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, ...); slopes (C,) or none at all."""
@@ -202,17 +180,14 @@ class PReLU(CaffeLayer):
 class ReLU(CaffeLayer):
     """``x`` above 0, ``negative_slope * x`` at and below (relu_layer.cpp)."""
 
+    layer: kinds.ReLU
     can_run_inplace = True
-
-    def __init__(self, layer: Layer, bottoms: Sequence[Shape], shapes: LayerShapes) -> None:
-        super().__init__(layer, bottoms, shapes)
-        self.slope: float = layer.spec.relu_param.negative_slope
 
     def forward(self, x: Tensor, inplace: bool = False) -> Tensor:
         """Any shape."""
-        if self.slope == 0:
+        if self.layer.negative_slope == 0:
             return F.relu(x, inplace=inplace)
-        return F.leaky_relu(x, self.slope, inplace=inplace)
+        return F.leaky_relu(x, self.layer.negative_slope, inplace=inplace)
 
 
 @register("Sigmoid")
@@ -230,13 +205,11 @@ class Sigmoid(CaffeLayer):
 class Swish(CaffeLayer):
     """``x * sigmoid(beta * x)`` (swish_layer.cpp)."""
 
-    def __init__(self, layer: Layer, bottoms: Sequence[Shape], shapes: LayerShapes) -> None:
-        super().__init__(layer, bottoms, shapes)
-        self.beta: float = layer.spec.swish_param.beta
+    layer: kinds.Swish
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape."""
-        return x * torch.sigmoid(x * self.beta)
+        return x * torch.sigmoid(x * self.layer.beta)
 
 
 @register("TanH")
@@ -254,10 +227,8 @@ class TanH(CaffeLayer):
 class Threshold(CaffeLayer):
     """1 above ``threshold``, 0 at and below; no gradient (threshold_layer.cpp)."""
 
-    def __init__(self, layer: Layer, bottoms: Sequence[Shape], shapes: LayerShapes) -> None:
-        super().__init__(layer, bottoms, shapes)
-        self.threshold: float = layer.spec.threshold_param.threshold
+    layer: kinds.Threshold
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape."""
-        return (x > self.threshold).to(x.dtype)
+        return (x > self.layer.threshold).to(x.dtype)

@@ -6,23 +6,22 @@ The random numbers are torch's own, so that only their distribution is Caffe's.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from prototxt_import.errors import CaffeImportError
-from prototxt_import.shapes import enum_name
+from prototxt_import.layers import Filler
 
 __all__ = ["fill"]
 
 
-def fill(value: Tensor, filler: Any, *, is_legacy: bool = False) -> Tensor:
+def fill(value: Tensor, filler: Filler, *, is_legacy: bool = False) -> Tensor:
     """Fill ``value`` in place.
 
     Args:
         value: a parameter in Caffe's shape.
-        filler: FillerParameter message.
+        filler: how.
         is_legacy: the v1 fork, whose matrices are 1x1xNxK.
 
     Raises:
@@ -52,7 +51,7 @@ def fill(value: Tensor, filler: Any, *, is_legacy: bool = False) -> Tensor:
     raise CaffeImportError("unknown filler", got=kind)
 
 
-def _gaussian(value: Tensor, filler: Any, is_legacy: bool) -> Tensor:
+def _gaussian(value: Tensor, filler: Filler, is_legacy: bool) -> Tensor:
     """Normal; with ``sparse``, that many weights per output on average and zeros elsewhere."""
     value.normal_(filler.mean, filler.std)
     if filler.sparse >= 0:
@@ -61,13 +60,13 @@ def _gaussian(value: Tensor, filler: Any, is_legacy: bool) -> Tensor:
     return value
 
 
-def _fan(value: Tensor, filler: Any) -> float:
+def _fan(value: Tensor, filler: Filler) -> float:
     """Values per item of the first axis, of the second, or their mean (filler.hpp)."""
     count = value.numel()
     fan_in = count / (value.shape[0] if value.dim() else 1)
     fan_out = count / (value.shape[1] if value.dim() > 1 else 1)
-    norm = enum_name(filler, "variance_norm")
-    return {"FAN_IN": fan_in, "FAN_OUT": fan_out, "AVERAGE": (fan_in + fan_out) / 2}[norm]
+    fans = {"FAN_IN": fan_in, "FAN_OUT": fan_out, "AVERAGE": (fan_in + fan_out) / 2}
+    return fans[filler.variance_norm]
 
 
 def _bilinear(value: Tensor) -> Tensor:

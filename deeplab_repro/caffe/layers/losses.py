@@ -8,19 +8,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from deeplab_repro.caffe.layers.base import CaffeLayer, label_numbers, register
+from deeplab_repro.caffe.quirks import Quirks
+from prototxt_import import LayerShapes, Shape
+from prototxt_import import layers as kinds
 from prototxt_import.schema import message_class
-from prototxt_import.shapes import canonical_axis, enum_name
-
-if TYPE_CHECKING:
-    from prototxt_import.net import Layer, Shape
-    from prototxt_import.shapes import LayerShapes
 
 __all__ = [
     "ContrastiveLoss",
@@ -66,11 +64,7 @@ def _floor(x: Tensor, least: float) -> Tensor:
 class _Loss(CaffeLayer):
     """What losses have in common: the form of their result, labels to ignore, a divisor."""
 
-    def __init__(self, layer: Layer, bottoms: Sequence[Shape], shapes: LayerShapes) -> None:
-        super().__init__(layer, bottoms, shapes)
-        spec = layer.spec.loss_param
-        self.ignore: list[int] = [spec.ignore_label] if spec.HasField("ignore_label") else []
-        self.normalization = enum_name(spec, "normalization")
+    layer: kinds.Loss
 
     def _result(self, loss: Tensor) -> Tensor:
         """A single number without axes, in the v1 fork with four."""
@@ -78,10 +72,10 @@ class _Loss(CaffeLayer):
 
     def _normalizer(self, counts: Tensor, batch: int) -> Tensor | int:
         """What the sum is divided by (softmax_loss_layer.cpp, get_normalizer); at least 1."""
-        if self.normalization == "VALID":
+        if self.layer.normalization == "VALID":
             return counts.sum().clamp(min=1)
         sizes = {"FULL": counts.numel(), "BATCH_SIZE": batch, "NONE": 1}
-        return max(1, sizes[self.normalization])
+        return max(1, sizes[self.layer.normalization])
 
 
 @register("SoftmaxWithLoss")
@@ -92,26 +86,27 @@ class SoftmaxWithLoss(_Loss):
     the weights of all labels that count, even if that is 0.
     """
 
-    def __init__(self, layer: Layer, bottoms: Sequence[Shape], shapes: LayerShapes) -> None:
-        super().__init__(layer, bottoms, shapes)
-        loss = layer.spec.loss_param
-        if loss.HasField("normalize") and not loss.HasField("normalization"):
-            self.normalization = "VALID" if loss.normalize else "BATCH_SIZE"
-        self.axis = canonical_axis(layer, layer.spec.softmax_param.axis, len(bottoms[0]))
-        self.class_weights: Tensor | None
-        weights = None
-        if self.is_legacy:
-            spec = layer.spec.softmaxloss_param
-            self.ignore = sorted(set(spec.ignore_label))
-            if spec.HasField("weight_source"):
-                weights = self._read_weights(spec.weight_source, bottoms[0][1])
+    layer: kinds.SoftmaxWithLoss
+    class_weights: Tensor | None
+
+    def __init__(
+        self,
+        layer: kinds.SoftmaxWithLoss,
+        bottoms: Sequence[Shape],
+        shapes: LayerShapes,
+        quirks: Quirks,
+    ) -> None:
+        super().__init__(layer, bottoms, shapes, quirks)
+        source, weights = layer.weight_source, None
+        if source is not None:
+            weights = self._read_weights(source, bottoms[0][1])
         self.register_buffer("class_weights", weights, persistent=False)
 
     def forward(self, scores: Tensor, labels: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Scores of any shape, labels for every place outside the axis."""
-        axis = self.axis
+        axis = self.layer.axis % scores.dim()
         places = scores.shape[:axis] + scores.shape[axis + 1 :]
-        numbers, counts = label_numbers(self, labels, scores.shape[axis], self.ignore)
+        numbers, counts = label_numbers(self, labels, scores.shape[axis], self.layer.ignore)
         numbers, counts = numbers.reshape(places), counts.reshape(places)
         log_p = F.log_softmax(scores, axis).gather(axis, numbers.unsqueeze(axis)).squeeze(axis)
         log_p = _floor(log_p, math.log(_SOFTMAX_FLOOR))
@@ -148,13 +143,20 @@ class InfogainLoss(_Loss):
     ignore; the DeepLab forks' takes probabilities, one label an item, and divides by the batch.
     """
 
-    def __init__(self, layer: Layer, bottoms: Sequence[Shape], shapes: LayerShapes) -> None:
-        super().__init__(layer, bottoms, shapes)
-        spec = layer.spec.infogain_loss_param
-        self.takes_scores = layer.dialect == "bvlc"
-        self.axis = canonical_axis(layer, spec.axis, len(bottoms[0])) if self.takes_scores else 1
-        self.matrix: Tensor | None
-        matrix = self._read_matrix(spec.source) if len(bottoms) == 2 else None
+    layer: kinds.InfogainLoss
+    matrix: Tensor | None
+
+    def __init__(
+        self,
+        layer: kinds.InfogainLoss,
+        bottoms: Sequence[Shape],
+        shapes: LayerShapes,
+        quirks: Quirks,
+    ) -> None:
+        super().__init__(layer, bottoms, shapes, quirks)
+        source, matrix = layer.source, None
+        if len(bottoms) == 2 and source is not None:
+            matrix = self._read_matrix(source)
         self.register_buffer("matrix", matrix, persistent=False)
 
     def forward(
@@ -163,21 +165,22 @@ class InfogainLoss(_Loss):
         """x (N, C, ...), labels for every place, H of C * C values."""
         h = self.matrix if matrix is None else matrix.detach()
         assert h is not None
-        if not self.takes_scores:
+        if not self.layer.takes_scores:
             x = x.reshape(x.shape[0], -1)
             rows = self._rows(h, x.shape[1], x)
             numbers, _ = label_numbers(self, labels, x.shape[1])
             log_p = _floor(x, _LOG_FLOOR).log()
             return self._result(-(rows[numbers.reshape(-1)] * log_p).sum() / x.shape[0])
-        classes = x.shape[self.axis]
-        scores = x.movedim(self.axis, -1)
+        axis = self.layer.axis % x.dim()
+        classes = x.shape[axis]
+        scores = x.movedim(axis, -1)
         rows = self._rows(h, classes, x)
-        numbers, counts = label_numbers(self, labels, classes, self.ignore)
+        numbers, counts = label_numbers(self, labels, classes, self.layer.ignore)
         log_p = _floor(scores.log_softmax(-1), math.log(_LOG_FLOOR)).reshape(-1, classes)
         worth = rows[numbers.reshape(-1)] * counts.reshape(-1, 1)
-        batch = x.shape[: self.axis].numel()
+        batch = x.shape[:axis].numel()
         loss = self._result(-(worth * log_p).sum() / self._normalizer(counts, batch))
-        return loss if self.num_tops == 1 else (loss, x.detach().softmax(self.axis))
+        return loss if self.num_tops == 1 else (loss, x.detach().softmax(axis))
 
     def _rows(self, h: Tensor, classes: int, x: Tensor) -> Tensor:
         if h.numel() != classes * classes:
@@ -213,9 +216,7 @@ class HingeLoss(_Loss):
     hinge_loss_layer.cpp; nothing flows back from a score just at its margin.
     """
 
-    def __init__(self, layer: Layer, bottoms: Sequence[Shape], shapes: LayerShapes) -> None:
-        super().__init__(layer, bottoms, shapes)
-        self.norm = enum_name(layer.spec.hinge_loss_param, "norm")
+    layer: kinds.HingeLoss
 
     def forward(self, scores: Tensor, labels: Tensor) -> Tensor:
         """(N, ...) scores, N labels."""
@@ -223,7 +224,9 @@ class HingeLoss(_Loss):
         numbers, _ = label_numbers(self, labels, scores.shape[1])
         sign = torch.ones_like(scores).scatter(1, numbers.reshape(-1, 1), -1.0)
         over = F.relu(1 + sign * scores)
-        return self._result((over if self.norm == "L1" else over.square()).sum() / scores.shape[0])
+        return self._result(
+            (over if self.layer.norm == "L1" else over.square()).sum() / scores.shape[0]
+        )
 
 
 class _Root(torch.autograd.Function):
@@ -250,18 +253,14 @@ class EuclideanLoss(_Loss):
     The v1 fork takes the mean over all values instead, and knows its root (``type: L2sqrt``).
     """
 
-    def __init__(self, layer: Layer, bottoms: Sequence[Shape], shapes: LayerShapes) -> None:
-        super().__init__(layer, bottoms, shapes)
-        self.is_root = self.is_legacy and (
-            enum_name(layer.spec.euclidean_loss_param, "type") == "L2sqrt"
-        )
+    layer: kinds.EuclideanLoss
 
     def forward(self, x: Tensor, target: Tensor) -> Tensor:
         """Two of the same number of values."""
         squares = (x - target.reshape(x.shape)).square()
         if not self.is_legacy:
             return self._result(squares.sum() / (2 * x.shape[0]))
-        if self.is_root:
+        if self.layer.is_root:
             root: Tensor = _Root.apply(squares.mean())
             return self._result(root)
         return self._result(squares.mean() / 2)
@@ -275,20 +274,13 @@ class SigmoidCrossEntropyLoss(_Loss):
     nor a label to ignore.
     """
 
-    def __init__(self, layer: Layer, bottoms: Sequence[Shape], shapes: LayerShapes) -> None:
-        super().__init__(layer, bottoms, shapes)
-        loss = layer.spec.loss_param
-        if layer.dialect != "bvlc":
-            self.ignore = []
-        if layer.dialect != "bvlc" or not loss.HasField("normalization"):
-            valid = layer.dialect == "bvlc" and loss.HasField("normalize") and loss.normalize
-            self.normalization = "VALID" if valid else "BATCH_SIZE"
+    layer: kinds.SigmoidCrossEntropyLoss
 
     def forward(self, x: Tensor, target: Tensor) -> Tensor:
         """Two of the same number of values; nothing flows back to the target."""
         target = target.detach().reshape(x.shape)
         counts = torch.ones_like(target, dtype=torch.bool)
-        for value in self.ignore:
+        for value in self.layer.ignore:
             counts &= target.long() != value
         losses = F.binary_cross_entropy_with_logits(x, target.to(x.dtype), reduction="none")
         total = losses.where(counts, 0).sum()
@@ -336,16 +328,12 @@ class ContrastiveLoss(_Loss):
     ``legacy_version``, one of squared distances.
     """
 
-    def __init__(self, layer: Layer, bottoms: Sequence[Shape], shapes: LayerShapes) -> None:
-        super().__init__(layer, bottoms, shapes)
-        spec = layer.spec.contrastive_loss_param
-        self.margin: float = spec.margin
-        self.squared_margin = self.is_legacy or bool(spec.legacy_version)
+    layer: kinds.ContrastiveLoss
 
     def forward(self, a: Tensor, b: Tensor, similar: Tensor) -> Tensor:
         """(N, C) twice, and N flags."""
         flags = similar.detach().reshape(-1).long() != 0
         loss, _ = _Contrastive.apply(
-            a.flatten(1), b.flatten(1), flags, self.margin, self.squared_margin
+            a.flatten(1), b.flatten(1), flags, self.layer.margin, self.layer.squared_margin
         )
         return self._result(loss)

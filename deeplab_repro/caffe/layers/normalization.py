@@ -3,24 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from deeplab_repro.caffe.layers.base import CaffeLayer, register
+from deeplab_repro.caffe.quirks import BATCH_STATISTICS, UPDATED_STATISTICS, Quirks
 from deeplab_repro.ops import channel_affine
-from prototxt_import.shapes import enum_name
-
-if TYPE_CHECKING:
-    from prototxt_import.net import Layer, Shape
-    from prototxt_import.shapes import LayerShapes
+from prototxt_import import LayerShapes, Shape
+from prototxt_import import layers as kinds
 
 __all__ = ["LRN", "MVN", "BatchNorm", "Bias", "Scale"]
 
-#: What the v1 fork's mvn_layer.cpp adds to the deviation; later ones read it from the file.
-_LEGACY_MVN_EPS: Final = 1e-10
+
+class _FixedDivisor(torch.autograd.Function):
+    """``(x - mean) / divisor``, with the gradient that goes with a variance.
+
+    So it is in the v2 fork, whatever the divisor is (batch_norm_layer.cpp, Backward_cpu).
+    """
+
+    @staticmethod
+    def forward(x: Tensor, divisor: Tensor) -> Tensor:
+        axes = [axis for axis in range(x.dim()) if axis != 1]
+        return (x - x.mean(axes, keepdim=True)) / divisor
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(output, inputs[1])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        y, divisor = ctx.saved_tensors
+        axes = [axis for axis in range(y.dim()) if axis != 1]
+        grad = grads[0]
+        along = y * (grad * y).mean(axes, keepdim=True)
+        return (grad - grad.mean(axes, keepdim=True) - along) / divisor, None
 
 
 @register("BatchNorm")
@@ -33,33 +52,60 @@ class BatchNorm(CaffeLayer):
     Accumulated statistics are used where ``use_global_stats`` says so, or, if it says nothing,
     when not training.  ``update_global_stats`` of the v2 fork has them follow the batches of the
     training even where they are what normalises.
+
+    Attributes:
+        divisor: (), of the v2 fork's passes with statistics of the batch, see
+            :data:`~deeplab_repro.caffe.quirks.BATCH_STATISTICS`.
     """
 
+    layer: kinds.BatchNorm
     blobs_are_buffers = True
+    divisor: Tensor
 
-    def __init__(self, layer: Layer, bottoms: Sequence[Shape], shapes: LayerShapes) -> None:
-        super().__init__(layer, bottoms, shapes)
-        spec = layer.spec.batch_norm_param
-        self.use_global_stats: bool | None = (
-            spec.use_global_stats if spec.HasField("use_global_stats") else None
-        )
-        self.update_global_stats = bool(spec.update_global_stats)
-        self.fraction: float = spec.moving_average_fraction
-        self.eps: float = spec.eps
+    def __init__(
+        self,
+        layer: kinds.BatchNorm,
+        bottoms: Sequence[Shape],
+        shapes: LayerShapes,
+        quirks: Quirks,
+    ) -> None:
+        super().__init__(layer, bottoms, shapes, quirks)
+        follows_batch = layer.use_global_stats is False
+        trains = layer.phase == "TRAIN"
+        if layer.use_global_stats is None:
+            follows_batch = trains
+        self.lacks_variance = quirks.computes(layer, BATCH_STATISTICS, tell=follows_batch)
+        updates = layer.update_global_stats and trains and not follows_batch
+        self.mixes_statistics = updates and quirks.computes(layer, UPDATED_STATISTICS)
+        self.register_buffer("divisor", torch.zeros(()), persistent=False)
+
+    @property
+    def uses_global_stats(self) -> bool:
+        """Whether the accumulated statistics normalise."""
+        if self.layer.use_global_stats is None:
+            return not self.training
+        return self.layer.use_global_stats
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, ...), or (N,) as a single channel."""
         if x.dim() == 1:
             y: Tensor = self.forward(x.unsqueeze(1)).squeeze(1)
             return y
-        use_global = self.use_global_stats
-        if use_global is None:
-            use_global = not self.training
-        if use_global:
-            scale, shift = self.scale_and_shift()
-            y = channel_affine(x, scale.to(x.dtype), shift.to(x.dtype))
-            if self.update_global_stats and self.training:
-                self._accumulate(x)
+        if not self.uses_global_stats:
+            return self._by_batch(x)
+        updates = self.layer.update_global_stats and self.training
+        if updates and self.mixes_statistics:
+            return self._mixed(x)
+        scale, shift = self.scale_and_shift()
+        y = channel_affine(x, scale.to(x.dtype), shift.to(x.dtype))
+        if updates:
+            self._accumulate(x)
+        return y
+
+    def _by_batch(self, x: Tensor) -> Tensor:
+        if self.lacks_variance:
+            self.divisor = (self.divisor + self.layer.eps).sqrt()
+            y: Tensor = _FixedDivisor.apply(x, self.divisor.to(x.dtype))
             return y
         mean = self._accumulate(x)
         # The mean goes first, as in Caffe: what it leaves of a channel that hardly varies would
@@ -68,14 +114,26 @@ class BatchNorm(CaffeLayer):
         x = x - mean.reshape(1, -1, *[1] * (x.dim() - 2))
         # Not through torch.nn.functional, which refuses a single value a channel.
         return torch.batch_norm(
-            x, None, None, None, None, True, 0.0, self.eps, torch.backends.cudnn.enabled
+            x, None, None, None, None, True, 0.0, self.layer.eps, torch.backends.cudnn.enabled
         )
+
+    def _mixed(self, x: Tensor) -> Tensor:
+        """Of the v2 fork: the global mean, and the batch's deviation from that."""
+        with torch.no_grad():
+            factor = self.blob(2)
+            mean = torch.where(factor == 0, 0, self.blob(0) / factor)
+            along = [1, -1, *[1] * (x.dim() - 2)]
+            axes = [axis for axis in range(x.dim()) if axis != 1]
+            variance = (x - mean.reshape(along)).square().mean(axes)
+            scale = (variance + self.layer.eps).rsqrt()
+            self._follow(mean, variance, x.numel() // x.shape[1])
+        return channel_affine(x, scale.to(x.dtype), (-mean * scale).to(x.dtype))
 
     def scale_and_shift(self) -> tuple[Tensor, Tensor]:
         """(C,) each, float64: what the accumulated statistics do to a channel."""
         total, squares, factor = (self.blob(i).double() for i in range(3))
         weight = torch.where(factor == 0, 0, 1 / factor)
-        scale = (squares * weight + self.eps).rsqrt()
+        scale = (squares * weight + self.layer.eps).rsqrt()
         return scale, -total * weight * scale
 
     @torch.no_grad()
@@ -83,26 +141,20 @@ class BatchNorm(CaffeLayer):
         """Let the statistics follow a batch; its mean (C,)."""
         axes = [axis for axis in range(x.dim()) if axis != 1]
         variance, mean = torch.var_mean(x, axes, correction=0)
-        m = x.numel() // x.shape[1]
+        self._follow(mean, variance, x.numel() // x.shape[1])
+        return mean
+
+    def _follow(self, mean: Tensor, variance: Tensor, m: int) -> None:
+        """Let the three sums decay and take in statistics of ``m`` values a channel."""
         unbiased = m / (m - 1) if m > 1 else 1.0
         for i, value in ((0, mean), (1, variance * unbiased), (2, torch.ones_like(self.blob(2)))):
             blob = self.blob(i)
-            blob.mul_(self.fraction).add_(value.to(blob.dtype))
-        return mean
+            blob.mul_(self.layer.moving_average_fraction).add_(value.to(blob.dtype))
 
 
 def _along(factors: Tensor, axis: int, axes: int) -> Tensor:
     """``factors`` ready to be broadcast over a tensor of ``axes`` axes from ``axis`` on."""
     return factors.reshape((1,) * axis + factors.shape + (1,) * (axes - axis - factors.dim()))
-
-
-def _default_filler(filler: Any, given: bool, value: float) -> Any:
-    """``filler`` if the file gives one, else a constant."""
-    if given:
-        return filler
-    constant = type(filler)()
-    constant.value = value
-    return constant
 
 
 @register("Scale")
@@ -112,25 +164,18 @@ class Scale(CaffeLayer):
     The factors are blob 0, or the second bottom; the biases are the last blob.
     """
 
-    def __init__(self, layer: Layer, bottoms: Sequence[Shape], shapes: LayerShapes) -> None:
-        super().__init__(layer, bottoms, shapes)
-        spec = layer.spec.scale_param
-        self.axis: int = spec.axis
-        self.bias_blob = len(shapes.params) - 1 if spec.bias_term else None
+    layer: kinds.Scale
 
-    def fillers(self) -> Sequence[Any]:
-        """Factors 1 and biases 0 unless the file says otherwise."""
-        spec = self.layer.spec.scale_param
-        fillers = [_default_filler(spec.filler, spec.HasField("filler"), 1.0)]
-        if spec.bias_term:
-            fillers.append(spec.bias_filler)
-        return fillers[-len(self.blob_shapes) :] if self.blob_shapes else []
+    @property
+    def bias(self) -> Tensor | None:
+        """The biases, if there are any."""
+        return self.blob(len(self.blob_shapes) - 1) if self.layer.bias_term else None
 
     def forward(self, x: Tensor, factors: Tensor | None = None) -> Tensor:
         """x of any shape, factors shaped like some axes of it."""
         scale = self.blob(0) if factors is None else factors
-        bias = None if self.bias_blob is None else self.blob(self.bias_blob)
-        axis = self.axis % x.dim() if scale.dim() else 0
+        bias = self.bias
+        axis = self.layer.axis % x.dim() if scale.dim() else 0
         if factors is None and axis == 1 and scale.dim() == 1:
             return channel_affine(x, scale, bias)
         y = x * _along(scale, axis, x.dim())
@@ -141,18 +186,12 @@ class Scale(CaffeLayer):
 class Bias(CaffeLayer):
     """Biases along some axes: blob 0, or the second bottom (bias_layer.cpp)."""
 
-    def __init__(self, layer: Layer, bottoms: Sequence[Shape], shapes: LayerShapes) -> None:
-        super().__init__(layer, bottoms, shapes)
-        self.axis: int = layer.spec.bias_param.axis
-
-    def fillers(self) -> Sequence[Any]:
-        """As the file says."""
-        return [self.layer.spec.bias_param.filler]
+    layer: kinds.Bias
 
     def forward(self, x: Tensor, biases: Tensor | None = None) -> Tensor:
         """x of any shape, biases shaped like some axes of it."""
         bias = self.blob(0) if biases is None else biases
-        axis = self.axis % x.dim() if bias.dim() else 0
+        axis = self.layer.axis % x.dim() if bias.dim() else 0
         return x + _along(bias, axis, x.dim())
 
 
@@ -203,22 +242,18 @@ class _Centre(torch.autograd.Function):
 class MVN(CaffeLayer):
     """Zero mean and, unless told otherwise, unit variance per map or per item (mvn_layer.cpp)."""
 
-    def __init__(self, layer: Layer, bottoms: Sequence[Shape], shapes: LayerShapes) -> None:
-        super().__init__(layer, bottoms, shapes)
-        spec = layer.spec.mvn_param
-        self.axes = [1, 2, 3] if spec.across_channels else [2, 3]
-        self.normalize_variance = bool(spec.normalize_variance)
-        self.eps: float = _LEGACY_MVN_EPS if self.is_legacy else spec.eps
+    layer: kinds.MVN
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W), absent axes being 1; the top always has four."""
         x = x.reshape(x.shape + (1,) * (4 - x.dim()))
-        if self.normalize_variance:
-            y: Tensor = _MVN.apply(x, self.axes, self.eps)[0]
+        axes = [1, 2, 3] if self.layer.across_channels else [2, 3]
+        if self.layer.normalize_variance:
+            y: Tensor = _MVN.apply(x, axes, self.layer.eps)[0]
         elif self.is_legacy:
-            y = _Centre.apply(x, self.axes)
+            y = _Centre.apply(x, axes)
         else:
-            y = x - x.mean(self.axes, keepdim=True)
+            y = x - x.mean(axes, keepdim=True)
         return y
 
 
@@ -230,23 +265,19 @@ class LRN(CaffeLayer):
     the channel; there ``k`` is not read and stands at 1.  Neighbours outside count as zeros.
     """
 
-    def __init__(self, layer: Layer, bottoms: Sequence[Shape], shapes: LayerShapes) -> None:
-        super().__init__(layer, bottoms, shapes)
-        spec = layer.spec.lrn_param
-        self.size, self.alpha, self.beta = spec.local_size, spec.alpha, spec.beta
-        self.across = enum_name(spec, "norm_region") == "ACROSS_CHANNELS"
-        self.k: float = spec.k if self.across else 1.0
+    layer: kinds.LRN
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W)."""
         squares = x.square()
         # A window wider than twice the map sees nothing more: do not pad with that many zeros.
-        pad = min(self.size // 2, max(1, *(x.shape[1:2] if self.across else x.shape[2:])) - 1)
+        lrn, across = self.layer, self.layer.across
+        pad = min(lrn.local_size // 2, max(1, *(x.shape[1:2] if across else x.shape[2:])) - 1)
         size = 2 * pad + 1
-        alpha = self.alpha * (size / self.size) ** (1 if self.across else 2)
-        if self.across:
+        alpha = lrn.alpha * (size / lrn.local_size) ** (1 if across else 2)
+        if across:
             volumes = F.pad(squares, (0, 0, 0, 0, pad, pad)).unsqueeze(1)
             means = F.avg_pool3d(volumes, (size, 1, 1), 1).squeeze(1)
         else:
             means = F.avg_pool2d(F.pad(squares, (pad,) * 4), size, 1)
-        return x * (self.k + alpha * means).pow(-self.beta)
+        return x * ((lrn.k if across else 1.0) + alpha * means).pow(-lrn.beta)

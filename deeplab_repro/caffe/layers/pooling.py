@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final, cast
+from typing import Final, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from deeplab_repro.caffe.layers.base import CaffeLayer, register
-from prototxt_import.shapes import Pool, pooling, spp_pool
-
-if TYPE_CHECKING:
-    from prototxt_import.net import Layer, Shape
-    from prototxt_import.shapes import LayerShapes
+from prototxt_import import layers as kinds
+from prototxt_import.layers import Pool
 
 __all__ = ["SPP", "Pooling", "pool2d"]
 
@@ -151,13 +147,11 @@ def _stochastic(x: Tensor, kernel: tuple[int, int], pool: Pool, training: bool) 
 class Pooling(CaffeLayer):
     """MAX, AVE or STOCHASTIC over windows; MAX's second top says where (pooling_layer.cpp)."""
 
-    def __init__(self, layer: Layer, bottoms: Sequence[Shape], shapes: LayerShapes) -> None:
-        super().__init__(layer, bottoms, shapes)
-        self.pool = pooling(layer)
+    layer: kinds.Pooling
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
         """(N, C, H, W) -> (N, C, H', W')."""
-        y, mask = pool2d(x, self.pool, training=self.training, with_mask=self.num_tops > 1)
+        y, mask = pool2d(x, self.layer.pool, training=self.training, with_mask=self.num_tops > 1)
         return y if mask is None else (y, mask)
 
 
@@ -165,15 +159,13 @@ class Pooling(CaffeLayer):
 class SPP(CaffeLayer):
     """A pyramid of poolings into 1, 2 x 2, 4 x 4, ... bins (spp_layer.cpp)."""
 
-    def __init__(self, layer: Layer, bottoms: Sequence[Shape], shapes: LayerShapes) -> None:
-        super().__init__(layer, bottoms, shapes)
-        self.levels: int = layer.spec.spp_param.pyramid_height
+    layer: kinds.SPP
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C * bins), or (N, C, 1, 1) with a single level."""
         size = tuple(x.shape[2:])
         maps = [
-            pool2d(x, spp_pool(self.layer, level, size), training=self.training)[0]
-            for level in range(self.levels)
+            pool2d(x, self.layer.level(level, size), training=self.training)[0]
+            for level in range(self.layer.pyramid_height)
         ]
-        return maps[0] if self.levels == 1 else torch.cat([y.flatten(1) for y in maps], 1)
+        return maps[0] if len(maps) == 1 else torch.cat([y.flatten(1) for y in maps], 1)

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from deeplab_repro.caffe.layers.base import CaffeLayer, label_numbers, register
-from prototxt_import.shapes import canonical_axis, enum_name
-
-if TYPE_CHECKING:
-    from prototxt_import.net import Layer, Shape
-    from prototxt_import.shapes import LayerShapes
+from prototxt_import import layers as kinds
 
 __all__ = [
     "ArgMax",
@@ -36,45 +29,32 @@ __all__ = [
 class Concat(CaffeLayer):
     """Bottoms one after the other along an axis (concat_layer.cpp)."""
 
-    shares_memory = True
-
-    def __init__(self, layer: Layer, bottoms: Sequence[Shape], shapes: LayerShapes) -> None:
-        super().__init__(layer, bottoms, shapes)
-        spec = layer.spec.concat_param
-        axis = spec.concat_dim if spec.HasField("concat_dim") else spec.axis
-        self.axis = canonical_axis(layer, axis, len(bottoms[0]))
+    layer: kinds.Concat
 
     def forward(self, *bottoms: Tensor) -> Tensor:
         """Any shapes that agree outside the axis; a single bottom passes through."""
-        return bottoms[0] if len(bottoms) == 1 else torch.cat(bottoms, self.axis)
+        if len(bottoms) == 1:
+            return bottoms[0]
+        return torch.cat(bottoms, self.layer.channel_axis(bottoms[0].dim()))
 
 
 @register("Slice")
 class Slice(CaffeLayer):
     """A bottom cut along an axis, at slice points or evenly (slice_layer.cpp)."""
 
-    shares_memory = True
-
-    def __init__(self, layer: Layer, bottoms: Sequence[Shape], shapes: LayerShapes) -> None:
-        super().__init__(layer, bottoms, shapes)
-        spec = layer.spec.slice_param
-        axis = spec.slice_dim if spec.HasField("slice_dim") else spec.axis
-        self.axis = canonical_axis(layer, axis, len(bottoms[0]))
-        self.points: list[int] = list(spec.slice_point)
+    layer: kinds.Slice
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Any shape; the tops are views."""
         if self.num_tops == 1:
             return x
-        cuts = self.points or self.num_tops
-        return torch.tensor_split(x, cuts, self.axis)
+        cuts = list(self.layer.slice_point) or self.num_tops
+        return torch.tensor_split(x, cuts, self.layer.channel_axis(x.dim()))
 
 
 @register("Split")
 class Split(CaffeLayer):
     """The bottom, as often as there are tops (split_layer.cpp)."""
-
-    shares_memory = True
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Any shape."""
@@ -88,41 +68,27 @@ class Flatten(CaffeLayer):
     In the v1 fork all but the first, and two axes of size 1 behind.
     """
 
-    shares_memory = True
-
-    def __init__(self, layer: Layer, bottoms: Sequence[Shape], shapes: LayerShapes) -> None:
-        super().__init__(layer, bottoms, shapes)
-        spec = layer.spec.flatten_param
-        self.first = canonical_axis(layer, spec.axis, len(bottoms[0]))
-        self.last = canonical_axis(layer, spec.end_axis, len(bottoms[0]))
+    layer: kinds.Flatten
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape; the top is a view."""
         if self.is_legacy:
             return x.flatten(1)[:, :, None, None]
-        if self.last < self.first:
-            return x.unsqueeze(self.first)
-        return x.flatten(self.first, self.last)
+        first, last = self.layer.ends(x.dim())
+        return x.unsqueeze(first) if last < first else x.flatten(first, last)
 
 
 @register("Reshape")
 class Reshape(CaffeLayer):
     """New sizes for the axes from ``axis`` on; 0 copies, -1 infers (reshape_layer.cpp)."""
 
-    shares_memory = True
-
-    def __init__(self, layer: Layer, bottoms: Sequence[Shape], shapes: LayerShapes) -> None:
-        super().__init__(layer, bottoms, shapes)
-        spec = layer.spec.reshape_param
-        self.first = canonical_axis(layer, spec.axis, len(bottoms[0]) + 1)
-        self.num_axes: int = spec.num_axes
-        self.dims: list[int] = list(spec.shape.dim)
+    layer: kinds.Reshape
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape; the top is a view."""
-        first = self.first
-        last = x.dim() if self.num_axes == -1 else first + self.num_axes
-        sizes = [x.shape[first + i] if dim == 0 else dim for i, dim in enumerate(self.dims)]
+        first, axes = self.layer.start(x.dim()), self.layer.num_axes
+        last = x.dim() if axes == -1 else first + axes
+        sizes = [x.shape[first + i] if dim == 0 else dim for i, dim in enumerate(self.layer.shape)]
         return x.reshape([*x.shape[:first], *sizes, *x.shape[last:]])
 
 
@@ -130,16 +96,12 @@ class Reshape(CaffeLayer):
 class Tile(CaffeLayer):
     """The bottom repeated along an axis (tile_layer.cpp)."""
 
-    def __init__(self, layer: Layer, bottoms: Sequence[Shape], shapes: LayerShapes) -> None:
-        super().__init__(layer, bottoms, shapes)
-        spec = layer.spec.tile_param
-        self.axis = canonical_axis(layer, spec.axis, len(bottoms[0]))
-        self.tiles: int = spec.tiles
+    layer: kinds.Tile
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape."""
         times = [1] * x.dim()
-        times[self.axis] = self.tiles
+        times[self.layer.axis] = self.layer.tiles
         return x.repeat(times)
 
 
@@ -147,19 +109,12 @@ class Tile(CaffeLayer):
 class Crop(CaffeLayer):
     """Bottom 0 cut to the sizes of bottom 1 from ``axis`` on (crop_layer.cpp)."""
 
-    shares_memory = True
-
-    def __init__(self, layer: Layer, bottoms: Sequence[Shape], shapes: LayerShapes) -> None:
-        super().__init__(layer, bottoms, shapes)
-        spec = layer.spec.crop_param
-        self.axis = canonical_axis(layer, spec.axis, len(bottoms[0]))
-        axes = len(bottoms[0]) - self.axis
-        offsets = list(spec.offset)
-        self.offsets: list[int] = offsets * axes if len(offsets) == 1 else offsets or [0] * axes
+    layer: kinds.Crop
 
     def forward(self, x: Tensor, reference: Tensor) -> Tensor:
         """Any shape, and one with as many axes; the top is a view."""
-        for axis, offset in enumerate(self.offsets, start=self.axis):
+        first = self.layer.axis % x.dim()
+        for axis, offset in enumerate(self.layer.offsets(x.dim()), start=first):
             x = x.narrow(axis, offset, reference.shape[axis])
         return x
 
@@ -193,35 +148,28 @@ class Reduction(CaffeLayer):
     reduction_layer.cpp.
     """
 
-    def __init__(self, layer: Layer, bottoms: Sequence[Shape], shapes: LayerShapes) -> None:
-        super().__init__(layer, bottoms, shapes)
-        spec = layer.spec.reduction_param
-        self.axis = canonical_axis(layer, spec.axis, len(bottoms[0]))
-        self.operation = enum_name(spec, "operation")
-        self.coeff: float = spec.coeff
+    layer: kinds.Reduction
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape -> its axes before ``axis``."""
-        x = x.flatten(self.axis)
-        if self.operation == "ASUM":
+        x = x.flatten(self.layer.axis)
+        if self.layer.operation == "ASUM":
             x = x.abs()
-        elif self.operation == "SUMSQ":
+        elif self.layer.operation == "SUMSQ":
             x = x.square()
-        total = x.mean(-1) if self.operation == "MEAN" else x.sum(-1)
-        return total if self.coeff == 1 else total * self.coeff
+        total = x.mean(-1) if self.layer.operation == "MEAN" else x.sum(-1)
+        return total if self.layer.coeff == 1 else total * self.layer.coeff
 
 
 @register("Softmax")
 class Softmax(CaffeLayer):
     """Softmax over one axis (softmax_layer.cpp)."""
 
-    def __init__(self, layer: Layer, bottoms: Sequence[Shape], shapes: LayerShapes) -> None:
-        super().__init__(layer, bottoms, shapes)
-        self.axis = canonical_axis(layer, layer.spec.softmax_param.axis, len(bottoms[0]))
+    layer: kinds.Softmax
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape."""
-        return x.softmax(self.axis)
+        return x.softmax(self.layer.axis)
 
 
 def largest_first(x: Tensor, axis: int, k: int = 1) -> tuple[Tensor, Tensor]:
@@ -247,28 +195,25 @@ class ArgMax(CaffeLayer):
     puts the values, if asked for, behind the indices there.
     """
 
-    def __init__(self, layer: Layer, bottoms: Sequence[Shape], shapes: LayerShapes) -> None:
-        super().__init__(layer, bottoms, shapes)
-        spec = layer.spec.argmax_param
-        self.top_k: int = spec.top_k
-        self.with_values = bool(spec.out_max_val)
-        self.axis: int | None = None
-        if self.is_legacy:
-            self.axis = 1
-        elif spec.HasField("axis"):
-            self.axis = canonical_axis(layer, spec.axis, len(bottoms[0]))
+    layer: kinds.ArgMax
+
+    @property
+    def axis(self) -> int | None:
+        """The one axis it goes over, if it does not go over all but the first."""
+        return 1 if self.is_legacy else self.layer.axis
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
         """Any shape."""
-        if self.axis is None:
-            values, indices = largest_first(x.reshape(x.shape[0], -1), 1, self.top_k)
+        axis = self.axis
+        if axis is None:
+            values, indices = largest_first(x.reshape(x.shape[0], -1), 1, self.layer.top_k)
         else:
-            values, indices = largest_first(x, self.axis, self.top_k)
+            values, indices = largest_first(x, axis % x.dim(), self.layer.top_k)
         numbers = indices.to(x.dtype)
         if self.is_legacy:
-            return torch.cat([numbers, values], 1) if self.with_values else numbers
-        if self.axis is not None:
-            return values if self.with_values else numbers
-        top = torch.stack([numbers, values] if self.with_values else [numbers], 1)
+            return torch.cat([numbers, values], 1) if self.layer.out_max_val else numbers
+        if axis is not None:
+            return values if self.layer.out_max_val else numbers
+        top = torch.stack([numbers, values] if self.layer.out_max_val else [numbers], 1)
         return top.reshape(top.shape + (1,) * (x.dim() - 3))

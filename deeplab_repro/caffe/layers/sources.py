@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from deeplab_repro.caffe.layers.base import CaffeLayer, register
 from deeplab_repro.caffe.layers.fillers import fill
-from prototxt_import.schema import unified
-
-if TYPE_CHECKING:
-    from prototxt_import.net import Layer, Shape
-    from prototxt_import.shapes import LayerShapes
+from deeplab_repro.caffe.quirks import Quirks
+from prototxt_import import LayerShapes, Shape
+from prototxt_import import layers as kinds
 
 __all__ = ["DummyData", "FedFromOutside", "Parameter", "Sink"]
 
@@ -23,11 +20,13 @@ __all__ = ["DummyData", "FedFromOutside", "Parameter", "Sink"]
 class DummyData(CaffeLayer):
     """Filled blobs: constants once, random ones anew in every pass (dummy_data_layer.cpp)."""
 
-    def __init__(self, layer: Layer, bottoms: Sequence[Shape], shapes: LayerShapes) -> None:
-        super().__init__(layer, bottoms, shapes)
-        spec = layer.spec.dummy_data_param
-        fillers = list(spec.data_filler) or [unified("FillerParameter")()]
-        self.data_fillers = fillers * self.num_tops if len(fillers) == 1 else fillers
+    layer: kinds.DummyData
+
+    def __init__(
+        self, layer: kinds.DummyData, bottoms: Sequence[Shape], shapes: LayerShapes, quirks: Quirks
+    ) -> None:
+        super().__init__(layer, bottoms, shapes, quirks)
+        self.data_fillers = layer.top_fillers()
         for i, shape in enumerate(shapes.tops):
             value = torch.empty([size for size in shape if size is not None])
             self.register_buffer(f"data{i}", fill(value, self.data_fillers[i]), persistent=False)
@@ -46,8 +45,6 @@ class DummyData(CaffeLayer):
 @register("Parameter")
 class Parameter(CaffeLayer):
     """A blob that is itself learned; zeros at first (parameter_layer.hpp)."""
-
-    shares_memory = True
 
     def forward(self) -> Tensor:
         """Shape as the file says."""

@@ -13,13 +13,15 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 from torch import Tensor
 
 from deeplab_repro.crf.checks import check_energies, check_memory
+from deeplab_repro.crf.compatibility import is_numbers
 from deeplab_repro.crf.energy import label_energies, messages
 from deeplab_repro.crf.features import bilateral_features, spatial_features
 from deeplab_repro.crf.params import Std
+from deeplab_repro.crf.pydensecrf.eigen import MatrixXf, typed_array
 from deeplab_repro.ops import mean_field, permutohedral_build
 from deeplab_repro.ops.permutohedral import Lattice
 
@@ -62,31 +64,6 @@ class KernelType(IntEnum):
 NO_NORMALIZATION, NORMALIZE_BEFORE, NORMALIZE_AFTER, NORMALIZE_SYMMETRIC = NormalizationType
 CONST_KERNEL, DIAG_KERNEL, FULL_KERNEL = KernelType
 _NAMES: Final = ("none", "before", "after", "symmetric")
-
-
-class MatrixXf:
-    """A matrix that numpy converts: ``np.array(Q)`` copies, ``np.asarray(Q)`` shares its memory."""
-
-    def __init__(self, values: NDArray[np.float32] | None = None) -> None:
-        self._values = np.zeros((0, 0), np.float32) if values is None else values
-
-    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
-        """(labels, points) float32."""
-        kept = dtype is None or np.dtype(dtype) == self._values.dtype
-        if copy is False and not kept:
-            raise ValueError("another dtype needs a copy")
-        return self._values.astype(dtype or np.float32, copy=bool(copy))
-
-    def __buffer__(self, flags: int) -> memoryview:
-        """The buffer protocol, from Python 3.12 on."""
-        return memoryview(self._values)  # type: ignore[arg-type]
-
-    def _fill(self, values: Tensor) -> None:
-        """Change in place, and so every array that shares the memory."""
-        if self._values.shape == tuple(values.shape):
-            self._values[...] = values.numpy()
-        else:
-            self._values = values.numpy()
 
 
 class Unary:
@@ -172,7 +149,7 @@ class DenseCRF:
         """Add a Gaussian kernel over features (d, points), each divided by its std.
 
         compat: a number is the weight of a Potts model, an array a diagonal (labels,) or a matrix
-        (labels, labels) of energies, made symmetric.
+        (labels, labels) of energies, made symmetric.  Numbers in lists are such arrays, too.
         """
         values = _matrix("features", features)
         if values.shape[1] != self._nvar:
@@ -184,7 +161,7 @@ class DenseCRF:
 
     def inference(self, niter: int) -> MatrixXf:
         """Marginals (labels, points) after ``niter`` steps."""
-        return MatrixXf(self._steps(self._energies(), None, niter)[0].numpy())
+        return MatrixXf.of(self._steps(self._energies(), None, niter)[0].numpy())
 
     def startInference(self) -> tuple[MatrixXf, MatrixXf, MatrixXf]:
         """Q before the first step, and two empty matrices for :meth:`stepInference`."""
@@ -192,11 +169,11 @@ class DenseCRF:
             q = np.zeros((self._nlabel, self._nvar), np.float32)
         else:
             q = self._steps(self._unary, None, 0)[0].numpy()
-        return MatrixXf(q), MatrixXf(), MatrixXf()
+        return MatrixXf.of(q), MatrixXf(), MatrixXf()
 
     def stepInference(self, Q: MatrixXf, tmp1: MatrixXf, tmp2: MatrixXf) -> None:
         """One step; changes Q in place.  tmp1 and tmp2 are pydensecrf's, not needed here."""
-        Q._fill(self._steps(self._energies(), self._marginals(Q), 1)[0])
+        Q[...] = self._steps(self._energies(), self._marginals(Q), 1)[0].numpy()
 
     def klDivergence(self, Q: MatrixXf) -> float:
         """What the steps minimise, up to a constant; each pair of points counts twice."""
@@ -296,7 +273,7 @@ class DenseCRF2D(DenseCRF):
         rgbim: (height, width, 3) uint8.  compat: see :meth:`addPairwiseEnergy`.
         """
         xy_std, rgb_std = _stds("sxy", sxy, 2), _stds("srgb", srgb, 3)
-        pixels = _array("rgbim", rgbim, np.uint8, 3)
+        pixels = typed_array("rgbim", rgbim, np.uint8, 3)
         if pixels.shape[:2] != (self._h, self._w):
             hint = ""
             if pixels.shape[:2] == (self._w, self._h):
@@ -346,38 +323,27 @@ def _compatibility(compat: Any, labels: int) -> tuple[float, Tensor | None]:
     """(weight, mu) of what pydensecrf takes for compat: an energy, so that mu has its sign."""
     if isinstance(compat, (int, float, np.number)):
         return float(compat), None
+    if is_numbers(compat):
+        compat = _rows(compat)
     axes = np.ndim(compat)
     if axes not in (1, 2):
         raise ValueError("LabelCompatibility of dimension >2 not meaningful.")
-    values = _array("compat", compat, np.float32, axes)
+    values = typed_array("compat", compat, np.float32, axes)
     if values.shape != (labels,) * axes:
         raise ValueError(f"compat must have shape {(labels,) * axes}, got {values.shape}")
     mu = torch.from_numpy(values.copy())
     return 1.0, mu if axes == 1 else 0.5 * (mu + mu.T)
 
 
+def _rows(compat: Any) -> NDArray[np.float32]:
+    try:
+        return np.array(compat, np.float32)
+    except ValueError:
+        raise ValueError(f"compat has rows of different lengths, got {compat}") from None
+
+
 def _matrix(name: str, value: Any) -> NDArray[np.float32]:
-    return _array(name, value, np.float32, 2)
-
-
-def _array(name: str, value: Any, dtype: type, axes: int) -> NDArray[Any]:
-    """What Cython's typed memoryviews accept; read-only arrays too, which those refuse."""
-    if value is None:
-        raise TypeError(f"{name} must not be None")
-    if not isinstance(value, np.ndarray):
-        value = np.asarray(memoryview(value))
-    if value.ndim != axes:
-        raise ValueError(
-            f"{name} has wrong number of dimensions (expected {axes}, got {value.ndim})"
-        )
-    if value.dtype != dtype:
-        raise ValueError(
-            f"{name}: buffer dtype mismatch, expected {np.dtype(dtype)} but got {value.dtype};"
-            f" use {name}.astype(np.{np.dtype(dtype)})"
-        )
-    if not value.flags.c_contiguous:
-        raise ValueError(f"{name} is not C-contiguous; use np.ascontiguousarray({name})")
-    return value
+    return typed_array(name, value, np.float32, 2)
 
 
 def _bad_unary(need: tuple[int, int], got: tuple[int, ...]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,7 +53,30 @@ def compatible(mu: Tensor | None, filtered: Tensor) -> Tensor:
     """mu times filtered (B, C, P): None = Potts, -1 for equal labels; (C,) a diagonal; (C, C)."""
     if mu is None:
         return -filtered
-    return mu[:, None] * filtered if mu.dim() == 1 else mu @ filtered
+    return mu[:, None] * filtered if mu.dim() == 1 else _Product.apply(mu, filtered)
+
+
+class _Product(torch.autograd.Function):
+    """mu (C, C) @ values (B, C, P), whose backward pass autocast does not round to half, either."""
+
+    @staticmethod
+    def forward(mu: Tensor, values: Tensor) -> Tensor:
+        with torch.autocast(values.device.type, enabled=False):
+            return mu @ values
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        mu, values = ctx.saved_tensors
+        need_mu, need_values = ctx.needs_input_grad
+        with torch.autocast(values.device.type, enabled=False):
+            return (
+                (grad @ values.mT).sum(0) if need_mu else None,
+                mu.t() @ grad if need_values else None,
+            )
 
 
 def softmax(x: Tensor, expnorm: str) -> Tensor:

@@ -11,16 +11,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from deeplab_repro.parity.traps.core import Look, Variant, detector, trap
+from deeplab_repro.pictures.voc import VOC_MEAN
 from prototxt_import import CaffeImportError, Shape, infer_net
-from prototxt_import.shapes import infer
+from prototxt_import.layers import BatchNorm, Bias, Dropout, ReLU, Scale
 
 #: The released models' mean, (B, G, R).
-MEAN: Final = torch.tensor([104.008, 116.669, 122.675], dtype=torch.float64)
+MEAN: Final = torch.tensor(VOC_MEAN, dtype=torch.float64)
 #: Means in use differ by this much (103.5 to 104.1 for blue): the same mean, for all we ask.
 _MEAN_SLACK: Final = 1.5
 #: Deviations of ImageNet's colours, (B, G, R), in 0..1.
 _DEVIATION: Final = torch.tensor([0.225, 0.224, 0.229], dtype=torch.float64)
-_AFFINE: Final = frozenset(["BatchNorm", "Scale", "Bias", "Dropout"])
+_AFFINE: Final = (BatchNorm, Scale, Bias, Dropout)
 #: Positions from which the colour change is fitted; 12 unknowns need no more.
 _SAMPLES: Final = 20_000
 
@@ -94,15 +95,15 @@ class _Rest:
 def _affine_part(look: Look) -> _Rest | None:
     links = look.chain.links
     end = look.k + 1
-    while end < len(links) and links[end][0].type in _AFFINE:
+    while end < len(links) and isinstance(links[end][0], _AFFINE):
         end += 1
     behind = [layer for layer, _ in links[end:]]
     if not behind:
         return _Rest(look, end, False)
-    plain = behind[0].type == "ReLU" and behind[0].spec.relu_param.negative_slope == 0
+    plain = isinstance(behind[0], ReLU) and behind[0].negative_slope == 0
     return (
         _Rest(look, end, True)
-        if plain and all(layer.type in ("ReLU", "Dropout") for layer in behind)
+        if plain and all(isinstance(layer, ReLU | Dropout) for layer in behind)
         else None
     )
 
@@ -228,7 +229,7 @@ def _sizes_that_fit(
             shape: list[int] = list(given)
             shape[2] = shape[3] = n
             try:
-                top = infer(look.layer, [tuple(shape)]).tops[0]
+                top = look.layer.shapes([tuple(shape)]).tops[0]
             except CaffeImportError:
                 continue
             if len(top) == 4 and top[2 + axis] == size[axis]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Final
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from deeplab_repro.caffe.layers.normalization import BatchNorm
 from deeplab_repro.parity.traps.core import Look, Variant, detector, trap
+from prototxt_import.layers import Dropout, Sigmoid, Softmax
 
 #: What frameworks add to the variance by default, and what ports were seen to use.
 _EPSILONS: Final = (1e-3, 1e-4, 1e-5, 2e-5, 1.001e-5, 1e-6, 1e-7, 1e-8, 1e-12, 0.0)
@@ -93,27 +95,28 @@ def batchnorm(look: Look) -> Iterator[Variant]:
     if x.numel() > x.shape[1]:
         variance, mean = torch.var_mean(x.double(), axes, correction=0)
         shape = [-1 if axis == 1 else 1 for axis in range(x.dim())]
-        y = (x - mean.reshape(shape)) * (variance.reshape(shape) + module.eps).rsqrt()
+        y = (x - mean.reshape(shape)) * (variance.reshape(shape) + module.layer.eps).rsqrt()
         yield Variant((BATCH_STATISTICS,), "mean and variance of this batch", y.float())
     # Two eps may lie within the tolerance of one another: the nearest comes first.
     other = copy.copy(module)
     tried = []
     for eps in _EPSILONS:
-        if eps != module.eps:
-            other.eps = eps
+        if eps != module.layer.eps:
+            other.layer = replace(module.layer, eps=eps)
             y = other(x)
             distance = look.chain.agreement(look.chain.run(look.k + 1, y)).rel
             tried.append((distance if distance == distance else float("inf"), eps, y))
     tried.sort(key=lambda trial: trial[0])
     for _, eps, y in tried[:1]:
-        yield Variant((EPS,), f"eps {eps:g} instead of {module.eps:g}", y)
+        yield Variant((EPS,), f"eps {eps:g} instead of {module.layer.eps:g}", y)
 
 
 @detector("Dropout")
 def dropout(look: Look) -> Iterator[Variant]:
     """Zeros here and there, the rest scaled up by the same factor; or all scaled down."""
     x, recorded = look.bottoms[0], look.recorded
-    ratio: float = look.layer.spec.dropout_param.dropout_ratio
+    assert isinstance(look.layer, Dropout)
+    ratio = look.layer.dropout_ratio
     if recorded is not None and recorded.shape == x.shape and 0 < ratio < 1:
         kept = recorded != 0
         live = x != 0
@@ -132,7 +135,7 @@ def relu_missing(look: Look) -> Iterator[Variant]:
     chain = look.chain
     readers = [
         top
-        for step in chain.evidence.readers.get(chain.blob, [])
+        for step in chain.evidence.schedule.readers_of(chain.blob)
         for top in chain.evidence.steps[step][0].tops
         if top != chain.blob and top in chain.evidence.reports
     ]
@@ -160,8 +163,8 @@ def in_place_order(look: Look) -> Iterator[Variant]:
         return
     step = next(i for i, (_, module) in enumerate(evidence.steps) if module is look.module)
     for number, bottom in enumerate(look.layer.bottoms):
-        writers = evidence.writers.get(bottom, [])
-        seen = sum(writer < step for writer in writers)
+        writers = evidence.schedule.writers.get(bottom, [])
+        seen = evidence.schedule.read_before(step, bottom)
         for length in range(1, len(writers) + 1):
             if length == seen or bottom == look.chain.blob:
                 continue
@@ -178,7 +181,7 @@ def in_place_order(look: Look) -> Iterator[Variant]:
 @detector()
 def softmax_applied(look: Look) -> Iterator[Variant]:
     """After all that the prototxt states."""
-    if look.k + 1 < len(look.chain.links) or look.layer.type in ("Softmax", "Sigmoid"):
+    if look.k + 1 < len(look.chain.links) or isinstance(look.layer, Softmax | Sigmoid):
         return
     y = look.run()
     if y.dim() > 1:

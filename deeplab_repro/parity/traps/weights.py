@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from deeplab_repro.parity.differences import without_leading_ones
 from deeplab_repro.parity.traps.core import Look, Variant, detector, trap
-from prototxt_import import infer_net
+from prototxt_import import Shape, infer_net
+from prototxt_import.layers import BatchNorm, Bias, Convolution, Dropout, InnerProduct, ReLU, Scale
 from prototxt_import.matching import shared_parameters
-from prototxt_import.shapes import conv_window
 
 #: Layers of the same shapes that are tried.
 _MOST_LAYERS: Final = 60
@@ -109,7 +110,7 @@ def weights_of_another_layer(look: Look) -> Iterator[Variant]:
     candidates = []
     for name, blobs in evidence.weights.items():
         others = [np.asarray(blob, np.float32) for blob in blobs]
-        if [_bare(blob.shape) for blob in others] != [_bare(blob.shape) for blob in own]:
+        if _sizes(others) != _sizes(own):
             continue
         values = [
             torch.from_numpy(other).reshape(blob.shape)
@@ -122,12 +123,8 @@ def weights_of_another_layer(look: Look) -> Iterator[Variant]:
         yield Variant((OTHER_LAYER if is_stranger else COPY,), what, look.run(blobs=values))
 
 
-def _bare(shape: Sequence[int]) -> tuple[int, ...]:
-    """Without the leading ones that old files put before the sizes of a bias."""
-    sizes = list(shape)
-    while len(sizes) > 1 and sizes[0] == 1:
-        del sizes[0]
-    return tuple(sizes)
+def _sizes(blobs: Sequence[np.ndarray[Any, Any] | Tensor]) -> list[Shape]:
+    return [without_leading_ones(tuple(blob.shape)) for blob in blobs]
 
 
 @detector("Convolution", "InnerProduct")
@@ -141,11 +138,9 @@ def other_weights(look: Look) -> Iterator[Variant]:
     links = look.chain.links[look.k + 1 :]
     if recorded is None or x.dim() not in (2, 4) or look.chain.run().shape != recorded.shape:
         return
-    if any(
-        layer.type not in ("BatchNorm", "Scale", "Bias", "ReLU", "Dropout") for layer, _ in links
-    ):
+    if any(not isinstance(layer, BatchNorm | Scale | Bias | ReLU | Dropout) for layer, _ in links):
         return
-    rectified = any(layer.type == "ReLU" for layer, _ in links)
+    rectified = any(isinstance(layer, ReLU) for layer, _ in links)
     rows = _rows(look, x)
     if rows is None:
         return
@@ -174,11 +169,13 @@ def other_weights(look: Look) -> Iterator[Variant]:
 
 def _rows(look: Look, x: Tensor) -> Tensor | None:
     """(positions, values under the window), for the first group of channels."""
-    if look.layer.type == "InnerProduct":
+    layer = look.layer
+    if isinstance(layer, InnerProduct):
         return None if x.dim() != 2 else x
-    if x.dim() != 4 or look.layer.spec.convolution_param.group != 1:
+    assert isinstance(layer, Convolution)
+    if x.dim() != 4 or layer.group != 1:
         return None
-    window = conv_window(look.layer, 2)
+    window = layer.window_over(2)
     if x.shape[1] * window.kernel[0] * window.kernel[1] > _MOST_UNKNOWNS:
         return None
     columns = F.unfold(x, window.kernel, window.dilation, window.pad, window.stride)

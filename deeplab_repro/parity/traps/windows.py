@@ -12,7 +12,7 @@ from torch import Tensor
 
 from deeplab_repro.caffe.layers.pooling import pool2d
 from deeplab_repro.parity.traps.core import Look, Variant, detector, trap
-from prototxt_import.shapes import Pool, conv_window, pooling
+from prototxt_import.layers import Convolution, Interp, Pool, Pooling, Window
 
 _ROUNDED: Final = {True: "down", False: "up"}
 #: (kernel, padding) of the pools in use.
@@ -77,10 +77,20 @@ KIND = trap(
 )
 
 
+def _pool(look: Look) -> Pool:
+    assert isinstance(look.layer, Pooling)
+    return look.layer.pool
+
+
+def _window(look: Look) -> Window:
+    assert isinstance(look.layer, Convolution)
+    return look.layer.window_over(2)
+
+
 @detector("Pooling")
 def floor_pooling(look: Look) -> Iterator[Variant]:
     """Rounded down, or up where the file says down."""
-    pool = pooling(look.layer)
+    pool = _pool(look)
     if len(look.layer.tops) == 1 and pool.kernel is not None:
         how = "rounded up where the file says down" if pool.floor else "sizes rounded down"
         y, _ = pool2d(look.bottoms[0], replace(pool, floor=not pool.floor))
@@ -90,7 +100,7 @@ def floor_pooling(look: Look) -> Iterator[Variant]:
 @detector("Pooling")
 def average_without_padding(look: Look) -> Iterator[Variant]:
     """The mean of what lies inside the map."""
-    pool = pooling(look.layer)
+    pool = _pool(look)
     if pool.method != "AVE" or pool.kernel is None:
         return
     x = look.bottoms[0]
@@ -103,7 +113,7 @@ def average_without_padding(look: Look) -> Iterator[Variant]:
 @detector("Pooling")
 def pooling_method(look: Look) -> Iterator[Variant]:
     """MAX for AVE, and the other way round."""
-    pool = pooling(look.layer)
+    pool = _pool(look)
     other = {"MAX": "AVE", "AVE": "MAX"}.get(pool.method)
     if other is not None:
         y, _ = pool2d(look.bottoms[0], replace(pool, method=other))
@@ -113,7 +123,7 @@ def pooling_method(look: Look) -> Iterator[Variant]:
 @detector("Pooling")
 def pooling_with_other_padding(look: Look) -> Iterator[Variant]:
     """Every place where the first window could begin, with zeros or nothing around the map."""
-    pool, size = pooling(look.layer), look.size()
+    pool, size = _pool(look), look.size()
     if pool.kernel is None or size is None or pool.method == "STOCHASTIC":
         return
     x = look.bottoms[0]
@@ -137,7 +147,7 @@ def pooling_with_other_padding(look: Look) -> Iterator[Variant]:
 @detector("Pooling")
 def other_window(look: Look) -> Iterator[Variant]:
     """The windows of other networks, sizes rounded down and up."""
-    pool, size = pooling(look.layer), look.size()
+    pool, size = _pool(look), look.size()
     if pool.kernel is None or pool.method == "STOCHASTIC" or len(look.layer.tops) > 1:
         return
     stated = pool.kernel, pool.stride, pool.pad
@@ -168,7 +178,7 @@ def _pads(
 
 def _convolved(look: Look, rate: tuple[int, ...], begin: tuple[int, int]) -> Tensor | None:
     """The convolution with another rate or padding, of the size that was recorded."""
-    window, size = conv_window(look.layer, 2), look.size()
+    window, size = _window(look), look.size()
     x, module = look.bottoms[0], look.module
     spread = tuple(r * (k - 1) + 1 for r, k in zip(rate, window.kernel, strict=True))
     if size is None:
@@ -179,7 +189,8 @@ def _convolved(look: Look, rate: tuple[int, ...], begin: tuple[int, int]) -> Ten
     if any(n < s for n, s in zip(padded_size, spread, strict=True)) or max(pads) > limit:
         return None
     bias = module.blob(1).view(-1) if len(module.blob_shapes) > 1 else None
-    groups = look.layer.spec.convolution_param.group
+    assert isinstance(look.layer, Convolution)
+    groups = look.layer.group
     return F.conv2d(F.pad(x, pads), module.blob(0), bias, window.stride, 0, rate, groups)
 
 
@@ -188,7 +199,7 @@ def hole_ignored(look: Look) -> Iterator[Variant]:
     """Other rates, padded as stated, or so that the window stays centred."""
     if look.bottoms[0].dim() != 4:
         return
-    window = conv_window(look.layer, 2)
+    window = _window(look)
     if max(window.kernel) == 1:
         return
     for rate in _RATES:
@@ -211,7 +222,7 @@ def convolution_with_other_padding(look: Look) -> Iterator[Variant]:
     """Every place where the first window could begin."""
     if look.bottoms[0].dim() != 4:
         return
-    window = conv_window(look.layer, 2)
+    window = _window(look)
     first, second = window.pad
     for delta in range(-max(window.pad), max(window.pad) + 2):
         for begin in dict.fromkeys([(first + delta, second + delta), (first + delta, second)]):
@@ -226,10 +237,11 @@ def convolution_with_other_padding(look: Look) -> Iterator[Variant]:
 @detector("Interp")
 def interpolation(look: Look) -> Iterator[Variant]:
     """The other ways of resampling, to the size that was recorded."""
-    x, spec = look.bottoms[0], look.layer.spec.interp_param
+    x, layer = look.bottoms[0], look.layer
+    assert isinstance(layer, Interp)
     own = look.run()
     size = look.size() or tuple(own.shape[2:])
-    crop = (spec.pad_beg, spec.pad_end) * 2
+    crop = (layer.pad_beg, layer.pad_end) * 2
     cropped = F.pad(x, crop) if any(crop) else x
     to = f"to {size[0]}x{size[1]}"
     for source, note in ((cropped, ""), (x, ", without cropping")):

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from deeplab_repro.caffe.layers import CaffeLayer, build
-from prototxt_import import Layer, parse_net
+from deeplab_repro.caffe.quirks import Quirks
+from prototxt_import import DialectReport, Layer, ShapedLayer, parse_net
 
 
 def layer(
@@ -34,10 +35,20 @@ def layer(
     return parse_net("\n".join(lines), phase=phase, dialect=dialect)["op"]
 
 
-def make(body: str, *bottoms: Sequence[int], **options: Any) -> CaffeLayer:
+def make(body: str, *bottoms: Sequence[int], quirks: bool = True, **options: Any) -> CaffeLayer:
     """The module of :func:`layer`, in the mode of its phase."""
-    module = build(layer(body, *bottoms, **options), bottoms)
+    module = shaped(layer(body, *bottoms, **options), bottoms, quirks)
+    module.initialise()
     return module.train(options.get("phase") == "TRAIN")
+
+
+def shaped(
+    layer: Layer, bottoms: Sequence[Sequence[int | None]], quirks: bool = True
+) -> CaffeLayer:
+    """The module of a layer over bottoms of these shapes; its blobs are zero."""
+    known = [tuple(shape) for shape in bottoms]
+    faults = Quirks(DialectReport(layer.dialect), quirks)
+    return build(ShapedLayer(layer, known, layer.shapes(known)), faults)
 
 
 def run(body: str, *bottoms: Tensor, **options: Any) -> Any:

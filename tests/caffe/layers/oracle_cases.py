@@ -134,6 +134,8 @@ add(
     all=([X], {"base": 3, "scale": 0.5, "shift": -1.25}),
     e_shift=([X], {"shift": 0.75, "scale": -0.3}),
     small=([N(3)], {"base": 0.5}),
+    dl2_shift=Case("Exp", [X], {"shift": 3.0}, dialect="dl2"),
+    dl2_scale=Case("Exp", [X], {"scale": 0.5}, dialect="dl2"),
     v1=Case("Exp", [N(2, 3, 1, 1)], {"base": 2.0, "shift": 1.0}, dialect="dl1"),
 )
 add(

@@ -21,6 +21,17 @@ add(
     one_value=Case("BatchNorm", [N(1, 3)], {}, [(3,), (3,), (1,)], phase="TRAIN"),
     one_axis_test=([N(8)], {}, [(1,)] * 3),
     dl2=Case("BatchNorm", [X], {"eps": 0.01}, _BN, dialect="dl2", phase="TRAIN", passes=3),
+    dl2_batch_test=Case("BatchNorm", [X], {"use_global_stats": False}, _BN, dialect="dl2"),
+    dl2_test=Case("BatchNorm", [X], {}, _BN, dialect="dl2"),
+    dl2_updates=Case(
+        "BatchNorm",
+        [X],
+        {"use_global_stats": True, "update_global_stats": True, "moving_average_fraction": 0.7},
+        _BN,
+        dialect="dl2",
+        phase="TRAIN",
+        passes=3,
+    ),
 )
 add(
     "MVN",

@@ -25,7 +25,8 @@ Answer = tuple[list[Array], Backward | None]
 class Call:
     """One layer's turn.
 
-    p: the fields of its parameter message that the prototxt states; bottoms, params: float64.
+    p: the fields of its parameter message that the prototxt states; bottoms, params: float64;
+    state: what a layer keeps from pass to pass besides its blobs.
     """
 
     type: str
@@ -36,6 +37,7 @@ class Call:
     tops: int = 1
     dialect: str = "bvlc"
     phase: str = "TEST"
+    state: dict[str, Any] = field(default_factory=dict)
 
 
 ORACLES: dict[str, Callable[[Call], Answer]] = {}
@@ -113,7 +115,9 @@ def exp(c: Call) -> Answer:
     base, scale, shift = c.p.get("base", -1.0), c.p.get("scale", 1.0), c.p.get("shift", 0.0)
     log_base = 1.0 if base == -1 else math.log(base)
     inner = log_base * scale
-    outer = 1.0 if shift == 0 else (math.exp(shift) if base == -1 else base**shift)
+    outer = 1.0 if shift == 0 else math.exp(shift) if base == -1 else base**shift
+    if c.dialect == "dl2" and base == -1 and shift:
+        outer = (-1.0) ** shift if shift == int(shift) else math.nan
     return _each(lambda x: outer * math.exp(inner * x), lambda x, y: y * inner, c.bottoms[0])
 
 

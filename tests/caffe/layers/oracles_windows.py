@@ -347,7 +347,19 @@ def batch_norm(c: Call) -> Answer:
     rows = np.moveaxis(x, 1, 0).reshape(x.shape[1], -1) if x.ndim > 1 else x.reshape(1, -1)
     eps, fraction = c.p.get("eps", 1e-5), c.p.get("moving_average_fraction", 0.999)
     use_global = c.p.get("use_global_stats", c.phase == "TEST")
-    if use_global:
+    if c.dialect == "dl2" and not use_global:
+        # No variance is computed: what stands in its place is the last pass's divisor, 0 at first.
+        mean = rows.mean(1)
+        variance = c.state.get("divisor", np.zeros(len(rows)))
+        c.state["divisor"] = np.sqrt(variance + eps)
+    elif c.dialect == "dl2" and c.p.get("update_global_stats") and c.phase == "TRAIN":
+        m = rows.shape[1]
+        mean = c.params[0] / c.params[2][0] if c.params[2][0] else np.zeros(len(rows))
+        variance = ((rows - mean[:, None]) ** 2).sum(1) / m
+        c.params[2][:] = c.params[2] * fraction + 1
+        c.params[0][:] = c.params[0] * fraction + mean
+        c.params[1][:] = c.params[1] * fraction + variance * (m / (m - 1) if m > 1 else 1)
+    elif use_global:
         factor = 0.0 if c.params[2][0] == 0 else 1 / c.params[2][0]
         mean, variance = c.params[0] * factor, c.params[1] * factor
     else:

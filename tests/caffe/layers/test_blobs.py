@@ -8,18 +8,18 @@ import pytest
 import torch
 from torch import nn
 
-from deeplab_repro.caffe.layers import LAYERS, build
+from deeplab_repro.caffe.layers import LAYERS
 from deeplab_repro.caffe.layers.fillers import fill
 from prototxt_import import CaffeImportError
+from prototxt_import.layers import KINDS, Filler
 from prototxt_import.schema import unified
-from prototxt_import.shapes import RULES
-from tests.caffe.layers.one_layer import layer, make, run
+from tests.caffe.layers.one_layer import layer, make, run, shaped
 
 CONV = 'type: "Convolution" convolution_param { num_output: 2 kernel_size: 3 }'
 
 
 def test_every_type_that_has_shapes_has_a_module() -> None:
-    assert LAYERS.keys() == RULES.keys()
+    assert LAYERS.keys() == KINDS.keys()
 
 
 def test_blobs_are_registered_by_number() -> None:
@@ -30,7 +30,7 @@ def test_blobs_are_registered_by_number() -> None:
 
 
 def test_a_blob_waits_for_its_weights_where_sizes_are_unknown() -> None:
-    module = build(layer(CONV, (1, 3, 5, 5)), [(None, None, None, None)])
+    module = shaped(layer(CONV, (1, 3, 5, 5)), [(None, None, None, None)])
     assert not module.has_blob(0)
     assert module.has_blob(1)
     with pytest.raises(CaffeImportError, match="layer 'op': Convolution: parameter 0 is missing"):
@@ -54,7 +54,7 @@ def test_wrong_shapes_are_refused() -> None:
         module.set_blob(0, torch.ones(2, 3, 5, 5))
     with pytest.raises(CaffeImportError, match="no such parameter"):
         module.set_blob(2, torch.ones(1))
-    waiting = build(layer(CONV, (1, 3, 5, 5)), [(None, None, 5, 5)])
+    waiting = shaped(layer(CONV, (1, 3, 5, 5)), [(None, None, 5, 5)])
     with pytest.raises(CaffeImportError, match=r"expected 2x\?x3x3, got 4x3x3x3"):
         waiting.set_blob(0, torch.ones(4, 3, 3, 3))
 
@@ -74,7 +74,8 @@ def test_a_shared_parameter_may_have_another_shape() -> None:
     first, second = make(product, (1, 6)), make(product.replace("2", "3"), (1, 4))
     first.set_blob(0, torch.arange(12.0).reshape(2, 6))
     second.share_blob(0, first.blobs[0])
-    assert second.blobs[0] is first.blobs[0]
+    assert second.registered(0) is first.registered(0)
+    assert second.blobs[0].shape == (3, 4)
     assert second(torch.ones(1, 4)).tolist() == [[6, 22, 38]]
 
 
@@ -94,7 +95,7 @@ def filled(words: str, shape: tuple[int, ...], is_legacy: bool = False) -> torch
 
     filler = text_format.Parse(words, unified("FillerParameter")())
     torch.manual_seed(0)
-    return fill(torch.empty(shape), filler, is_legacy=is_legacy)
+    return fill(torch.empty(shape), Filler.read(filler), is_legacy=is_legacy)
 
 
 @pytest.mark.parametrize(

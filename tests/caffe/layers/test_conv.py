@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from prototxt_import import CaffeImportError
-from prototxt_import.shapes import Window, conv_output, conv_window
+from prototxt_import.layers import Window, conv_output
 from tests.caffe.layers.one_layer import make, run
 
 
@@ -67,8 +67,8 @@ def test_convolution(shape: tuple[int, ...], param: str, device: str) -> None:
     ).double()
     weight, bias = module.blobs
     x = torch.randn(shape, dtype=torch.float64)
-    window = conv_window(module.layer, len(shape) - 2)
-    groups = module.layer.spec.convolution_param.group
+    window = module.layer.window_over(len(shape) - 2)
+    groups = module.layer.group
     assert weight.shape == (4, 4 // groups, *window.kernel)
     expected = convolved(x, weight, bias, window, groups)
     torch.testing.assert_close(module.to(device)(x.to(device)).cpu(), expected)
@@ -82,7 +82,7 @@ def test_deconvolution_is_the_gradient_of_convolution(shape: tuple[int, ...], pa
     ).double()
     x = torch.randn(shape, dtype=torch.float64)
     y = deconvolution(x)
-    window = conv_window(deconvolution.layer, len(shape) - 2)
+    window = deconvolution.layer.window_over(len(shape) - 2)
     assert [
         conv_output(n, k, s, p, d)
         for n, k, s, p, d in zip(
@@ -92,7 +92,7 @@ def test_deconvolution_is_the_gradient_of_convolution(shape: tuple[int, ...], pa
     # <conv(z), x> = <z, deconv(x)> for any z; the weights of both are C_out x C_in here.
     z = torch.randn_like(y)
     (weight,) = deconvolution.blobs
-    groups = deconvolution.layer.spec.convolution_param.group
+    groups = deconvolution.layer.group
     forward = convolved(z, weight, torch.zeros(x.shape[1], dtype=z.dtype), window, groups)
     torch.testing.assert_close((forward * x).sum(), (z * y).sum())
 
@@ -113,7 +113,7 @@ def test_deconvolution_adds_a_bias_per_output() -> None:
 def test_im2col(shape: tuple[int, ...], param: str) -> None:
     x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
     module = make(f'type: "Im2col" convolution_param {{ {param} }}', shape)
-    window = conv_window(module.layer, len(shape) - 2)
+    window = module.layer.window_over(len(shape) - 2)
     expected = taps(x.detach(), window).flatten(1, 1 + len(window.kernel))
     assert torch.equal(module(x), expected)
     assert torch.autograd.gradcheck(module, x[:, :1].detach().requires_grad_())

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from deeplab_repro import load_caffe
+from deeplab_repro.caffe.quirks import QuirkWarning
 from deeplab_repro.crf import CRFParams, dense_crf
 from prototxt_import import CaffeImportError
 from tests.caffe.layers.one_layer import make
@@ -16,9 +17,9 @@ SHAPES = (2, 4, 6, 9), (2, 1, 1, 2), (2, 3, 6, 9)
 PARAMETERS = "pos_w: 3 pos_xy_std: 2 bi_w: 4 bi_xy_std: 20 bi_rgb_std: 10 max_iter: 3"
 
 
-def crf(*bottoms, parameters=PARAMETERS):
+def crf(*bottoms, parameters=PARAMETERS, quirks=False):
     body = f'type: "DenseCRF" dense_crf_param {{ {parameters} }}'
-    return make(body, *(x.shape for x in bottoms), dialect="dl2")(*bottoms)
+    return make(body, *(x.shape for x in bottoms), dialect="dl2", quirks=quirks)(*bottoms)
 
 
 @pytest.fixture
@@ -49,6 +50,14 @@ def test_is_dense_crf_of_the_negative_scores(bottoms):
     assert torch.equal(crf(*bottoms), expected)
     log = crf(*bottoms, parameters=f"{PARAMETERS} output_probability: false")
     torch.testing.assert_close(log, expected.clamp_min(torch.finfo(torch.float32).tiny).log())
+
+
+def test_reads_the_first_picture_for_every_item_as_the_forks_do(bottoms):
+    scores, sizes, image = bottoms
+    with pytest.warns(QuirkWarning, match="first picture"):
+        q = crf(scores, sizes, image, quirks=True)
+    assert torch.equal(q, crf(scores, sizes, image[:1].repeat(2, 1, 1, 1)))
+    assert not torch.equal(q[1], crf(scores, sizes, image)[1])
 
 
 def test_has_the_padding_points_of_sse_code():

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from prototxt_import import CaffeImportError
-from prototxt_import.shapes import interp_output
+from prototxt_import.layers import interp_output
 from tests.caffe.layers.one_layer import make, row, run, slope
 
 

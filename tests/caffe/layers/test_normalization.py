@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 
+from deeplab_repro.caffe.layers import CaffeLayer
+from deeplab_repro.caffe.quirks import QuirkWarning
 from prototxt_import import CaffeImportError
 from tests.caffe.layers.one_layer import make, row, run, slope
 
 BATCH_NORM = 'type: "BatchNorm" batch_norm_param {{ {} }}'
 
 
-def batch_norm(param: str = "", phase: str = "TEST", dialect: str = "bvlc") -> torch.nn.Module:
-    return make(BATCH_NORM.format(param), (1, 1, 1, 4), phase=phase, dialect=dialect)
+def batch_norm(param: str = "", **options: Any) -> CaffeLayer:
+    return make(BATCH_NORM.format(param), (1, 1, 1, 4), **options)
 
 
 def stats(module: torch.nn.Module) -> list[float]:
@@ -67,14 +70,49 @@ def test_batch_norm_obeys_use_global_stats_in_either_phase() -> None:
     assert live(row(1, 3, 1, 3)).flatten().tolist() == pytest.approx([-1, 1, -1, 1])
 
 
+UPDATED = "use_global_stats: true update_global_stats: true eps: 1"
+
+
 def test_batch_norm_update_global_stats_follows_batches_it_does_not_use() -> None:
-    param = "use_global_stats: true update_global_stats: true eps: 1"
-    module = batch_norm(param, phase="TRAIN", dialect="dl2")
+    module = batch_norm(UPDATED, phase="TRAIN", dialect="dl2", quirks=False)
     x = row(1, 3, 1, 3)
     assert torch.equal(module(x), x)
     assert stats(module) == pytest.approx([2, 4 / 3, 1])
     module.eval()(x)
     assert stats(module) == pytest.approx([2, 4 / 3, 1])
+
+
+def test_batch_norm_update_global_stats_as_the_fork_mixes_them() -> None:
+    with pytest.warns(QuirkWarning, match="update_global_stats"):
+        module = batch_norm(UPDATED, phase="TRAIN", dialect="dl2")
+    for i, value in enumerate((6.0, 5.0, 2.0)):
+        module.set_blob(i, torch.tensor([value]))
+    # The global mean is 3, so the deviations are -2, 0, -2, 0: E(d^2) + eps = 3.
+    y = module(row(1, 3, 1, 3)).flatten()
+    assert y.tolist() == pytest.approx([-2 / math.sqrt(3), 0, -2 / math.sqrt(3), 0])
+    # 0.999 * 6 + 3, 0.999 * 5 + 2 * 4 / 3, 0.999 * 2 + 1.
+    assert stats(module) == pytest.approx([8.994, 4.995 + 8 / 3, 2.998])
+
+
+def test_batch_norm_of_the_v2_fork_computes_no_variance() -> None:
+    """The divisor starts at 0 and becomes sqrt(divisor + eps): 0.1, 0.3317, 0.5845, 0.7711."""
+    with pytest.warns(QuirkWarning, match="no variance"):
+        module = batch_norm("eps: 0.01", phase="TRAIN", dialect="dl2")
+    divisor = 0.0
+    for digits in (0.1, 0.3317, 0.5845, 0.7711):
+        divisor = math.sqrt(divisor + 0.01)
+        assert divisor == pytest.approx(digits, abs=1e-4)
+        x = row(1, 3, 1, 3)
+        y = module(x)
+        assert y.flatten().tolist() == pytest.approx([-1 / divisor, 1 / divisor] * 2, rel=1e-5)
+        # (d - mean(d) - y mean(d y)) / divisor, for d = 1, 0, 0, 0.
+        (grad,) = torch.autograd.grad(y, x, torch.tensor([1.0, 0, 0, 0]).reshape(y.shape))
+        a, b = 1 / divisor, 0.25 / divisor
+        expected = [1 - 0.25 - a * b, -0.25 + a * b, -0.25 - a * b, -0.25 + a * b]
+        assert grad.flatten().tolist() == pytest.approx([e / divisor for e in expected], rel=1e-4)
+        assert stats(module) == [0, 0, 0]
+    meant = batch_norm("eps: 0", phase="TRAIN", dialect="dl2", quirks=False)
+    assert meant(row(1, 3, 1, 3)).flatten().tolist() == pytest.approx([-1, 1, -1, 1])
 
 
 def test_batch_norm_gradients() -> None:
@@ -115,7 +153,7 @@ def test_scale_and_bias_along_axes(kind: str, param: str, shape: tuple[int, ...]
     values = [torch.randn(shape) for _ in module.blobs]
     for i, value in enumerate(values):
         module.set_blob(i, value)
-    axis = module.axis % 4 if shape else 0
+    axis = module.layer.axis % 4 if shape else 0
     wide = [v.reshape((1,) * axis + shape + (1,) * (4 - axis - len(shape))) for v in values]
     expected = x * wide[0] + wide[1] if kind == "Scale" else x + wide[0]
     torch.testing.assert_close(module(x), expected)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from deeplab_repro.caffe.layers.pooling import pool2d
 from prototxt_import import CaffeImportError
-from prototxt_import.shapes import Pool, pool_output
+from prototxt_import.layers import Pool, pool_output
 from tests.caffe.layers.one_layer import make, row, run, slope
 
 FLT_MAX = torch.finfo(torch.float32).max

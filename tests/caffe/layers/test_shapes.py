@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from prototxt_import import CaffeImportError, parse_net
-from prototxt_import.shapes import REFUSED, LayerShapes, infer
+from prototxt_import.layers import REFUSED, LayerShapes
 from tests.caffe.layers.one_layer import layer, make
 
 CAFFE = Path(__file__).parents[2] / "data" / "caffe"
@@ -19,7 +19,7 @@ CAFFE = Path(__file__).parents[2] / "data" / "caffe"
 def shapes(body: str, *bottoms: tuple[int | None, ...], **options: object) -> LayerShapes:
     """Shapes with some sizes unknown."""
     known = [tuple(8 if n is None else n for n in shape) for shape in bottoms]
-    return infer(layer(body, *known, **options), bottoms)
+    return layer(body, *known, **options).shapes(bottoms)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_data_layers_say_what_their_files_do_not(
 def test_types_left_out_are_refused_by_name(kind: str) -> None:
     dialect = "dl2" if kind in ("DomainTransform", "UniqueLabel") else "bvlc"
     with pytest.raises(CaffeImportError, match=f"layer 'op': {kind}: layer type not supported: "):
-        infer(layer(f'type: "{kind}"', (1, 1, 1, 1), dialect=dialect), [(1, 1, 1, 1)])
+        layer(f'type: "{kind}"', (1, 1, 1, 1), dialect=dialect).shapes([(1, 1, 1, 1)])
 
 
 def test_unknown_types_are_refused() -> None:
@@ -143,7 +143,7 @@ def test_wrong_numbers_of_blobs(body: str, bottoms: int, tops: int, message: str
 
 def test_a_loss_without_a_top_gets_one() -> None:
     found = layer('type: "SoftmaxWithLoss"', (2, 3), (2,), tops=0)
-    assert infer(found, [(2, 3), (2,)]).tops == [()]
+    assert found.shapes([(2, 3), (2,)]).tops == [()]
 
 
 @pytest.mark.parametrize("file", ["layers.h5", "losses.h5"])
@@ -154,7 +154,7 @@ def test_recorded_layers_have_the_shapes_that_were_recorded(file: str) -> None:
                 continue
             net = parse_net(case.attrs["prototxt"], phase="TRAIN")
             op = net["op"]
-            found = infer(op, [case["in"][bottom].shape for bottom in op.bottoms])
+            found = op.shapes([case["in"][bottom].shape for bottom in op.bottoms])
             assert found.tops == [case["out"][top].shape for top in op.tops], name
             params = case["param/op"] if "param" in case else {}
             assert found.params == [params[i].shape for i in sorted(params)], name
@@ -183,4 +183,4 @@ def test_what_is_promised_is_made(body: str, bottoms: list[tuple[int, ...]], top
     module = make(body, *bottoms, tops=tops, dialect=dialect)
     made = module(*(torch.zeros(shape) for shape in bottoms))
     made = [made] if isinstance(made, torch.Tensor) else made
-    assert [tuple(y.shape) for y in made] == infer(module.layer, bottoms).tops
+    assert [tuple(y.shape) for y in made] == module.layer.shapes(bottoms).tops

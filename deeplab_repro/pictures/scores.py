@@ -11,8 +11,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from deeplab_repro.errors import BadInput, InputError
 from deeplab_repro.pictures.reading import load_npy
-from prototxt_import import CaffeImportError
 from prototxt_import.files import open_file
 from prototxt_import.hdf5 import children, member, open_hdf5, read_dataset, walk_groups
 from prototxt_import.limits import MAX_BLOB_BYTES
@@ -34,11 +34,11 @@ def read_scores(path: str | os.PathLike[str], key: str | None = None) -> Array:
             needed where there is only one.
 
     Raises:
-        CaffeImportError: another kind of file, no or several arrays, another layout.
+        BadInput: another kind of file, no or several arrays, another layout.
     """
     ending = Path(path).suffix.lower()
     if ending not in ENDINGS:
-        raise CaffeImportError(
+        raise InputError(
             "is no file of scores", file=path, expected=", ".join(ENDINGS), got=ending or "none"
         )
     if ending == ".npy":
@@ -50,7 +50,7 @@ def read_scores(path: str | os.PathLike[str], key: str | None = None) -> Array:
     if values.ndim == 4 and values.shape[0] == 1:
         values = values[0]
     if values.ndim != 3 or not values.size:
-        raise CaffeImportError(
+        raise InputError(
             "holds no scores of one picture", file=path, expected=_LAYOUTS, got=values.shape
         )
     return np.asarray(values, np.float32)
@@ -71,22 +71,22 @@ def energies(
         (C, height, width) float32.
 
     Raises:
-        CaffeImportError: another size, NaN, or probabilities that are none.
+        BadInput: another size, NaN, or probabilities that are none.
     """
     if crop:
         scores = scores[:, : size[0], : size[1]]
     if scores.shape[1:] != size:
-        raise CaffeImportError(
+        raise InputError(
             "scores and picture differ in size" + _hint(scores.shape, size),
             expected=f"(C, {size[0]}, {size[1]})",
             got=scores.shape,
         )
     if np.isnan(scores).any():
-        raise CaffeImportError("the scores hold NaN")
+        raise InputError("the scores hold NaN")
     if not probabilities:
         return -scores
     if scores.min() < 0 or scores.max() > 1.0001:
-        raise CaffeImportError(
+        raise InputError(
             "the scores are no probabilities",
             expected="values from 0 to 1",
             got=f"{scores.min():g} to {scores.max():g}",
@@ -121,13 +121,13 @@ def _from_npz(path: str | os.PathLike[str], key: str | None) -> NDArray[Any]:
             MAX_BLOB_BYTES.check(entry.file_size, f"{name} is too large, in bytes", file=path)
             with archive.open(entry) as member_file:
                 values: NDArray[Any] = np.lib.format.read_array(member_file, allow_pickle=False)
-    except CaffeImportError:
+    except BadInput:
         raise
     except Exception as error:
         # numpy reads the header as a Python literal, and zlib and zipfile have errors of their own.
-        raise CaffeImportError(f"is no .npz ({error})", file=path) from None
+        raise InputError(f"is no .npz ({error})", file=path) from None
     if values.dtype.kind not in "fiu":
-        raise CaffeImportError(f"{name} holds no numbers", file=path, got=values.dtype)
+        raise InputError(f"{name} holds no numbers", file=path, got=values.dtype)
     return values
 
 
@@ -152,7 +152,7 @@ def _chosen(names: list[str], key: str | None, path: object) -> str:
     if key in names or (key is None and len(names) == 1):
         return key or names[0]
     listed = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
-    raise CaffeImportError(
+    raise InputError(
         "which array holds the scores?" if key is None else f"holds no array {key}",
         file=path,
         expected=f"--key with one of {listed}" if names else "an array",

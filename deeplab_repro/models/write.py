@@ -1,0 +1,106 @@
+"""A network of the catalogue as prototxt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from deeplab_repro.models.architectures import expand
+from deeplab_repro.models.catalogue import FORMATS, PHASES, find
+from deeplab_repro.models.graph import Settings, net_message
+from deeplab_repro.models.prototxt import to_text
+
+# All published channel counts are multiples of this, so any divisor of it is a valid width.
+_COMMON_CHANNELS = 64
+_MAX_VALUES = 2**31 - 1  # of one blob in Caffe (blob.cpp, Reshape)
+
+
+def write_network(
+    name: str,
+    phase: str = "DEPLOY",
+    format: str = "v2",
+    num_labels: int = 21,
+    width: int = 1,
+    input_size: int | tuple[int, int] | None = None,
+    batch: int | None = None,
+    output_stride: int | None = None,
+    **placeholders: str,
+) -> str:
+    """A network of `NETWORKS` as prototxt text.
+
+    Args:
+        name: Its name or full name.
+        phase: TRAIN and TEST read pictures by an ImageSegData layer; DEPLOY is the test graph from
+            an input blob `data` to the full-size scores.
+        format: "v1" (`layers {}`, the DeepLab v1 fork) or "v2" (`layer {}`, the v2 fork).
+        num_labels: Channels of the scores.
+        width: Divides the published channel counts: a small net of the same shape.
+        input_size: Height and width, or one number for both; the published size by default.
+        batch: Pictures per pass; the published number in TRAIN and 1 otherwise by default.
+        output_stride: Pixels of the input for a row or column of scores; 8 as published by default.
+            At another one the rates are such that the field of view stays.
+        **placeholders: What the released files call ${EXP}, ${DATA_ROOT}, ${TRAIN_SET}, ${TEST_SET}
+            and ${FEATURE_DIR}, in small letters: exp="voc12", data_root="VOC2012", ...
+
+    Where the released files name no filler there is none here, and Caffe's default holds: constant
+    0.  So a network starts from weights: without any, ResNet-101's scores are all zero.
+
+    >>> print(write_network("largefov", width=8, input_size=97)[:61])
+    name: "DeepLab-LargeFOV"
+    input: "data"
+    input_shape {
+      dim: 1
+
+    Raises:
+        ValueError: One of the arguments is none of those, or they do not fit each other.
+    """
+    network = find(name)
+    architecture = network.architecture
+    _check_choice("phase", phase, PHASES)
+    _check_choice("format", format, FORMATS)
+    if num_labels < 1:
+        raise ValueError(f"num_labels: expected at least 1, got {num_labels}")
+    if width < 1 or _COMMON_CHANNELS % width:
+        raise ValueError(f"width: expected a divisor of {_COMMON_CHANNELS}, got {width}")
+    training = phase == "TRAIN"
+    if batch is None:
+        batch = network.batch if training else 1
+    if batch < 1:
+        raise ValueError(f"batch: expected at least 1, got {batch}")
+    if input_size is None:
+        input_size = network.train_size if training else network.test_size
+    if isinstance(input_size, int):
+        input_size = (input_size, input_size)
+    settings = Settings(phase, format, input_size, batch, **placeholders)
+    expansion = expand(
+        architecture,
+        num_classes=num_labels,
+        training=training,
+        output_stride=output_stride,
+        width=width,
+        exp=settings.exp,
+    )
+    _check_size(name, architecture.input_rule(output_stride), input_size)
+    if 3 * batch * input_size[0] * input_size[1] > _MAX_VALUES:
+        raise ValueError(
+            f"batch {batch} of {input_size[0]}x{input_size[1]}: the blobs of Caffe hold at most "
+            f"{_MAX_VALUES:,} values"
+        )
+    return to_text(
+        net_message(network.title, architecture.stem, expansion, network.random_scales, settings)
+    )
+
+
+def _check_choice(what: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise ValueError(f"{what}: expected one of {', '.join(choices)}; got {value!r}")
+
+
+def _check_size(name: str, rule: tuple[int, int], size: tuple[int, int]) -> None:
+    step, rest = rule
+    for side in size:
+        if side < step + rest or side % step != rest:
+            below = max(step + rest, side - (side - rest) % step)
+            raise ValueError(
+                f"input_size {size[0]}x{size[1]}: {name} takes sides of {step}k + {rest}, "
+                f"such as {below} or {below + step}"
+            )
