@@ -28,6 +28,7 @@ __all__ = [
     "read_caffemodel",
     "write_blob",
     "write_caffemodel",
+    "write_values",
 ]
 
 Array = NDArray[np.floating[Any]]
@@ -168,6 +169,11 @@ def write_caffemodel(
 def write_blob(out: BinaryIO, head: bytes, blob: Array) -> None:
     """Write the body of a BlobProto: what :func:`blob_head` made, then the numbers."""
     out.write(head)
+    write_values(out, blob)
+
+
+def write_values(out: BinaryIO, blob: Array) -> None:
+    """Write the numbers of a blob, little-endian, without a copy of a contiguous one."""
     if blob.size:
         little = np.ascontiguousarray(blob, dtype=blob.dtype.newbyteorder("<"))
         out.write(little.reshape(-1).view(np.uint8).data)

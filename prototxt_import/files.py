@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import codecs
+import io
 import os
 import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Final, Literal
+from typing import TYPE_CHECKING, BinaryIO, Final, Literal
 
 from prototxt_import.errors import CaffeImportError
 from prototxt_import.limits import MAX_TEXT_BYTES
 
-__all__ = ["FileKind", "kind_of", "open_file", "read_text", "replacing"]
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+__all__ = ["FileKind", "kind_of", "open_file", "read_text", "replacing", "replacing_file"]
 
 FileKind = Literal["prototxt", "protobuf", "hdf5", "safetensors"]
 _HDF5_SIGNATURE: Final = b"\x89HDF\r\n\x1a\n"
@@ -90,23 +94,77 @@ def _is_text(head: bytes) -> bool:
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary path in the folder of ``path`` that takes its place if the block succeeds.
 
-    Whatever was at ``path`` stays as it was until then, and if the block fails.
+    Whatever was at ``path`` stays as it was until then, and if the block fails; then nothing else
+    is left behind.
+
+    Raises:
+        CaffeImportError: the file cannot be written, as on a full disk, or cannot take the place
+            of what is there.
     """
     path = Path(path)
+    if os.path.isdir(path):
+        raise CaffeImportError("is a folder", file=path, expected="the name of a file to write")
+    temporary: Path | None = None
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent or ".")
-    except OSError as error:
-        raise CaffeImportError(error.strerror or "cannot be written", file=path) from None
-    except ValueError as error:  # a NUL in the name
-        raise CaffeImportError(f"is no file name ({error})", file=path) from None
-    os.close(handle)
-    temporary = Path(name)
-    try:
+        temporary = Path(name)
+        os.close(handle)
         yield temporary
         # mkstemp makes files that only their owner can read; give the usual permissions.
         mask = os.umask(0)
         os.umask(mask)
         temporary.chmod(0o666 & ~mask)
         temporary.replace(path)
+    except OSError as error:
+        raise CaffeImportError(error.strerror or "cannot be written", file=path) from error
+    except ValueError as error:
+        if temporary is not None:  # raised by the block
+            raise
+        raise CaffeImportError(f"is no file name ({error})", file=path) from None  # a NUL in it
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """As :func:`replacing`, an open file: for libraries that do not survive a failed write.
+
+    HDF5 cannot close a file that it could not write to and may end the process, and ``torch.save``
+    reports a position in place of the reason.  What the file gets therefore never fails for them:
+    the first error is kept, what follows it is dropped, and the error is raised behind the block.
+    """
+    with replacing(path) as temporary, _PatientFile(temporary, "w+b") as file:
+        try:
+            yield file
+        except Exception:
+            # Without what was dropped a library may stumble over its own file.
+            if file.error is None:
+                raise
+        if file.error is not None:
+            raise file.error
+
+
+class _PatientFile(io.FileIO):
+    """A file that keeps the first error of a write for later."""
+
+    error: OSError | None = None
+
+    def write(self, content: Buffer) -> int:
+        """Write all of ``content``; or, once a write has failed, none of it."""
+        rest = memoryview(content).cast("B")
+        size = len(rest)
+        try:
+            while len(rest) and self.error is None:
+                rest = rest[super().write(rest) :]
+        except OSError as error:
+            self.error = error
+        return size
+
+    def truncate(self, size: int | None = None) -> int:
+        """Cut or lengthen the file; once a write has failed it stays as it is."""
+        try:
+            return super().truncate(size) if self.error is None else size or 0
+        except OSError as error:
+            self.error = error
+            return size or 0

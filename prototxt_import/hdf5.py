@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from prototxt_import.caffemodel import Array, Weights
 from prototxt_import.errors import BadInput, CaffeImportError
-from prototxt_import.files import open_file, replacing
+from prototxt_import.files import open_file, replacing_file
 from prototxt_import.limits import (
     MAX_BLOB_AXES,
     MAX_HDF5_DEPTH,
@@ -262,17 +262,27 @@ def write_hdf5(path: str | os.PathLike[str], weights: Mapping[str, Sequence[Arra
     """Write a ``.caffemodel.h5``.
 
     Raises:
-        CaffeImportError: a layer whose name HDF5 cannot hold.
+        CaffeImportError: a layer whose name Caffe would not find in it, or that HDF5 cannot hold.
     """
-    with replacing(path) as temporary, h5py.File(temporary, "w", track_order=True) as file:
+    for layer in weights:
+        if "/" in layer or layer in ("", "."):
+            # HDF5 makes nested groups of such a name.  Caffe looks for layers among the groups of
+            # /data only, and passes over those it does not know (net.cpp,
+            # CopyTrainedLayersFromHDF5): it would keep its old values without a word.
+            raise CaffeImportError(
+                "Caffe would not find a layer of this name in an HDF5 file",
+                file=path,
+                layer=layer,
+                expected="another kind of output, such as .caffemodel or .safetensors",
+            )
+    with replacing_file(path) as out, h5py.File(out, "w", track_order=True) as file:
         data = file.create_group("data", track_order=True)
         for layer, blobs in weights.items():
             try:
-                group = data.require_group(layer)
+                group = data.create_group(layer)
                 for i, blob in enumerate(blobs):
                     group.create_dataset(str(i), data=blob)
-            except (ValueError, TypeError, LookupError) as error:
-                # HDF5 has no place for a layer called "" or "0" inside another layer.
+            except (ValueError, TypeError) as error:  # a NUL in the name
                 raise CaffeImportError(
                     f"cannot be written as HDF5 ({error})", file=path, layer=layer
                 ) from None

@@ -21,13 +21,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import prod
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import numpy as np
 import safetensors
-from safetensors.numpy import save_file
 
-from prototxt_import.caffemodel import Array, Weights
+from prototxt_import.caffemodel import Array, Weights, write_values
 from prototxt_import.dialect import DialectReport, RawNet
 from prototxt_import.errors import CaffeImportError
 from prototxt_import.files import open_file, replacing
@@ -37,6 +36,9 @@ from prototxt_import.text import parse_text
 from prototxt_import.upgrade import upgrade_layer
 
 __all__ = ["read_safetensors", "write_safetensors"]
+
+#: The types that a blob can have, by the names that the format has for them.
+_DTYPES: Final = {np.dtype(np.float32): "F32", np.dtype(np.float64): "F64"}
 
 
 def read_safetensors(
@@ -85,9 +87,12 @@ def _check_copies(layers: list[tuple[str, list[str]]], size: int, file: Any, pat
 
 def _tensor(file: Any, name: str, path: object) -> Array:
     dtype = file.get_slice(name).get_dtype()
-    if dtype not in ("F32", "F64"):
+    if dtype not in _DTYPES.values():
         raise CaffeImportError(
-            f"tensor '{name}' has another type", file=path, expected="F32 or F64", got=dtype
+            f"tensor '{name}' has another type",
+            file=path,
+            expected=" or ".join(_DTYPES.values()),
+            got=dtype,
         )
     return cast(Array, file.get_tensor(name))
 
@@ -114,7 +119,15 @@ def write_safetensors(
             if owner and _same_bits(owner[1], blob):
                 key = owner[0]
             else:
-                tensors[key] = np.ascontiguousarray(blob).reshape(blob.shape)
+                if blob.dtype not in _DTYPES:
+                    raise CaffeImportError(
+                        "a blob of this type cannot be written",
+                        file=path,
+                        layer=layer,
+                        expected=" or ".join(_DTYPES.values()),
+                        got=blob.dtype,
+                    )
+                tensors[key] = blob
                 if name and not owner:
                     owners[name] = key, blob
             keys.append(key)
@@ -126,8 +139,37 @@ def write_safetensors(
             "caffe.dialect": net.dialect,
             "caffe.filtered": "true" if filtered else "false",
         }
-    with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata)
+    _write_file(path, tensors, metadata)
+
+
+def _write_file(
+    path: str | os.PathLike[str],
+    tensors: Mapping[str, np.ndarray[Any, Any]],
+    metadata: Mapping[str, str],
+) -> None:
+    """The format is the length of a JSON header, that header, and the values.
+
+    The library writes the metadata in another order each time; here equal contents make equal
+    files.
+    """
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    # The widest type first, as the library does: so each value lies at a multiple of its size.
+    order = sorted(tensors, key=lambda name: (-tensors[name].itemsize, name))
+    end = 0
+    for name in order:
+        tensor = tensors[name]
+        header[name] = {
+            "dtype": _DTYPES[tensor.dtype],
+            "shape": tensor.shape,
+            "data_offsets": [end, end + tensor.nbytes],
+        }
+        end += tensor.nbytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with replacing(path) as temporary, temporary.open("wb") as out:
+        out.write(len(text).to_bytes(8, "little") + text)
+        for name in order:
+            write_values(out, tensors[name])
 
 
 def _same_bits(one: Array, other: Array) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 from prototxt_import import wire
 from prototxt_import.caffemodel import Array, blob_head, opened, read_blob, write_blob
 from prototxt_import.errors import CaffeImportError
-from prototxt_import.files import kind_of, replacing
+from prototxt_import.files import kind_of, replacing, replacing_file
 from prototxt_import.hdf5 import (
     dataset_at,
     group_at,
@@ -146,7 +146,7 @@ def _message(field_number: int, length: int) -> bytes:
 
 
 def _write_hdf5(path: str | os.PathLike[str], state: SolverState) -> None:
-    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
+    with replacing_file(path) as out, h5py.File(out, "w") as file:
         file["iter"] = np.array([state.iter], np.int32)
         # hdf5.cpp writes strings with a fixed length.
         file["learned_net"] = np.bytes_(state.learned_net)

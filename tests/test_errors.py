@@ -10,8 +10,8 @@ import pytest
 
 import deeplab_repro
 from deeplab_repro import load_caffe
+from deeplab_repro.caffe.scoring import scoring_net
 from deeplab_repro.errors import BadInput, InputError
-from deeplab_repro.inference.scoring import scoring_net
 from deeplab_repro.inference.segmentation import Segmenter
 from deeplab_repro.parity.recordings import find_recordings
 from deeplab_repro.pictures.palette import read_classes

@@ -6,16 +6,20 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, suppress
 from importlib import import_module
+from io import StringIO
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import Tensor, nn
 
 from deeplab_repro.caffe.graph import GraphModule
+from deeplab_repro.caffe.scoring import input_rule, scoring_net
 from prototxt_import import CaffeImportError, Net, Shape
 from prototxt_import.files import replacing
+from prototxt_import.words import show
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
@@ -25,12 +29,16 @@ __all__ = [
     "export_program",
     "first_line",
     "input_shapes",
+    "onnx_model",
     "other_shapes",
     "require_package",
+    "without_labels",
 ]
 
 #: What a protobuf message, and so an ONNX file with its weights inside, can hold.
 _MOST_BYTES: Final = 2**31 - 1
+#: Characters of another program's error that are passed on.
+_LONGEST_REASON: Final = 200
 #: Pixels that (height, width) may change by; networks of several scales take sizes in steps of 32.
 _SIZE_STEPS: Final = ((-32, -64), (32, 64), (-16, -32), (16, 32), (-1, -2), (1, 2))
 
@@ -48,8 +56,26 @@ class _ByName(nn.Module):
         return outputs
 
 
+def without_labels(net: Net, blob: str | None = None) -> Net:
+    """What there is to export of a network: all of it, or what its scores need.
+
+    Args:
+        net: in the TEST phase.
+        blob: the scores.  A training network, whose outputs want labels, is cut at its scores
+            without this (:func:`~deeplab_repro.caffe.scoring.scoring_net`); another stays whole.
+
+    Raises:
+        CaffeImportError: no such blob, or several that may be the scores.
+    """
+    if blob is None and all(declared.required for declared in net.inputs.values()):
+        return net
+    return scoring_net(net, blob)
+
+
 def input_shapes(net: Net, given: Mapping[str, Shape] | None = None) -> dict[str, tuple[int, ...]]:
     """Shapes of the inputs that a network needs: the given ones, else the declared ones.
+
+    A network that labels pictures and declares no size gets the test crop of the released ones.
 
     Raises:
         CaffeImportError: an unknown input, or one of which no whole shape is known.
@@ -64,16 +90,27 @@ def input_shapes(net: Net, given: Mapping[str, Shape] | None = None) -> dict[str
         if not declared.required and name not in given:
             continue
         shape = given.get(name, declared.shape)
+        if name not in given and None in shape:
+            shape = _test_crop(net, name) or shape
         sizes = [size for size in shape if size]
         if len(sizes) != len(shape) or not sizes:
             raise CaffeImportError(
                 f"the size of input '{name}' is not known",
                 file=net.file,
-                expected="an input shape",
-                got="x".join("?" if not size else str(size) for size in shape) or None,
+                expected=f"--input-shape {name}=1x3xHxW, or what its sizes are",
+                got=show([size or None for size in shape]) if shape else None,
             )
         shapes[name] = tuple(sizes)
     return shapes
+
+
+def _test_crop(net: Net, name: str) -> Shape | None:
+    """The shape of one test crop, if the input is a picture that the network labels."""
+    with suppress(CaffeImportError):
+        part = scoring_net(net)
+        if list(part.inputs) == [name]:
+            return 1, 3, *input_rule(part).crop
+    return None
 
 
 def other_shapes(
@@ -140,7 +177,7 @@ def export_program(net: GraphModule, shapes: Mapping[str, tuple[int, ...]]) -> E
     }
     try:
         with torch.no_grad(), _quiet():
-            return export(
+            program = export(
                 _ByName(net).eval(),
                 (example,),
                 dynamic_shapes=(dynamic,),
@@ -154,18 +191,36 @@ def export_program(net: GraphModule, shapes: Mapping[str, tuple[int, ...]]) -> E
         raise CaffeImportError(
             f"cannot be exported: {first_line(error)}", file=net.net.file
         ) from error
+    if not _outputs(program):
+        raise CaffeImportError(
+            "no output of the network can be computed from these inputs",
+            file=net.net.file,
+            expected="the shapes of more inputs, or a network that is cut at its scores",
+            got=list(shapes),
+        )
+    return program
 
 
 def export_onnx(
     net: GraphModule, path: str | os.PathLike[str], shapes: Mapping[str, tuple[int, ...]]
 ) -> None:
-    """Write the network as an ONNX file with its weights inside; whole or not at all.
+    """Write :func:`onnx_model` to a file; whole or not at all.
+
+    Raises:
+        CaffeImportError: as :func:`onnx_model`, or the file cannot be written.
+    """
+    content = onnx_model(net, shapes)
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def onnx_model(net: GraphModule, shapes: Mapping[str, tuple[int, ...]]) -> bytes:
+    """The network as an ONNX file with its weights inside.
 
     Inputs and outputs have the blobs' names; sizes are free as in :func:`export_program`.
 
     Args:
         net: in eval mode; a fused one makes the smaller file.
-        path: to write.
         shapes: of the inputs, as an example.
 
     Raises:
@@ -178,7 +233,10 @@ def export_onnx(
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
     if size > _MOST_BYTES:
         raise CaffeImportError(
-            "too large for ONNX", file=path, expected="at most 2 GB of weights", got=size
+            "too large for ONNX",
+            file=net.net.file,
+            expected="at most 2 GB of weights",
+            got=size,
         )
     program = export_program(net, shapes)
     try:
@@ -188,13 +246,12 @@ def export_onnx(
             )
         assert onnx_program is not None
         _strip(onnx_program.model)
-        model = onnx_program.model_proto
+        content: bytes = onnx_program.model_proto.SerializeToString()
     except Exception as error:  # onnxscript raises whatever its stages raise
         raise CaffeImportError(
             f"cannot be written as ONNX: {first_line(error)}", file=net.net.file
         ) from error
-    with replacing(path) as temporary:
-        temporary.write_bytes(model.SerializeToString())
+    return content
 
 
 def _outputs(program: ExportedProgram) -> list[str]:
@@ -234,16 +291,20 @@ def require_package(package: str) -> Any:
 def first_line(error: BaseException) -> str:
     """What an error says in its first line with any words, or its kind."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    # onnxruntime puts signatures of its C++ functions in front of what is wrong.
+    return shorten(lines[0], _LONGEST_REASON) if lines else type(error).__name__
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep torch's own notes on the progress of an export, and on its own code, to itself."""
+    """Keep torch's own notes on the progress of an export, and on its own code, to itself.
+
+    Of a network that it cannot export it prints the graph to stderr, too.
+    """
     before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stderr(StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -150,20 +150,32 @@ def picture_options(command: _Command) -> _Command:
 
 def preparation_of(mean: str, scale: float, pad_to: int | None, resize: str | None) -> Preparation:
     """What :func:`picture_options` asked for."""
-    from deeplab_repro.pictures.reading import Preparation, read_mean
+    from deeplab_repro.pictures.reading import Preparation
 
-    means: Any
-    if mean == "none":
-        means = None
-    elif mean.count(",") == 2:
-        try:
-            means = tuple(float(part) for part in mean.split(","))
-        except ValueError:
-            raise InputError("--mean", expected="B,G,R, FILE or none", got=mean) from None
-    else:
-        means = read_mean(mean)
+    if not math.isfinite(scale) or scale == 0:
+        raise InputError("--scale", expected="a finite number other than 0", got=scale)
+    means = None if mean == "none" else _mean(mean)
     size = None if resize is None else parse_size("--resize", resize)
+    if size is not None:
+        MAX_PIXELS.check(size[0] * size[1], "--resize: too many pixels")
+    if pad_to is not None:
+        MAX_PIXELS.check(pad_to * pad_to, "--pad-to: too many pixels")
     return Preparation(means, scale, pad_to, size)
+
+
+def _mean(text: str) -> Any:
+    """Three numbers, or the mean picture in a file."""
+    from deeplab_repro.pictures.reading import read_mean
+
+    try:
+        numbers = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if not text or (numbers and (len(numbers) != 3 or not all(map(math.isfinite, numbers)))):
+        raise InputError(
+            "--mean", expected="three finite numbers B,G,R, a FILE or none", got=text or "nothing"
+        )
+    return numbers or read_mean(text)
 
 
 def input_shape_option(command: _Command) -> _Command:
@@ -187,7 +199,7 @@ def parse_shapes(texts: Sequence[str]) -> dict[str, Shape]:
             shape = tuple(int(size) for size in sizes.replace(",", "x").split("x"))
         except ValueError:
             shape = ()
-        if not shape or min(shape) < 0:
+        if not name or not shape or min(shape) < 1:
             raise InputError("--input-shape", expected="BLOB=NxCxHxW", got=text)
         shapes[name] = shape
     return shapes

@@ -24,8 +24,7 @@ from prototxt_import.words import show
 
 if TYPE_CHECKING:
     from deeplab_repro.parity.causes import Cause
-    from deeplab_repro.parity.comparison import BlobReport
-    from deeplab_repro.parity.tolerances import Tolerance
+    from deeplab_repro.parity.comparison import Comparison
 
 
 @click.command("compare")
@@ -79,16 +78,17 @@ def command(
 
             write_page(page, comparison, causes, model)
         advance()
-    reports, first = comparison.reports, comparison.first
-    _show(reports, tolerance, first)
+    first = comparison.first
+    _show(comparison)
     _show_causes(causes)
-    write_json(json_file, _as_json(reports, tolerance, first, causes))
+    write_json(json_file, _as_json(comparison, causes))
     if page is not None:
         console.print(f"wrote {page}", highlight=False, markup=False, soft_wrap=True)
     raise click.exceptions.Exit(1 if first else 0)
 
 
-def _show(reports: list[BlobReport], tolerance: Tolerance, first: BlobReport | None) -> None:
+def _show(comparison: Comparison) -> None:
+    reports, tolerance, first = comparison.reports, comparison.tolerance, comparison.first
     table = make_table(
         "",
         blob="left",
@@ -111,6 +111,7 @@ def _show(reports: list[BlobReport], tolerance: Tolerance, first: BlobReport | N
             shown(report.blob), shown(report.layer), report.type, shape, rel, maximum, verdict
         )
     console.print(table)
+    console.print(f"{comparison.compared} of {len(comparison.ours)} blobs compared")
     compared = [report for report in reports if report.agreement is not None]
     bounds = f"rel <= {tolerance.rel:.0e}, max <= {tolerance.max:.0e}"
     if first is None:
@@ -141,14 +142,12 @@ def _show_causes(causes: list[Cause]) -> None:
             console.print(line, highlight=False, soft_wrap=True)
 
 
-def _as_json(
-    reports: list[BlobReport],
-    tolerance: Tolerance,
-    first: BlobReport | None,
-    causes: list[Cause],
-) -> dict[str, Any]:
+def _as_json(comparison: Comparison, causes: list[Cause]) -> dict[str, Any]:
+    first, tolerance = comparison.first, comparison.tolerance
     return {
         "equal": first is None,
+        "blobs_of_network": len(comparison.ours),
+        "blobs_compared": comparison.compared,
         "first_difference": first and {"layer": first.layer, "blob": first.blob},
         "causes": [cause.as_json() for cause in causes],
         "tolerance": {"rel": tolerance.rel, "max": tolerance.max},
@@ -164,6 +163,6 @@ def _as_json(
                 "note": r.agreement.note if r.agreement else "not recorded",
                 "equal": r.equal,
             }
-            for r in reports
+            for r in comparison.reports
         ],
     }

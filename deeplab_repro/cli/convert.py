@@ -19,7 +19,7 @@ from deeplab_repro.cli.common import (
 )
 from deeplab_repro.errors import BadInput, InputError
 from prototxt_import import Dialect, Model, infer_net, write_weights
-from prototxt_import.files import replacing
+from prototxt_import.files import replacing_file
 from prototxt_import.matching import WeightMatch, match_weights, shared_parameters
 from prototxt_import.words import megabytes
 
@@ -45,7 +45,7 @@ def command(
     Without -o it writes MODEL.safetensors, which carries the network in its metadata and stands
     for MODEL everywhere.
     """
-    target = Path(output) if output else _with_ending(model, ".safetensors")
+    target = Path(output) if output is not None else _with_ending(model, ".safetensors")
     if target.suffix not in _ENDINGS:
         raise InputError(
             "unknown kind of output", file=target, expected=" or ".join(_ENDINGS), got=target.suffix
@@ -110,8 +110,8 @@ def _write_pt(target: Path, source: Model) -> None:
         "prototxt": source.raw.text() if source.raw else None,
         "dialect": source.raw.dialect if source.raw else None,
     }
-    with replacing(target) as temporary:
-        torch.save(content, temporary)
+    with replacing_file(target) as out:
+        torch.save(content, out)
 
 
 def _report(source: Model, match: WeightMatch | None, model: str, target: Path) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from deeplab_repro.cli.jobs import (
     write_png,
 )
 from deeplab_repro.errors import BadInput, InputError
-from prototxt_import.files import replacing
+from prototxt_import.files import replacing_file
 
 if TYPE_CHECKING:
     from deeplab_repro.crf import CRFParams
@@ -137,7 +137,7 @@ def command(
     chosen = _params(params, values)
     jobs = plan(_Job, [image], Path(output), _TARGETS)
     for job in jobs:
-        job.scores = _scores_of(job.file, Path(scores), is_folder=Path(image).is_dir())
+        job.scores = _scores_of(job, Path(scores), is_folder=Path(image).is_dir())
     options = {"normalization": normalization, "relaxation": relaxation}
     classes: Classes | None = None
     with picture_progress() as bar:
@@ -214,15 +214,17 @@ def _params(name: str, values: dict[str, str | None]) -> CRFParams:
         raise InputError(str(error)) from None
 
 
-def _scores_of(picture: Path, scores: Path, *, is_folder: bool) -> Path:
+def _scores_of(job: _Job, scores: Path, *, is_folder: bool) -> Path:
     from deeplab_repro.pictures.scores import ENDINGS
 
     if not is_folder:
         return scores
-    for ending in ENDINGS:
-        if (scores / f"{picture.stem}{ending}").exists():
-            return scores / f"{picture.stem}{ending}"
-    return scores / f"{picture.stem}.npy"  # which is reported as missing
+    # Of pictures of one name, each may have scores of its own: one.png.npy beside one.bmp.npy.
+    for name in dict.fromkeys((job.name, job.file.stem)):
+        for ending in ENDINGS:
+            if (scores / f"{name}{ending}").exists():
+                return scores / f"{name}{ending}"
+    return scores / f"{job.file.stem}.npy"  # which is reported as missing
 
 
 def _refine(
@@ -250,7 +252,9 @@ def _refine(
     job.size = picture.shape[0], picture.shape[1]
     scores = read_scores(job.scores, key)
     count = len(scores)
-    classes = read_classes(classes_file, count) if classes_file else Classes.default(count)
+    classes = (
+        read_classes(classes_file, count) if classes_file is not None else Classes.default(count)
+    )
     if not probabilities and look_like_probabilities(scores):
         click.echo(
             f"deeplab-repro: warning: {job.scores}: these are probabilities, and are taken as"
@@ -271,8 +275,8 @@ def _refine(
     write_label_png(job.targets["labels"], labels, classes.colours)
     write_png(job.targets["overlay"], draw_overlay(picture, labels, classes))
     write_png(job.targets["before_after"], draw_before_after(picture, before, labels, classes))
-    with replacing(job.targets["marginals"]) as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(file, marginals=marginals)
+    with replacing_file(job.targets["marginals"]) as out:
+        np.savez_compressed(out, marginals=marginals)
     job.changed = int((before != labels).sum())
     job.shares = class_shares(labels, classes.names)
     return classes

@@ -13,15 +13,17 @@ from deeplab_repro.cli.common import (
     finite_or_none,
     input_shape_option,
     json_option,
-    load_net,
     make_table,
     model_options,
     parse_shapes,
     progress,
+    read,
+    shown,
     write_json,
 )
-from deeplab_repro.errors import InputError
+from deeplab_repro.errors import BadInput, InputError
 from prototxt_import import Dialect
+from prototxt_import.files import replacing
 from prototxt_import.words import megabytes, show
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 @model_options
 @click.option("-o", "--output", type=click.Path(), required=True, help="OUT.onnx")
 @input_shape_option
+@click.option("--blob", help="The output to cut the network at, such as its scores.")
 @click.option("--fuse/--no-fuse", default=True, help="Fold normalisation into convolutions first.")
 @json_option
 def command(
@@ -42,44 +45,59 @@ def command(
     settings: tuple[str, ...],
     output: str,
     input_shapes: tuple[str, ...],
+    blob: str | None,
     fuse: bool,
     json_file: str | None,
 ) -> None:
     """Export MODEL, in the TEST phase, to ONNX.
 
     Inputs and outputs of the file have the names of the blobs; batch size, height and width are
-    free where the network leaves them free. Where onnxruntime is installed, the file is run at two
-    sizes and held against the module; exit code 1 says that they differ.
+    free where the network leaves them free. A training network, which reads labels, is cut at its
+    scores. Where onnxruntime is installed, the model is run at two sizes and held against the
+    module; if they differ, nothing is written and the exit code is 1.
     """
     if Path(output).suffix != ".onnx":
         raise InputError("unknown kind of output", file=output, expected=".onnx")
     with progress("loading", "exporting", "checking") as advance:
-        from deeplab_repro.caffe.export import export_onnx, other_shapes
         from deeplab_repro.caffe.export import input_shapes as find_shapes
+        from deeplab_repro.caffe.export import onnx_model, other_shapes, without_labels
+        from deeplab_repro.caffe.net import CaffeNet
         from deeplab_repro.parity.onnx import check_onnx
         from deeplab_repro.parity.tolerances import AGREEMENT
 
-        net = load_net(model, prototxt, dialect, settings)
-        shapes = find_shapes(net.net, parse_shapes(input_shapes))
+        source = read(model, prototxt, dialect, settings)
+        whole = source.net("TEST")
+        part = without_labels(whole, blob)
+        shapes = find_shapes(part, parse_shapes(input_shapes))
+        try:
+            net = CaffeNet(part, source.weights)
+        except BadInput as error:
+            raise error.with_file(source.weights_file or source.net_file) from None
         advance()
-        export_onnx(net.fuse() if fuse else net, output, shapes)
+        content = onnx_model(net.fuse() if fuse else net, shapes)
         advance()
         checks: list[Check] = []
         if find_spec("onnxruntime") is not None:
             for case in (shapes, other_shapes(net, shapes)):
-                checks += check_onnx(net, output, case) if case else []
+                checks += check_onnx(net, content, case) if case else []
         advance()
-        tolerance = AGREEMENT["fused"]
-    _show(output, checks, tolerance)
+    tolerance = AGREEMENT["fused"]
     equal = all(check.agreement.within(tolerance) for check in checks)
-    write_json(json_file, _report(output, checks, equal))
+    if part is not whole:
+        outputs = ", ".join(map(shown, part.outputs))
+        console.print(f"cut at the scores: {outputs}", highlight=False, soft_wrap=True)
+    _show(checks, tolerance)
+    write_json(json_file, _report(output, len(content), checks, equal))
     if not equal:
+        console.print(f"{shown(output)} not written", highlight=False, soft_wrap=True)
         raise click.exceptions.Exit(1)
+    with replacing(output) as temporary:
+        temporary.write_bytes(content)
+    size = megabytes(len(content))
+    console.print(f"{shown(output)} written ({size})", highlight=False, soft_wrap=True)
 
 
-def _show(output: str, checks: list[Check], tolerance: Tolerance) -> None:
-    size = megabytes(Path(output).stat().st_size)
-    console.print(f"{output} written ({size})", highlight=False, soft_wrap=True)
+def _show(checks: list[Check], tolerance: Tolerance) -> None:
     if not checks:
         console.print("not checked: onnxruntime is not installed")
         return
@@ -87,7 +105,7 @@ def _show(output: str, checks: list[Check], tolerance: Tolerance) -> None:
     for check in checks:
         table.add_row(
             _text(check.shapes),
-            check.output,
+            shown(check.output),
             f"{check.agreement.rel:.1e}",
             f"{check.agreement.max:.1e}",
             "equal" if check.agreement.within(tolerance) else check.agreement.note or "differs",
@@ -101,10 +119,10 @@ def _text(shapes: dict[str, tuple[int, ...]]) -> str:
     return " ".join(f"{name}={show(shape)}" for name, shape in shapes.items())
 
 
-def _report(output: str, checks: list[Check], equal: bool) -> dict[str, Any]:
+def _report(output: str, size: int, checks: list[Check], equal: bool) -> dict[str, Any]:
     return {
         "output": output,
-        "bytes": Path(output).stat().st_size,
+        "bytes": size,
         "equal": equal if checks else None,
         "checks": [
             {

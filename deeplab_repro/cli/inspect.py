@@ -19,9 +19,10 @@ from deeplab_repro.cli.common import (
     shown,
     write_json,
 )
-from deeplab_repro.errors import InputError
-from prototxt_import import Dialect, Model, Net, Phase
+from deeplab_repro.errors import BadInput, InputError
+from prototxt_import import Dialect, Model, Net, Phase, infer_net
 from prototxt_import.files import replacing
+from prototxt_import.matching import match_weights
 from prototxt_import.words import megabytes, pair, show
 
 
@@ -64,6 +65,10 @@ def command(
         write_json(json_file, {n: [list(b.shape) for b in bs] for n, bs in source.weights.items()})
         return
     net = source.net(phase)
+    try:
+        match_weights(infer_net(net, inputs), source.weights)
+    except BadInput as error:  # those of the network name its file already
+        raise error.with_file(source.weights_file or source.net_file) from None
     rows = analyse(net, inputs, source.weights)
     kept = memory(net, inputs, source.weights)
     if svg is not None:

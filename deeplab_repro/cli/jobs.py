@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -53,6 +54,7 @@ class Job:
 
     Attributes:
         file: the picture.
+        name: what its results are called, without their ending.
         targets: what is written of it, by kind.
         error: why it could not be used, one line.
         size: its height and width.
@@ -60,6 +62,7 @@ class Job:
     """
 
     file: Path
+    name: str
     targets: dict[str, Path]
     picture: NDArray[np.uint8] | None = None
     error: str = ""
@@ -74,6 +77,9 @@ def plan(
     kind: type[_Job], pictures: Sequence[str], output: Path, targets: Mapping[str, str]
 ) -> list[_Job]:
     """The pictures to work on, those in folders too, and the files to write, none of them twice.
+
+    Results have the picture's name without its ending; with it where several pictures share the
+    name but for the ending, and one warning says so.
 
     Args:
         kind: class of the jobs.
@@ -95,16 +101,24 @@ def plan(
             files += inside
         else:
             files.append(path)
+    files = list(dict.fromkeys(files))
+    alike = Counter(file.stem for file in files)
     jobs: dict[str, _Job] = {}
-    for file in dict.fromkeys(files):
-        if file.stem in jobs:
+    for file in files:
+        name = file.stem if alike[file.stem] == 1 else file.name
+        if name in jobs:
             raise InputError(
-                f"{next(iter(targets.values())).format(file.stem)} would be written twice",
+                f"{next(iter(targets.values())).format(name)} would be written twice",
                 file=file,
-                expected=f"another name than that of {jobs[file.stem].file}",
+                expected=f"another name than that of {jobs[name].file}",
             )
-        jobs[file.stem] = kind(
-            file, {name: output / place.format(file.stem) for name, place in targets.items()}
+        places = {what: output / place.format(name) for what, place in targets.items()}
+        jobs[name] = kind(file, name, places)
+    if kept := [job.file.name for job in jobs.values() if alike[job.file.stem] > 1]:
+        click.echo(
+            f"deeplab-repro: warning: {printable(', '.join(kept[:6]))} would have results of one"
+            f" name: theirs keep the ending, as in {printable(kept[0])}.png",
+            err=True,
         )
     sources = {file.resolve() for file in files}
     for job in jobs.values():

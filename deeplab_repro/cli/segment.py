@@ -194,7 +194,7 @@ def _load(
     **options: Any,
 ) -> tuple[Segmenter, Classes]:
     from deeplab_repro.caffe.net import CaffeNet
-    from deeplab_repro.inference.scoring import scoring_net
+    from deeplab_repro.caffe.scoring import scoring_net
     from deeplab_repro.inference.segmentation import Segmenter
     from deeplab_repro.pictures.palette import Classes, read_classes
 
@@ -205,14 +205,16 @@ def _load(
     except BadInput as error:
         raise error.with_file(model.weights_file or model.net_file) from None
     count = segmenter.rule.classes
-    classes = read_classes(classes_file, count) if classes_file else Classes.default(count)
+    classes = (
+        read_classes(classes_file, count) if classes_file is not None else Classes.default(count)
+    )
     return segmenter, classes
 
 
 def _crf(name: str | None) -> CRFParams | None:
     from deeplab_repro.crf import CRFParams
 
-    return CRFParams.named(name) if name else None
+    return CRFParams.named(name) if name is not None else None
 
 
 def _scale(text: str) -> float:

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from deeplab_repro.caffe.net import CaffeNet
+from deeplab_repro.caffe.scoring import input_rule, scoring_net, zoom_between
 from deeplab_repro.crf import CRFParams, dense_crf
 from deeplab_repro.errors import InputError
-from deeplab_repro.inference.scoring import input_rule, scoring_net, zoom_between
 from deeplab_repro.pictures.reading import Preparation, resize_picture
 from deeplab_repro.pictures.voc import VOC_MEAN
 from prototxt_import import CaffeImportError
@@ -54,11 +54,11 @@ class Segmenter:
 
     Args:
         net: the network, in the TEST phase.  Only what the scores need is kept in memory while it
-            runs if it was made from a :func:`~deeplab_repro.inference.scoring.scoring_net`.
-        blob: the scores, see :func:`~deeplab_repro.inference.scoring.scoring_net`.
+            runs if it was made from a :func:`~deeplab_repro.caffe.scoring.scoring_net`.
+        blob: the scores, see :func:`~deeplab_repro.caffe.scoring.scoring_net`.
         mean: subtracted; three numbers (blue, green, red), a (3, H, W) picture, or None.
-        pad_to: pad to this side, or (H, W), instead of what suits the network
-            (:func:`~deeplab_repro.inference.scoring.input_rule`).
+        pad_to: pad to this side, or (H, W), instead of that of the
+            :class:`~deeplab_repro.caffe.scoring.InputRule`.
         scales: multi-scale testing: the picture is resized by each factor (sizes are cut to whole
             pixels; OpenCV's bilinear), the scores are resized back the same way.
         fuse: over the scales, ``"max"`` as DeepLab v2 does (section 4.1.2), or ``"mean"``.

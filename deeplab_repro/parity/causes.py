@@ -21,6 +21,7 @@ from deeplab_repro.parity.comparison import BlobReport, Comparison
 from deeplab_repro.parity.evidence import Chain, Evidence, Weights
 from deeplab_repro.parity.traps import TRAPS, Look, Trap, Variant, detectors_for
 from deeplab_repro.parity.traps.core import Sureness
+from deeplab_repro.parity.traps.saving import CUT
 from deeplab_repro.parity.traps.weights import OTHERS
 
 __all__ = ["Cause", "likely_causes"]
@@ -135,7 +136,7 @@ class _Search:
         if chain is None or (report.agreement and report.agreement.note.startswith("holds NaN")):
             self.unexamined.append(report.blob)
             return
-        if _follows(chain):
+        if chain.follows():
             self.innocent.append(report.blob)
             return
         if self.searches >= _MOST_SEARCHES and not self.found:
@@ -150,7 +151,9 @@ class _Search:
         if causes is None:
             evidence = [self._in_words(chain, variant)]
             self.found[variant.traps] = [
-                Cause(TRAPS[trap], layer, chain.blob, variant.sure, list(evidence))
+                Cause(
+                    TRAPS[trap], layer, chain.blob, self._sureness(chain, variant), list(evidence)
+                )
                 for trap in variant.traps
             ]
         else:
@@ -174,6 +177,16 @@ class _Search:
                     return variant, layer.name
             y = chain.step(k, y)
         return later[0] if later else None
+
+    def _sureness(self, chain: Chain, variant: Variant) -> Sureness:
+        """How far the evidence carries: of a map that is a part of ours, not to the layer itself.
+
+        Rows may be missing because the layer did not compute them, or because they were not saved.
+        Only what reads the blob can tell.
+        """
+        if CUT in variant.traps or chain.part() is None:
+            return variant.sure
+        return variant.sure if any(self.evidence.follow(chain.blob)) else "likely"
 
     def _in_words(self, chain: Chain, variant: Variant) -> str:
         if variant.top is None:
@@ -242,13 +255,6 @@ class _Search:
                 f"or not of this network): {_listed(self.unexamined)}"
             )
         return Cause(UNKNOWN, first.layer, first.blob, "unknown", evidence)
-
-
-def _follows(chain: Chain) -> bool:
-    """Whether the recorded blob follows from what was recorded below it."""
-    with contextlib.suppress(ValueError, RuntimeError, IndexError):
-        return chain.reproduced(chain.run())
-    return False
 
 
 def _variants(look: Look) -> Iterator[Variant]:

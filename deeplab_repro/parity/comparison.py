@@ -15,7 +15,7 @@ from deeplab_repro.parity.agreement import Agreement
 from deeplab_repro.parity.recordings import Recording
 from deeplab_repro.parity.tolerances import Tolerance
 from prototxt_import import Net
-from prototxt_import.files import replacing
+from prototxt_import.files import replacing_file
 
 __all__ = [
     "BlobReport",
@@ -65,6 +65,11 @@ class Comparison:
     tolerance: Tolerance
     reports: list[BlobReport]
     ours: dict[str, torch.Tensor]
+
+    @property
+    def compared(self) -> int:
+        """How many of the network's blobs, which are those of ``ours``, were recorded."""
+        return sum(r.agreement is not None for r in self.reports if r.blob in self.ours)
 
     @property
     def first(self) -> BlobReport | None:
@@ -135,7 +140,7 @@ def compare_blobs(net: CaffeNet, recording: Recording, tolerance: Tolerance) -> 
 
 def write_activations(path: str | os.PathLike[str], blobs: dict[str, torch.Tensor]) -> None:
     """Write ``/blobs/NAME`` float32 for every blob; a "/" in a name makes nested groups."""
-    with replacing(path) as temporary, h5py.File(temporary, "w", track_order=True) as file:
+    with replacing_file(path) as out, h5py.File(out, "w", track_order=True) as file:
         group = file.create_group("blobs", track_order=True)
         for name, value in blobs.items():
             group.create_dataset(name, data=value.detach().to("cpu", torch.float32).numpy())

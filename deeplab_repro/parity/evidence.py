@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -109,6 +110,23 @@ class Evidence:
             inputs.append(bottoms)
         return Chain(self, blob, [self.steps[step] for step in steps], inputs) if steps else None
 
+    def follow(self, blob: str) -> list[bool]:
+        """For each recorded top of the layers that read a blob: whether it follows from the blob.
+
+        A mistake of the network goes on in what reads the blob.  Where none of it follows from
+        what was recorded, and yet is what we compute, the blob was not saved as it was read.
+        """
+        found = []
+        for step in self.schedule.readers_of(blob):
+            for top in self.steps[step][0].tops:
+                report = self.reports.get(top)
+                if top == blob or report is None or report.agreement is None:
+                    continue
+                chain = self.chain(top)
+                if chain is not None:
+                    found.append(chain.follows())
+        return found
+
 
 @dataclass
 class Chain:
@@ -155,3 +173,28 @@ class Chain:
     def reproduced(self, y: Tensor) -> bool:
         """Whether ``y`` is what was recorded, within the comparison's tolerance."""
         return self.agreement(y).within(self.evidence.comparison.tolerance)
+
+    def follows(self) -> bool:
+        """Whether the recorded blob follows from what was recorded below it."""
+        with contextlib.suppress(ValueError, RuntimeError, IndexError):
+            return self.reproduced(self.run())
+        return False
+
+    def part(self) -> tuple[int, int] | None:
+        """(row, column) where the recorded maps lie in larger ones of ours; None if they do not."""
+        recorded = self.target
+        if recorded is None or recorded.dim() != 4:
+            return None
+        with contextlib.suppress(ValueError, RuntimeError, IndexError):
+            ours = self.run()
+            if ours.dim() != 4 or ours.shape == recorded.shape:
+                return None
+            height, width = recorded.shape[2:]
+            rows, columns = (ours.shape[i] - recorded.shape[i] for i in (2, 3))
+            if min(rows, columns) < 0 or not recorded.numel():
+                return None
+            for row in dict.fromkeys((0, rows, rows // 2)):
+                for column in dict.fromkeys((0, columns, columns // 2)):
+                    if self.reproduced(ours[:, :, row : row + height, column : column + width]):
+                        return row, column
+        return None

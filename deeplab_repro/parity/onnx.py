@@ -1,4 +1,4 @@
-"""An exported ONNX file held against the module that it was made from."""
+"""An exported ONNX model held against the module that it was made from."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Check", "check_onnx"]
 
 @dataclass(frozen=True)
 class Check:
-    """How near an output of the ONNX file is to the module's, for one set of input shapes."""
+    """How near an output of the ONNX model is to the module's, for one set of input shapes."""
 
     shapes: dict[str, tuple[int, ...]]
     output: str
@@ -27,11 +27,18 @@ class Check:
 
 
 def check_onnx(
-    net: GraphModule, path: str | os.PathLike[str], shapes: Mapping[str, tuple[int, ...]]
+    net: GraphModule,
+    model: bytes | str | os.PathLike[str],
+    shapes: Mapping[str, tuple[int, ...]],
 ) -> list[Check]:
-    """Run an ONNX file with onnxruntime and hold its outputs against the module's.
+    """Run an ONNX model with onnxruntime and hold its outputs against the module's.
 
     The inputs are normal random numbers of a picture's size (deviation 50), always the same ones.
+
+    Args:
+        net: what the model was made of.
+        model: what :func:`~deeplab_repro.caffe.export.onnx_model` gave, or a file of it.
+        shapes: of the inputs.
 
     Raises:
         CaffeImportError: onnxruntime is missing.
@@ -46,11 +53,16 @@ def check_onnx(
     options.log_severity_level = 4  # errors come as exceptions
     try:
         session = runtime.InferenceSession(
-            os.fspath(path), options, providers=["CPUExecutionProvider"]
+            model if isinstance(model, bytes) else os.fspath(model),
+            options,
+            providers=["CPUExecutionProvider"],
         )
         results = session.run(list(ours), {name: x.numpy() for name, x in inputs.items()})
     except Exception as error:  # onnxruntime's own exceptions have no common base
-        raise InputError(f"onnxruntime cannot run it: {first_line(error)}", file=path) from error
+        raise InputError(
+            f"onnxruntime cannot run it: {first_line(error)}",
+            file=None if isinstance(model, bytes) else model,
+        ) from error
     return [
         Check(dict(shapes), name, agreement(np.asarray(result), ours[name].numpy()))
         for name, result in zip(ours, results, strict=True)

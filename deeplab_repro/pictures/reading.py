@@ -154,6 +154,8 @@ def read_mean(path: str | os.PathLike[str]) -> Array:
         mean = mean[0]
     if mean.ndim != 3 or mean.shape[0] != 3:
         raise InputError("is no mean picture", file=path, expected="3xHxW", got=show(mean.shape))
+    if not np.isfinite(mean).all():
+        raise InputError("is no mean picture", file=path, expected="finite numbers")
     return mean
 
 

@@ -17,15 +17,20 @@ from deeplab_repro.caffe.export import (
     export_onnx,
     export_program,
     input_shapes,
+    onnx_model,
     other_shapes,
+    without_labels,
 )
 from deeplab_repro.cli import main
+from deeplab_repro.models import write_network
 from deeplab_repro.parity.agreement import Agreement, agreement
 from deeplab_repro.parity.onnx import Check, check_onnx
 from deeplab_repro.parity.tolerances import AGREEMENT
 from prototxt_import import parse_net
 
 CAFFE = Path(__file__).parents[1] / "data" / "caffe"
+BUNDLED = Path(__file__).parents[2] / "weights" / "largefov_v1_w8" / "weights.caffemodel"
+SNAPSHOT = CAFFE / "train_sgd_poly" / "snap_iter_10.caffemodel"
 INPUT = 'input: "data" input_shape { dim: 1 dim: 4 dim: 9 dim: 11 } '
 CONV = (
     'layer { name: "c" type: "Convolution" bottom: "data" top: "c" convolution_param {'
@@ -38,6 +43,17 @@ NET = (
     " pooling_param { kernel_size: 2 stride: 2 } } "
     'layer { name: "up" type: "Interp" bottom: "p" top: "up" interp_param { zoom_factor: 4 } } '
 )
+#: The TEST phase of a training file: scores of unknown size, labels, losses.
+RELEASED = """
+layer { name: "data" type: "ImageSegData" top: "data" top: "label"
+        image_data_param { source: "val.txt" label_type: PIXEL } }
+layer { name: "c" type: "Convolution" bottom: "data" top: "c"
+        convolution_param { num_output: 3 kernel_size: 1 stride: 8
+                            weight_filler { type: "xavier" } } }
+layer { name: "up" type: "Interp" bottom: "c" top: "up" interp_param { zoom_factor: 8 } }
+layer { name: "loss" type: "SoftmaxWithLoss" bottom: "up" bottom: "label" top: "loss" }
+layer { name: "accuracy" type: "SegAccuracy" bottom: "up" bottom: "label" top: "accuracy" }
+"""
 
 
 def net_of(text):
@@ -144,13 +160,34 @@ def test_what_a_network_cannot_leave_free_stays_fixed():
 
 def test_input_shapes():
     net = parse_net('input: "data" ' + CONV)
-    with pytest.raises(CaffeImportError, match=r"size of input 'data' is not known.*\?x\?x\?x\?"):
+    with pytest.raises(CaffeImportError, match=r"--input-shape data=1x3xHxW.*got \?x\?x\?x\?"):
         input_shapes(net)
     assert input_shapes(net, {"data": (1, 4, 9, 9)}) == {"data": (1, 4, 9, 9)}
     with pytest.raises(CaffeImportError, match="unknown input 'dota'"):
         input_shapes(net, {"dota": (1,)})
     with pytest.raises(CaffeImportError, match="layer 'c'"):
         export_program(load_caffe(net), {"data": (1, 4, 3, 3)})
+
+
+def test_a_network_without_a_size_is_exported_at_the_test_crop():
+    for text, side in ((RELEASED, 513), (write_network("plain", "TEST"), 514)):
+        net = parse_net(text, phase="TEST")
+        assert input_shapes(without_labels(net)) == {"data": (1, 3, side, side)}
+        given = {"data": (2, 3, 65, 73)}
+        assert input_shapes(without_labels(net), given) == given
+
+
+def test_a_training_network_is_cut_at_its_scores():
+    net = parse_net(RELEASED, phase="TEST")
+    part = without_labels(net)
+    assert (list(part.inputs), part.outputs) == (["data"], ["up"])
+    assert without_labels(net, "c").outputs == ["c"]
+    with pytest.raises(CaffeImportError, match="no blob 'd'.*--blob"):
+        without_labels(net, "d")
+    whole = parse_net(INPUT + NET)
+    assert without_labels(whole) is whole
+    with pytest.raises(CaffeImportError, match="no output .* can be computed from these inputs"):
+        export_program(load_caffe(net), {"data": (1, 3, 513, 513)})
 
 
 # ---------------------------------------------------------------- ONNX
@@ -312,6 +349,57 @@ def test_command(onnx, small, tmp_path, capsys):
     assert "2x4x20x30" in capsys.readouterr().out
 
 
+def test_command_on_the_bundled_model_as_the_readme_has_it(onnx, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run("export", BUNDLED, "-o", "deeplab.onnx") == 0
+    assert "data=1x3x513x513  fc8_interp" in capsys.readouterr().out
+    assert [i.name for i in onnx.load("deeplab.onnx").graph.input] == ["data"]
+
+
+def test_command_on_a_training_snapshot(onnx, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run("export", SNAPSHOT, "-o", "net.onnx") == 0
+    shown = capsys.readouterr()
+    assert "cut at the scores: fc8_voc12" in shown.out
+    assert shown.err == ""
+    assert [o.name for o in onnx.load("net.onnx").graph.output] == ["fc8_voc12"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "code", "message"),
+    [
+        (lambda content, random: content[:-9], 2, "onnxruntime cannot run it: "),
+        (lambda content, random: b"", 2, "onnxruntime cannot run it: "),
+        (lambda content, random: random, 1, "net.onnx not written"),
+    ],
+)
+def test_a_failed_check_leaves_no_file(
+    onnx, small, tmp_path, monkeypatch, capsys, wrong, code, message
+):
+    """What was there stays; whatever onnxruntime has to say is one line of usual length."""
+    monkeypatch.chdir(tmp_path)
+    Path("net.onnx").write_bytes(b"old")
+    torch.manual_seed(1)
+    other = onnx_model(load_caffe(small), {"data": (1, 4, 9, 11)})
+    monkeypatch.setattr(
+        "deeplab_repro.caffe.export.onnx_model", lambda net, shapes: wrong(other, other)
+    )
+    assert run("export", small, "-o", "net.onnx") == code
+    shown = capsys.readouterr()
+    assert message in shown.out + shown.err
+    assert len(shown.err) < 400
+    assert shown.err.count("\n") == (code == 2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["net.onnx", small.name]
+    assert Path("net.onnx").read_bytes() == b"old"
+
+
+def test_command_says_in_one_line_what_torch_cannot_export(tmp_path, capfd):
+    assert run("export", CAFFE / "dense_crf_layer/deploy.prototxt", "-o", tmp_path / "a.onnx") == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert "cannot be exported: Could not extract" in line
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -347,5 +435,5 @@ def test_a_report_of_values_that_are_no_numbers_is_json():
     from deeplab_repro.cli.export import _report
 
     check = Check({"data": (1,)}, "c", Agreement(math.nan, math.inf, "holds NaN"))
-    (entry,) = _report(__file__, [check], equal=False)["checks"]
+    (entry,) = _report("net.onnx", 9, [check], equal=False)["checks"]
     assert (entry["rel"], entry["max"]) == (None, None)

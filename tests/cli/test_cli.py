@@ -115,9 +115,13 @@ def test_compare_wrong_input_shows_at_the_first_layer(run, tmp_path):
 
 def test_compare_says_what_it_could_not_compare(run, tmp_path):
     missing = spoilt(tmp_path, "conv4_2", lambda v: None)
-    code, out, _ = run("compare", MODEL, "--activations", missing)
+    report = tmp_path / "r.json"
+    code, out, _ = run("compare", MODEL, "--activations", missing, "--json", report)
     assert code == 0
     assert "not recorded" in out
+    assert "23 of 24 blobs compared" in out
+    content = json.loads(report.read_text())
+    assert (content["blobs_compared"], content["blobs_of_network"]) == (23, 24)
     unknown = spoilt(tmp_path, "conv4_2", lambda v: v)
     with h5py.File(unknown, "r+") as file:
         file["blobs/somewhere_else"] = np.zeros(3, np.float32)

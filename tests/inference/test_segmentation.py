@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 
 from deeplab_repro import CaffeNet, load_caffe
+from deeplab_repro.caffe.scoring import input_rule, scoring_net
 from deeplab_repro.errors import InputError
-from deeplab_repro.inference.scoring import input_rule, scoring_net
 from deeplab_repro.inference.segmentation import Segmenter, segment
 from deeplab_repro.models import NETWORKS, write_network
 from deeplab_repro.pictures.voc import VOC_MEAN

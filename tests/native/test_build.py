@@ -258,6 +258,7 @@ def test_wheel(tmp_path, mode):
     names = set(zipfile.ZipFile(path).namelist())
     assert "deeplab_repro/_csrc/registration.cpp" in names
     assert "deeplab_repro/_csrc/channel_affine/channel_affine_kernels.cuh" in names
+    assert {"deeplab_repro/py.typed", "prototxt_import/py.typed"} <= names
     built = "deeplab_repro/lib/libdeeplab_repro_cpu.so" in names
     assert built == (mode == "cpu")
     assert not any(n.startswith("tests/") for n in names)

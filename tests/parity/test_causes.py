@@ -268,6 +268,21 @@ def test_pooling_of_zeros(tmp_path):
     expect(diagnose(files, blobs_of(files, x, zeros), tmp_path), "pooling_of_zeros", "pool")
 
 
+@pytest.mark.parametrize("ceil", [False, True])
+@pytest.mark.parametrize("size", [64, 65])
+def test_pools_of_torchvisions_vgg(ceil, size, tmp_path):
+    """2x2 with stride 2, where the file says 3x3 with padding 1 (and stride 1 from pool4 on)."""
+
+    def pool(module, x):
+        return F.max_pool2d(x, 2, 2, ceil_mode=ceil)
+
+    pools = [(f"pool{i}", pool) for i in (1, 2, 3, 4)]
+    (cause,) = diagnose(LARGEFOV, blobs_of(LARGEFOV, picture(1, size, size), *pools), tmp_path)
+    assert (cause.trap.id, cause.sure, cause.layer) == ("pooling_window", "proved", "pool1")
+    assert "2x2 windows, stride 2, padding 0" in cause.evidence[0]
+    assert cause.also == ["pool2", "pool3", "pool4"]
+
+
 def test_every_layer_with_the_mistake_is_listed(tmp_path):
     pools = [(f"pool{i}", pooled(floor=True)) for i in (1, 2, 3)]
     blobs = blobs_of(LARGEFOV, picture(1, 96, 96), *pools)
@@ -373,6 +388,14 @@ layer { name: "pool" type: "Pooling" bottom: "conv" top: "pool"
 SECOND = """
 layer { name: "second" type: "Convolution" bottom: "conv" top: "second"
         convolution_param { num_output: 8 kernel_size: 3 weight_filler { type: "xavier" } } }"""
+# Rows may be missing because they were not computed or because they were not saved.
+TWO_BY_TWO = POOLING.replace("kernel_size: 3", "kernel_size: 2").replace("pad: 1", "pad: 0")
+READER = SECOND.replace('"conv"', '"pool"')
+PARTS = {
+    "last row": lambda y: y[:, :, :-1],
+    "first row": lambda y: y[:, :, 1:],
+    "last row and column": lambda y: y[:, :, :-1, :-1],
+}
 NORMALISED = (
     CONVOLUTION
     + """
@@ -542,6 +565,36 @@ def test_inner_product_flattened_otherwise(tmp_path):
     wrong = ("ip", lambda m, x: type(m).forward(m, x.permute(0, 2, 3, 1).flatten(1)))
     causes = diagnose(files, blobs_of(files, picture(1, 33, 33), wrong), tmp_path)
     expect(causes, "weights_transposed", "ip")
+
+
+# ---------------------------------------------------------------- parts of a map
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("blob", ["conv", "pool"])
+def test_a_map_cut_off_when_it_was_saved(blob, part, tmp_path):
+    """What reads the blob has seen all of it, so that its layer is not at fault."""
+    files = small_net(tmp_path, CONVOLUTION + TWO_BY_TWO + READER)
+    blobs = blobs_of(files, picture(1, 33, 33))
+    blobs[blob] = PARTS[part](blobs[blob])
+    expect(diagnose(files, blobs, tmp_path), "cut_off", blob)
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("blob", ["conv", "pool"])
+def test_a_cut_map_that_nothing_reads_proves_nothing(blob, part, tmp_path):
+    files = small_net(tmp_path, CONVOLUTION + (TWO_BY_TWO if blob == "pool" else ""))
+    blobs = blobs_of(files, picture(1, 33, 33))
+    blobs[blob] = PARTS[part](blobs[blob])
+    (cause,) = diagnose(files, blobs, tmp_path)
+    assert cause.sure == "likely"
+    assert cause.trap.id != "pooling_of_zeros"  # there is no padding that could have been zeros
+
+
+def test_pools_rounded_down_are_proved_by_what_reads_them(tmp_path):
+    files = small_net(tmp_path, CONVOLUTION + TWO_BY_TWO + READER)
+    wrong = ("pool", lambda m, x: F.max_pool2d(x, 2, 2))
+    expect(diagnose(files, blobs_of(files, picture(1, 33, 33), wrong), tmp_path), "floor_pooling")
 
 
 # ---------------------------------------------------------------- big and bundled

@@ -103,6 +103,7 @@ def test_page_says_what_there_is_to_say(page):
         "largefov_v1_w8, 40 layers",
         "dl1",
         "3 of 23 compared blobs differ",
+        "23 of 24 blobs of the network",
         "blob <code>conv3_1</code>",
         "holds NaN",
         "1e-05",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -110,10 +111,34 @@ def test_odd_names_and_empty_blobs(tmp_path):
         "data": [np.float32([1, np.nan, -0.0, np.inf])],
         "dots.and spaces": [np.ones((1, 2, 3, 4, 5), np.float32), np.ones((), np.float32)],
     }
-    for ending in ENDINGS:
+    for ending in (".caffemodel", ".safetensors"):
         path = tmp_path / f"odd{ending}"
         write_weights(path, weights)
         same_bits(read_weights(path), weights)
+    path = tmp_path / "odd.caffemodel.h5"
+    with h5py.File(path, "w", track_order=True) as file:
+        for name, blobs in weights.items():
+            for i, blob in enumerate(blobs):
+                file[f"data/{name}/{i}"] = blob
+    same_bits(read_weights(path), weights)
+
+
+@pytest.mark.parametrize("name", ["inception_3a/1x1", "/", "", "."])
+def test_no_hdf5_in_which_caffe_would_not_find_a_layer(name, tmp_path):
+    """Caffe reads the groups of /data alone, and says nothing of layers that it misses."""
+    path = tmp_path / "w.caffemodel.h5"
+    layers = {"first": [np.ones(3, np.float32)], name: [np.ones(3, np.float32)]}
+    with pytest.raises(CaffeImportError, match=f"{path}: (layer '{name}': )?Caffe would not find"):
+        write_weights(path, layers)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_types_that_no_blob_has(tmp_path):
+    for ending in ENDINGS[:2]:
+        path = tmp_path / f"w{ending}"
+        with pytest.raises(CaffeImportError, match="of this type cannot be written.*int32"):
+            write_weights(path, {"a": [np.ones(3, np.int32)]})
+        assert not path.exists()
 
 
 def test_real_hdf5_weights():

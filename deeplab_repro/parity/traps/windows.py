@@ -14,6 +14,9 @@ from deeplab_repro.caffe.layers.pooling import pool2d
 from deeplab_repro.parity.traps.core import Look, Variant, detector, trap
 from prototxt_import.layers import Convolution, Interp, Pool, Pooling, Window
 
+_ROUNDED: Final = {True: "down", False: "up"}
+#: (kernel, padding) of the pools in use.
+_POOLS: Final = ((2, 0), (3, 1), (3, 0))
 #: Rates of the DeepLab networks, the plain convolution first.
 _RATES: Final = (1, 2, 3, 4, 6, 8, 12, 18, 24, 36)
 
@@ -37,6 +40,12 @@ ZEROS = trap(
     "pooling_of_zeros",
     "padding took part in the maximum as zeros",
     "Padding never wins in Caffe's MAX pooling: pad with minus infinity.",
+)
+WINDOW = trap(
+    "pooling_window",
+    "another pooling window",
+    "Use the kernel, stride and padding that the prototxt states: the released networks pool 3x3 "
+    "with padding 1, the last pools with stride 1; torchvision's VGG pools 2x2 with stride 2.",
 )
 SHIFTED = trap(
     "padding_shifted",
@@ -123,7 +132,8 @@ def pooling_with_other_padding(look: Look) -> Iterator[Variant]:
         where = f"the first window begins {begin} before the map, not {pool.pad[0]}"
         bare = Pool(pool.method, pool.kernel, pool.stride)
         if pool.method == "MAX":
-            if pools_of_zeros := (begin, begin) == pool.pad:
+            # Without padding in the file there is none that could have been zeros.
+            if pools_of_zeros := (begin, begin) == pool.pad and begin > 0:
                 where = "zeros around the map"
             y, _ = pool2d(F.pad(x, pads), bare)
             yield Variant((ZEROS if pools_of_zeros else SHIFTED,), where, y)
@@ -132,6 +142,26 @@ def pooling_with_other_padding(look: Look) -> Iterator[Variant]:
             y, _ = pool2d(F.pad(x, pads), bare)
         if (begin, begin) != pool.pad:
             yield Variant((SHIFTED,), where, y)
+
+
+@detector("Pooling")
+def other_window(look: Look) -> Iterator[Variant]:
+    """The windows of other networks, sizes rounded down and up."""
+    pool, size = _pool(look), look.size()
+    if pool.kernel is None or pool.method == "STOCHASTIC" or len(look.layer.tops) > 1:
+        return
+    stated = pool.kernel, pool.stride, pool.pad
+    for kernel, pad in _POOLS:
+        for stride in (2, 1):
+            window = (kernel, kernel), (stride, stride), (pad, pad)
+            if window == stated:
+                continue
+            for floor in (True, False):
+                y, _ = pool2d(look.bottoms[0], Pool(pool.method, *window, floor))
+                if tuple(y.shape[2:]) == size:
+                    what = f"{kernel}x{kernel} windows, stride {stride}, padding {pad}"
+                    yield Variant((WINDOW,), f"{what}, sizes rounded {_ROUNDED[floor]}", y)
+                    break
 
 
 def _pads(
