@@ -12,6 +12,7 @@ from deeplab_repro.cli.common import (
     picture_options,
     preparation_of,
     progress,
+    quirks_option,
     shown,
 )
 from prototxt_import import Dialect
@@ -29,6 +30,7 @@ from prototxt_import import Dialect
 @click.option("-o", "--output", type=click.Path(), required=True, help="OUT.h5")
 @picture_options
 @algorithm_option
+@quirks_option
 def command(
     model: str,
     prototxt: str | None,
@@ -41,6 +43,7 @@ def command(
     pad_to: int | None,
     resize: str | None,
     algorithm: str,
+    quirks: bool,
 ) -> None:
     """Run MODEL in the TEST phase and write every blob to OUT.h5, as /blobs/NAME."""
     preparation = preparation_of(mean, scale, pad_to, resize)
@@ -50,7 +53,7 @@ def command(
         from deeplab_repro.parity.comparison import write_activations
         from deeplab_repro.pictures.reading import load_inputs
 
-        net = load_net(model, prototxt, dialect, settings, algorithm)
+        net = load_net(model, prototxt, dialect, settings, algorithm, quirks)
         inputs = load_inputs(input_file, net.net, preparation)
         advance()
         with torch.inference_mode():

@@ -72,6 +72,17 @@ def algorithm_option(command: _Command) -> _Command:
     return decorate(command)
 
 
+def quirks_option(command: _Command) -> _Command:
+    """``--quirks/--no-quirks``."""
+    decorate = click.option(
+        "--quirks/--no-quirks",
+        default=True,
+        show_default=True,
+        help="Compute faults of the original programs as they were, or what was meant.",
+    )
+    return decorate(command)
+
+
 def model_options(command: _Command) -> _Command:
     """MODEL, ``--prototxt``, ``--dialect`` and ``--set``: the arguments of :func:`read`."""
     for decorate in reversed(
@@ -113,11 +124,13 @@ def load_net(
     dialect: Dialect | None,
     settings: Sequence[str],
     algorithm: str = "auto",
+    quirks: bool = True,
 ) -> CaffeNet:
     """The network of :func:`read` as a module, in the TEST phase."""
     from deeplab_repro.caffe.net import load_caffe
 
-    return load_caffe(read(model, prototxt, dialect, settings), algorithm=algorithm)
+    source = read(model, prototxt, dialect, settings)
+    return load_caffe(source, algorithm=algorithm, quirks=quirks)
 
 
 def mean_option(command: _Command) -> _Command:

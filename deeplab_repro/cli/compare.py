@@ -15,6 +15,7 @@ from deeplab_repro.cli.common import (
     make_table,
     model_options,
     progress,
+    quirks_option,
     read,
     shown,
     write_json,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 )
 @click.option("--html", "page", type=click.Path(), help="Write the report here as a page.")
 @algorithm_option
+@quirks_option
 @json_option
 def command(
     model: str,
@@ -47,6 +49,7 @@ def command(
     recorded: str,
     page: str | None,
     algorithm: str,
+    quirks: bool,
     json_file: str | None,
 ) -> None:
     """Run MODEL on the recorded input and compare every blob with the recorded one.
@@ -66,7 +69,7 @@ def command(
 
         tolerance = AGREEMENT["caffe"]
         source = read(model, prototxt, dialect, settings)
-        net = load_caffe(source, algorithm=algorithm)
+        net = load_caffe(source, algorithm=algorithm, quirks=quirks)
         advance()
         recording = Recording(net.net.name, Path(recorded), Path(model), None)
         comparison = compare_blobs(net, recording, tolerance)

@@ -17,6 +17,7 @@ from deeplab_repro.cli.common import (
     model_options,
     parse_shapes,
     progress,
+    quirks_option,
     read,
     shown,
     write_json,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 @input_shape_option
 @click.option("--blob", help="The output to cut the network at, such as its scores.")
 @click.option("--fuse/--no-fuse", default=True, help="Fold normalisation into convolutions first.")
+@quirks_option
 @json_option
 def command(
     model: str,
@@ -47,6 +49,7 @@ def command(
     input_shapes: tuple[str, ...],
     blob: str | None,
     fuse: bool,
+    quirks: bool,
     json_file: str | None,
 ) -> None:
     """Export MODEL, in the TEST phase, to ONNX.
@@ -70,7 +73,7 @@ def command(
         part = without_labels(whole, blob)
         shapes = find_shapes(part, parse_shapes(input_shapes))
         try:
-            net = CaffeNet(part, source.weights)
+            net = CaffeNet(part, source.weights, quirks=quirks)
         except BadInput as error:
             raise error.with_file(source.weights_file or source.net_file) from None
         advance()

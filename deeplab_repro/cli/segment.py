@@ -14,6 +14,7 @@ from deeplab_repro.cli.common import (
     json_option,
     mean_option,
     preparation_of,
+    quirks_option,
     read,
     shown,
     write_json,
@@ -127,6 +128,7 @@ def _is_number(text: str) -> bool:
     is_flag=True,
     help="Turn pictures as their EXIF data say; Caffe took them as they are stored.",
 )
+@quirks_option
 @json_option
 def command(
     pictures: tuple[str, ...],
@@ -144,6 +146,7 @@ def command(
     classes_file: str | None,
     batch: int,
     upright: bool,
+    quirks: bool,
     json_file: str | None,
 ) -> None:
     """Label the pixels of pictures and of all pictures in folders.
@@ -158,6 +161,7 @@ def command(
         segmenter, classes = _load(
             (model, prototxt, dialect, settings),
             classes_file,
+            quirks,
             blob=blob,
             mean=preparation_of(mean, 1.0, None, None).mean,
             pad_to=pad_to,
@@ -191,6 +195,7 @@ class _Job(Job):
 def _load(
     source: tuple[str, str | None, Dialect | None, Sequence[str]],
     classes_file: str | None,
+    quirks: bool,
     **options: Any,
 ) -> tuple[Segmenter, Classes]:
     from deeplab_repro.caffe.net import CaffeNet
@@ -201,7 +206,8 @@ def _load(
     model = read(*source)
     part = scoring_net(model.net("TEST"), options.pop("blob"))
     try:
-        segmenter = Segmenter(CaffeNet(part, model.weights), blob=part.outputs[0], **options)
+        net = CaffeNet(part, model.weights, quirks=quirks)
+        segmenter = Segmenter(net, blob=part.outputs[0], **options)
     except BadInput as error:
         raise error.with_file(model.weights_file or model.net_file) from None
     count = segmenter.rule.classes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import warnings
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -12,6 +13,7 @@ import torch
 from deeplab_repro import load_caffe
 from deeplab_repro.caffe.layers.interp import align_corners
 from deeplab_repro.caffe.quirks import QuirkWarning
+from deeplab_repro.cli import main
 from deeplab_repro.parity.agreement import agreement
 from deeplab_repro.parity.tolerances import AGREEMENT
 from prototxt_import import CaffeImportError, parse_net
@@ -294,3 +296,19 @@ def test_a_network_can_be_pickled(fused: bool, tmp_path) -> None:
     ):
         assert torch.equal(again(data=x)["a"], net(data=x)["a"])
         assert again.net["a"].num_output == 3
+
+
+def test_the_command_line_computes_faults_or_what_was_meant(tmp_path) -> None:
+    text = DATA + 'layer { name: "e" type: "Exp" bottom: "data" top: "e" exp_param { shift: 3 } }'
+    (tmp_path / "net.prototxt").write_text(text)
+    np.save(tmp_path / "x.npy", np.zeros((2, 3, 4, 4), np.float32))
+    for switch, value in (("--quirks", -1.0), ("--no-quirks", np.exp(3))):
+        arguments = ["activations", str(tmp_path / "net.prototxt"), "--dialect", "dl2", switch]
+        arguments += ["--input", str(tmp_path / "x.npy"), "-o", str(tmp_path / "out.h5")]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with pytest.raises(SystemExit) as end:
+                main(arguments)
+        assert end.value.code == 0
+        with h5py.File(tmp_path / "out.h5") as file:
+            assert file["blobs/e"][0, 0, 0, 0] == pytest.approx(value)
