@@ -13,6 +13,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from google.protobuf import text_format
 
 from deeplab_repro import load_caffe
 from deeplab_repro.cli import main
@@ -29,6 +30,7 @@ from prototxt_import import (
 )
 from prototxt_import.files import kind_of
 from prototxt_import.limits import MAX_BLOB_BYTES, MAX_LAYERS, MAX_PARAMETER_BYTES
+from prototxt_import.schema import message_class
 from tests.fuzz import hostile
 from tests.fuzz.readers import read
 from tests.fuzz.seeds import CURRENT, ENDINGS, make_seeds
@@ -184,12 +186,20 @@ def test_ten_thousand_layers_take_seconds(tmp_path):
         started = time.process_time()
         net = parse_net(text)
         infer_net(net)
-        assert len(net.outputs) == layers + 1
-        return time.process_time() - started
+        assert net.outputs == [f"b{layers}"]
+        return time.process_time() - started, parsing(text)
 
-    half, whole = seconds(4500), seconds(9000)
-    assert whole < 5
+    (half, _), (whole, parser) = seconds(4500), seconds(9000)
+    # Two dialects' readings, and the rest of the work: 3 to 4 times on any machine.
+    assert whole < 8 * parser
     assert whole < 4 * half  # a quadratic part would make it 4 times
+
+
+def parsing(text):
+    """Seconds that protobuf alone takes to read the text once, here and now."""
+    started = time.process_time()
+    text_format.Parse(text, message_class("dl2", "NetParameter")())
+    return time.process_time() - started
 
 
 def test_names_in_a_message_are_one_printable_line():
@@ -235,10 +245,13 @@ def test_names_in_tables(tmp_path, capsys, name):
 def test_tables_end(tmp_path, capsys):
     """Ten thousand rows took rich ten seconds."""
     path = tmp_path / "x.prototxt"
-    path.write_text(CURRENT + 'layer { name: "y" type: "Silence" bottom: "data" }\n' * 10_000)
+    text = CURRENT + 'layer { name: "y" type: "Silence" bottom: "data" }\n' * 10_000
+    path.write_text(text)
     started = time.process_time()
     assert command_line("inspect", path) == 0
-    assert time.process_time() - started < 5
+    # Rich alone took 10 seconds on a machine on which protobuf takes half a second.
+    spent = time.process_time() - started
+    assert spent < 12 * parsing(text)
     assert "more rows" in capsys.readouterr().out
 
 
