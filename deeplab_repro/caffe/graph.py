@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from deeplab_repro.caffe.layers.base import straight_through
 from deeplab_repro.caffe.layers.conv import Convolution
 from deeplab_repro.caffe.quirks import SHARED_MEMORY, Quirks
 from deeplab_repro.ops import ALGORITHMS
@@ -74,22 +75,6 @@ class Blobs(dict[str, Tensor]):
     def __init__(self, values: Mapping[str, Tensor], automatic: Mapping[Layer, Tensor]) -> None:
         super().__init__(values)
         self.automatic = dict(automatic)
-
-
-class _Overwritten(torch.autograd.Function):
-    """The values that another blob got, in a blob of its memory; the gradient stays its own."""
-
-    @staticmethod
-    def forward(x: Tensor, values: Tensor) -> Tensor:
-        return values.reshape(x.shape).clone()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        return grads[0], None
 
 
 class GraphModule(nn.Module):
@@ -206,7 +191,8 @@ class GraphModule(nn.Module):
                 automatic[node.layer] = tops[0]
             for name in step.aliases:
                 if name in values:
-                    values[name] = _Overwritten.apply(values[name], tops[0])
+                    shape = values[name].shape
+                    values[name] = straight_through(values[name], tops[0].reshape(shape))
             del bottoms, tops
             if not keep:
                 for name in step.frees:

@@ -13,7 +13,14 @@ from deeplab_repro.caffe.quirks import Quirks
 from prototxt_import import DialectReport, Layer, LayerShapes, Shape, ShapedLayer
 from prototxt_import.words import show
 
-__all__ = ["LAYERS", "CaffeLayer", "build", "label_numbers", "register"]
+__all__ = [
+    "LAYERS",
+    "CaffeLayer",
+    "build",
+    "label_numbers",
+    "register",
+    "straight_through",
+]
 
 
 class CaffeLayer(nn.Module):
@@ -195,6 +202,33 @@ def build(item: ShapedLayer, quirks: Quirks | None = None) -> CaffeLayer:
     if quirks is None:
         quirks = Quirks(DialectReport(layer.dialect))
     return LAYERS[layer.type](layer, item.bottoms, item.shapes, quirks)
+
+
+class _StraightThrough(torch.autograd.Function):
+    """See :func:`straight_through`."""
+
+    @staticmethod
+    def forward(x: Tensor, values: Tensor) -> Tensor:
+        return values.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return grads[0], None
+
+
+def straight_through(x: Tensor, values: Tensor) -> Tensor:
+    """``values``, through which gradients pass to ``x`` as if nothing had been computed.
+
+    Args:
+        x: any shape.
+        values: of that shape.
+    """
+    y: Tensor = _StraightThrough.apply(x, values.detach())
+    return y
 
 
 def label_numbers(

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deeplab_repro.caffe.layers.base import CaffeLayer, label_numbers, register
+from deeplab_repro.caffe.layers.base import CaffeLayer, label_numbers, register, straight_through
 from deeplab_repro.caffe.quirks import Quirks
 from prototxt_import import LayerShapes, Shape
 from prototxt_import import layers as kinds
@@ -40,25 +40,9 @@ _DISTANCE_EPS: Final = 1e-4
 _LEAST_ROOT: Final = 1e-6
 
 
-class _Floor(torch.autograd.Function):
-    """``max(x, least)`` that passes every gradient, as Caffe's losses do."""
-
-    @staticmethod
-    def forward(x: Tensor, least: float) -> Tensor:
-        return x.clamp(min=least)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        return grads[0], None
-
-
 def _floor(x: Tensor, least: float) -> Tensor:
-    y: Tensor = _Floor.apply(x, least)
-    return y
+    """``max(x, least)`` that passes every gradient, as Caffe's losses do."""
+    return straight_through(x, x.clamp(min=least))
 
 
 class _Loss(CaffeLayer):

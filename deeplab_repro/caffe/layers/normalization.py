@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deeplab_repro.caffe.layers.base import CaffeLayer, register
+from deeplab_repro.caffe.layers.base import CaffeLayer, register, straight_through
 from deeplab_repro.caffe.quirks import BATCH_STATISTICS, UPDATED_STATISTICS, Quirks
 from deeplab_repro.ops import channel_affine
 from prototxt_import import LayerShapes, Shape
@@ -222,22 +222,6 @@ class _MVN(torch.autograd.Function):
         return (grad - grad.mean(ctx.axes, keepdim=True) - along) / deviation, None, None
 
 
-class _Centre(torch.autograd.Function):
-    """``x - mean`` whose gradient passes as if the mean were fixed (the v1 fork's MVN)."""
-
-    @staticmethod
-    def forward(x: Tensor, axes: list[int]) -> Tensor:
-        return x - x.mean(axes, keepdim=True)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> Any:
-        return grads[0], None
-
-
 @register("MVN")
 class MVN(CaffeLayer):
     """Zero mean and, unless told otherwise, unit variance per map or per item (mvn_layer.cpp)."""
@@ -251,7 +235,8 @@ class MVN(CaffeLayer):
         if self.layer.normalize_variance:
             y: Tensor = _MVN.apply(x, axes, self.layer.eps)[0]
         elif self.is_legacy:
-            y = _Centre.apply(x, axes)
+            # As if the mean were fixed (the v1 fork's Backward_cpu).
+            y = straight_through(x, x - x.mean(axes, keepdim=True))
         else:
             y = x - x.mean(axes, keepdim=True)
         return y
