@@ -169,10 +169,11 @@ def test_interp_keeps_a_constant_map_exactly() -> None:
             assert torch.equal(align_corners(x, *size), torch.full((1, 2, *size), value))
 
 
-@pytest.mark.parametrize("size", [(5, 7), (33, 49), (3, 3), (1, 1), (13, 19), (17, 2)])
+@pytest.mark.parametrize("size", [(5, 7), (33, 49), (3, 3), (1, 1), (13, 19), (17, 2), (9, 37)])
 def test_interp_is_torch_with_aligned_corners(size: tuple[int, int]) -> None:
     x = torch.randn(2, 3, 5, 7, requires_grad=True)
     ours = align_corners(x, *size)
+    assert torch.equal(align_corners(x.detach(), *size), ours)
     theirs = torch.nn.functional.interpolate(x, size, mode="bilinear", align_corners=True)
     grads = [torch.autograd.grad(y.square().sum(), x)[0].numpy() for y in (ours, theirs)]
     assert agreement(ours.detach().numpy(), theirs.detach().numpy()).within(AGREEMENT["caffe"])

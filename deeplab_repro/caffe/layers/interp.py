@@ -38,10 +38,36 @@ def _along(x: Tensor, axis: int, out: int) -> Tensor:
     # (in - 1) / (out - 1) with a float's rounding; 0 for a single position.
     step = torch.full((), n - 1, dtype=torch.float32, device=x.device) / (max(out, 2) - 1)
     place = torch.arange(out, dtype=torch.float32, device=x.device) * step
+    # A compiled program is for any size: it does not ask whether one divides the other.
+    if not torch.compiler.is_compiling() and n > 1 and (out - 1) % (n - 1) == 0:
+        return _zoomed(x, axis, place)
     low = place.long()
-    share = (place - low).to(x.dtype).reshape([-1 if i == axis else 1 for i in range(x.dim())])
+    share = _over(place - low, x, axis)
     high = (low + 1).clamp(max=n - 1)
     return torch.lerp(x.index_select(axis, low), x.index_select(axis, high), share)
+
+
+def _zoomed(x: Tensor, axis: int, place: Tensor) -> Tensor:
+    """An axis zoomed by a whole number, without a copy of each neighbour for each position."""
+    parts, out = x.shape[axis] - 1, len(place)
+    last = x.narrow(axis, parts, 1)
+    # How far a position is from the first pixel of its part: (parts, zoom).
+    share = place[:-1].reshape(parts, -1) - torch.arange(parts, device=x.device)[:, None]
+    low, high = (x.narrow(axis, i, parts).unsqueeze(axis + 1) for i in (0, 1))
+    share = _over(share, low, axis)
+    if torch.is_grad_enabled() and x.requires_grad:
+        return torch.cat([torch.lerp(low, high, share).flatten(axis, axis + 1), last], axis)
+    result = x.new_empty([out if i == axis else size for i, size in enumerate(x.shape)])
+    result.narrow(axis, out - 1, 1).copy_(last)
+    rest = result.narrow(axis, 0, out - 1).unflatten(axis, (parts, -1))
+    torch.lerp(low, high, share, out=rest)
+    return result
+
+
+def _over(values: Tensor, like: Tensor, axis: int) -> Tensor:
+    """``values`` in the type of ``like``, along its axes from ``axis`` on."""
+    behind = like.dim() - axis - values.dim()
+    return values.to(like.dtype).reshape((1,) * axis + values.shape + (1,) * behind)
 
 
 @register("Interp")
