@@ -39,7 +39,7 @@ def _along(x: Tensor, axis: int, out: int) -> Tensor:
     step = torch.full((), n - 1, dtype=torch.float32, device=x.device) / (max(out, 2) - 1)
     place = torch.arange(out, dtype=torch.float32, device=x.device) * step
     # A compiled program is for any size: it does not ask whether one divides the other.
-    if not torch.compiler.is_compiling() and n > 1 and (out - 1) % (n - 1) == 0:
+    if not torch.compiler.is_compiling() and 1 < n < out and (out - 1) % (n - 1) == 0:
         return _zoomed(x, axis, place)
     low = place.long()
     share = _over(place - low, x, axis)
