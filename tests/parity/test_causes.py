@@ -306,7 +306,7 @@ def without(module, x):
 
 
 def dropped(module, x):
-    return F.dropout(x, module.ratio, training=True)
+    return F.dropout(x, module.layer.dropout_ratio, training=True)
 
 
 VALUES = {
@@ -434,7 +434,7 @@ def normalised(factor=None, eps=None, batch=False):
         mean, variance = total / count, squares / count
         if batch:
             mean, variance = x.mean((0, 2, 3)), x.var((0, 2, 3), correction=0)
-        spread = (variance + (module.eps if eps is None else eps)).sqrt()
+        spread = (variance + (module.layer.eps if eps is None else eps)).sqrt()
         return (x - mean[:, None, None]) / spread[:, None, None]
 
     return forward
