@@ -283,6 +283,7 @@ def test_normalisation_that_stays_is_written_as_plain_operations(onnx, tmp_path)
     assert domains <= {"", "ai.onnx"}
 
 
+@pytest.mark.slow
 def test_a_check_sees_a_difference(onnx, tmp_path):
     net = net_of(CONV)
     export_onnx(net, tmp_path / "net.onnx", {"data": (1, 4, 9, 11)})
@@ -317,10 +318,11 @@ def run(*arguments):
 @pytest.fixture
 def small(tmp_path):
     path = tmp_path / "net.prototxt"
-    path.write_text(INPUT + NET)
+    path.write_text(INPUT + CONV)
     return path
 
 
+@pytest.mark.slow
 def test_command(onnx, small, tmp_path, capsys):
     out, report = tmp_path / "net.onnx", tmp_path / "report.json"
     assert run("export", small, "-o", out, "--json", report) == 0
@@ -357,6 +359,7 @@ def test_command_refuses_in_one_line(onnx, small, capsys, monkeypatch, arguments
     assert [p.name for p in small.parent.iterdir()] == [small.name]
 
 
+@pytest.mark.slow
 def test_missing_packages_are_named(small, tmp_path):
     script = (
         "import sys; sys.modules['onnxscript'] = None\n"
