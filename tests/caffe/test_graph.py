@@ -32,6 +32,7 @@ def test_in_place_layers_join_the_layer_they_overwrite():
     assert len(boxes) == 24
 
 
+@pytest.mark.slow
 def test_resnet_is_folded_into_its_stages():
     boxes = boxes_of(read("resnet101_msc_w16"))
     times = {box.title: box.times for box in boxes.values() if box.kind == "block"}
