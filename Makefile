@@ -24,7 +24,7 @@ test: $(READY)
 
 # For while one works: all but the tests that take more than a second or two.
 check: $(READY)
-	$(PYTEST) -q -m "not slow"
+	$(PYTEST) -q -m "not slow and not cuda"
 
 lint: $(READY)
 	$(BIN)/ruff check .

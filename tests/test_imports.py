@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -14,16 +15,14 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imports_of(path: Path, modules: set[str], *, lazy: bool) -> set[str]:
-    """Modules that a file imports when it is loaded; with ``lazy`` also inside functions."""
+def imports_of(path: Path, modules: set[str]) -> set[str]:
+    """Modules that a file imports when it is loaded or inside functions."""
     found = set()
     skipped = set()
     tree = ast.parse(path.read_text())
     for node in ast.walk(tree):
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
             skipped.update(id(inner) for part in node.body for inner in ast.walk(part))
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not lazy:
-            skipped.update(id(inner) for inner in ast.walk(node))
     for node in ast.walk(tree):
         if id(node) in skipped:
             continue
@@ -35,13 +34,11 @@ def imports_of(path: Path, modules: set[str], *, lazy: bool) -> set[str]:
     return found & modules
 
 
-def graph(*, lazy: bool) -> dict[str, set[str]]:
+@cache
+def graph() -> dict[str, set[str]]:
     files = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
     modules = {module_name(path) for path in files}
-    return {
-        module_name(path): imports_of(path, modules, lazy=lazy) - {module_name(path)}
-        for path in files
-    }
+    return {module_name(path): imports_of(path, modules) - {module_name(path)} for path in files}
 
 
 def circle(arrows: dict[str, set[str]]) -> list[str] | None:
@@ -76,16 +73,15 @@ def test_the_search_for_circles_finds_one() -> None:
 
 def test_no_circle_of_modules() -> None:
     """Not even one that is broken by importing inside a function."""
-    arrows = graph(lazy=True)
     # deeplab_repro/__init__.py looks its public names up at first use.
-    arrows["deeplab_repro"] = set()
+    arrows = {**graph(), "deeplab_repro": set()}
     # A package's __init__ gathers what lies in it; what lies in it imports its neighbours, not it.
     assert circle(arrows) is None
 
 
 def test_no_circle_of_rooms() -> None:
     rooms: dict[str, set[str]] = {}
-    for module, below in graph(lazy=True).items():
+    for module, below in graph().items():
         if module.startswith("deeplab_repro."):
             inside = {room(name) for name in below if name.startswith("deeplab_repro.")}
             rooms.setdefault(room(module), set()).update(inside - {room(module)})

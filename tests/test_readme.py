@@ -9,6 +9,8 @@ from pathlib import Path
 from types import ModuleType
 from xml.etree import ElementTree
 
+import pytest
+
 from deeplab_repro.cli import _COMMANDS
 
 ROOT = Path(__file__).parents[1]
@@ -36,6 +38,7 @@ def test_numbers_come_from_the_results():
     assert tables.filled(README) == README, "run python benchmarks/_tables.py"
 
 
+@pytest.mark.slow
 def test_pictures_come_from_the_results(tmp_path):
     """Their words and numbers, that is: another matplotlib places them a little differently."""
     plots = benchmark("_plots")

@@ -13,6 +13,7 @@
 // A kernel's `__shared__` variables become function statics, so launches must not overlap in time.
 #pragma once
 
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <algorithm>
@@ -78,10 +79,11 @@ struct Barrier {
 
 struct Fiber {
   enum class State { ready, at_block_barrier, at_warp_barrier, done };
-  ucontext_t context;
+  bool entered = false;  // fiber_main runs on this stack, and `resume` says where it stopped
+  jmp_buf resume;
   // Not a vector: that would write, and so occupy, every page.
   std::unique_ptr<char[]> stack{new char[kStackBytes]};
-  State state = State::ready;
+  State state = State::done;
   Barrier barrier = {};
   uint3 index = {};
   bool parted = false;  // whether lanes may be apart since the last barrier: mma_on_host.h
@@ -94,7 +96,7 @@ struct alignas(128) SharedLine {
 };
 
 struct Machine {
-  ucontext_t scheduler;
+  jmp_buf scheduler;
   std::vector<Fiber> fibers;
   unsigned threads = 0;
   unsigned current = 0;
@@ -120,12 +122,14 @@ struct SharedStorage {
   }
 };
 
+// Back to the scheduler until it resumes this fiber. swapcontext would do the same, but asks the
+// operating system for the signal mask each time, which takes longer than most kernels.
 inline void wait(Fiber::State state, Barrier barrier) {
   Fiber& fiber = machine.fibers[machine.current];
   fiber.state = state;
   fiber.barrier = barrier;
   fiber.parted = false;
-  swapcontext(&fiber.context, &machine.scheduler);
+  if (_setjmp(fiber.resume) == 0) _longjmp(machine.scheduler, 1);
 }
 
 inline void block_barrier(const char* file, int line) {
@@ -134,14 +138,17 @@ inline void block_barrier(const char* file, int line) {
 
 inline void warp_barrier() { wait(Fiber::State::at_warp_barrier, {}); }
 
+// A fiber serves its thread of every block: to make new ones for each would take longer than to run
+// them.
 inline void fiber_main() {
-  try {
-    machine.body();
-  } catch (const std::exception& error) {
-    machine.error = error.what();
+  for (;;) {
+    try {
+      machine.body();
+    } catch (const std::exception& error) {
+      machine.error = error.what();
+    }
+    wait(Fiber::State::done, {});
   }
-  machine.fibers[machine.current].state = Fiber::State::done;
-  // Returning continues at uc_link, the scheduler.
 }
 
 // Wakes the threads [first, last) if every one that has not returned waits in `state`.
@@ -176,14 +183,25 @@ inline bool release_any() {
 
 inline void start_fiber(unsigned t) {
   Fiber& fiber = machine.fibers[t];
+  // One that an error left in the middle of a kernel begins anew.
+  if (fiber.state != Fiber::State::done) fiber.entered = false;
   fiber.state = Fiber::State::ready;
   fiber.parted = false;
   fiber.index = {t % blockDim.x, t / blockDim.x % blockDim.y, t / (blockDim.x * blockDim.y)};
-  getcontext(&fiber.context);
-  fiber.context.uc_stack.ss_sp = fiber.stack.get();
-  fiber.context.uc_stack.ss_size = kStackBytes;
-  fiber.context.uc_link = &machine.scheduler;
-  makecontext(&fiber.context, fiber_main, 0);
+}
+
+// Runs a fiber until it waits.
+inline void run_fiber(Fiber& fiber) {
+  if (_setjmp(machine.scheduler) != 0) return;
+  if (fiber.entered) _longjmp(fiber.resume, 1);
+  fiber.entered = true;
+  ucontext_t context;
+  getcontext(&context);
+  context.uc_stack.ss_sp = fiber.stack.get();
+  context.uc_stack.ss_size = kStackBytes;
+  context.uc_link = nullptr;
+  makecontext(&context, fiber_main, 0);
+  setcontext(&context);
 }
 
 inline void run_block(const std::vector<unsigned>& sequence) {
@@ -197,7 +215,7 @@ inline void run_block(const std::vector<unsigned>& sequence) {
       if (fiber.state == Fiber::State::ready) {
         machine.current = t;
         threadIdx = fiber.index;
-        swapcontext(&machine.scheduler, &fiber.context);
+        run_fiber(fiber);
         if (!machine.error.empty()) throw std::runtime_error(std::exchange(machine.error, {}));
       }
       all_done &= fiber.state == Fiber::State::done;

@@ -90,6 +90,7 @@ def test_unknown_sizes_stay_unknown():
     assert (kept.weights, kept.peak, kept.all_blobs) == (4 * (6 * 4 * 9 + 6), None, None)
 
 
+@pytest.mark.slow
 def test_weights_tell_what_the_input_does_not():
     model = DATA / "resnet101_msc_w16"
     net = read_net(model / "deploy.prototxt")

@@ -14,6 +14,7 @@ from deeplab_repro.parity.agreement import agreement
 from deeplab_repro.parity.recordings import Recording, bundled_recordings
 from deeplab_repro.parity.tolerances import AGREEMENT
 from prototxt_import import parse_net
+from tests.parity.recorded import recorded
 
 RECORDINGS = bundled_recordings(Path(__file__).parents[1] / "data")
 INPUT = 'input: "data" input_shape { dim: 2 dim: 4 dim: 6 dim: 7 } '
@@ -75,7 +76,7 @@ def check(net: CaffeNet, *expected: str, x: torch.Tensor = X) -> None:
 # ---------------------------------------------------------------- the bundled networks
 
 
-@pytest.mark.parametrize("recording", RECORDINGS, ids=lambda r: r.name)
+@pytest.mark.parametrize("recording", map(recorded, RECORDINGS))
 def test_bundled_networks(recording: Recording):
     net = load_caffe(recording.prototxt, recording.model)
     fused = net.fuse()
@@ -96,6 +97,7 @@ def test_bundled_networks(recording: Recording):
     assert not left & {"BatchNorm", "Scale", "Bias", "Dropout", "ReLU"}
 
 
+@pytest.mark.slow
 def test_three_scales_still_share_their_weights():
     recording = next(r for r in RECORDINGS if r.name.startswith("resnet101_msc"))
     net = load_caffe(recording.prototxt, recording.model)

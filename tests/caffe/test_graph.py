@@ -12,7 +12,10 @@ from prototxt_import import parse_net, read_net
 from tests.parity.spoil import DATA
 
 SVG = "{http://www.w3.org/2000/svg}"
-NETWORKS = sorted(path.parent.name for path in DATA.glob("*/deploy.prototxt"))
+NETWORKS = [
+    pytest.param(name, marks=[pytest.mark.slow] if name.startswith("resnet101") else [])
+    for name in sorted(path.parent.name for path in DATA.glob("*/deploy.prototxt"))
+]
 
 
 def read(name):
@@ -29,6 +32,7 @@ def test_in_place_layers_join_the_layer_they_overwrite():
     assert len(boxes) == 24
 
 
+@pytest.mark.slow
 def test_resnet_is_folded_into_its_stages():
     boxes = boxes_of(read("resnet101_msc_w16"))
     times = {box.title: box.times for box in boxes.values() if box.kind == "block"}

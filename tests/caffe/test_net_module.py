@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import gc
 import pickle
 import weakref
 from pathlib import Path
@@ -95,7 +94,6 @@ def test_blobs_are_freed_after_their_last_reader():
 
     def watch(module, bottoms, top):
         refs.append(weakref.ref(top))
-        gc.collect()
         alive.append(sum(ref() is not None for ref in refs))
 
     for module in net.layers.children():
@@ -204,17 +202,21 @@ def test_params_in_caffes_order_and_shapes():
     assert [tuple(p.shape) for p in v1.params["conv1_1"]] == [(8, 3, 3, 3), (1, 1, 1, 8)]
 
 
-@pytest.mark.parametrize("name", ["largefov_v1_w8", "resnet101_msc_w16"])
+@pytest.mark.parametrize(
+    "name", ["largefov_v1_w8", pytest.param("resnet101_msc_w16", marks=pytest.mark.slow)]
+)
 def test_params_are_the_files_weights_bit_for_bit(name):
     net = load_caffe(DATA / name / "weights.caffemodel")
     weights = read_weights(DATA / name / "weights.caffemodel")
-    assert net.params.keys() == weights.keys()
+    params = net.params
+    assert params.keys() == weights.keys()
     for layer, blobs in weights.items():
-        for ours, theirs in zip(net.params[layer], blobs, strict=True):
+        for ours, theirs in zip(params[layer], blobs, strict=True):
             assert ours.shape == theirs.shape
             assert ours.detach().numpy().tobytes() == theirs.tobytes()
 
 
+@pytest.mark.slow
 def test_shared_parameters_are_one_tensor():
     net = load_caffe(DATA / "resnet101_msc_w16" / "weights.caffemodel")
     for layer in ("conv1", "bn_conv1", "scale_conv1"):

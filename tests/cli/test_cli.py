@@ -158,6 +158,7 @@ def test_convert_bit_for_bit(run, tmp_path, ending):
     assert any("yes or no" in line for line in report["evidence"])
 
 
+@pytest.mark.slow
 def test_convert_to_pt(run, tmp_path):
     out = tmp_path / "out.pt"
     source = DATA / "resnet101_msc_w16" / "weights.caffemodel"

@@ -11,6 +11,8 @@ from torch import Tensor
 from deeplab_repro.crf import CRFParams, DenseCRF, dense_crf, dense_crf_features
 from deeplab_repro.crf.features import bilateral_features
 
+pytestmark = pytest.mark.slow  # each compiles
+
 PARAMS = CRFParams(iterations=2, pos_w=2, pos_xy_std=2, bi_w=3, bi_xy_std=6, bi_rgb_std=20)
 
 
@@ -145,7 +147,6 @@ def test_the_op_is_what_it_says():
     torch.library.opcheck(torch.ops.deeplab_repro.dense_crf.default, args)
 
 
-@pytest.mark.slow
 def test_inductor():
     unary, image = problem()
     unary.requires_grad_()

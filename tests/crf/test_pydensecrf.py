@@ -58,6 +58,7 @@ def test_every_normalization_and_compatibility(name, norm, kind, kernel):
     assert np.allclose(kl, case[f"kl_{norm}_DIAG_{kind}"], rtol=1e-5, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n in names("pyd_") if n[4] in "cd"])
 def test_a_script_with_its_import_changed(name):
     """As such scripts are: defaults, numbers for stds, argmax of what inference gives."""

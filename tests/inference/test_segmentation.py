@@ -118,6 +118,7 @@ def test_odd_sizes(largefov: CaffeNet, size: tuple[int, int]) -> None:
     assert np.array_equal(labels, scores.argmax(0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_input_rule_is_that_of_the_network(name: str) -> None:
     network = NETWORKS[name]

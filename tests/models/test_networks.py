@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,14 @@ from prototxt_import import Layer, Net, infer_net, parse_net
 
 # (name, format) of every network; the V1 format knows no BatchNorm.
 WRITTEN = [
-    (name, format)
+    pytest.param(name, format, marks=[pytest.mark.slow] if name.startswith("resnet101-msc") else [])
     for name in NETWORKS
     for format in ("v1", "v2")
     if not (name.startswith("resnet") and format == "v1")
 ]
 
 
+@cache  # several tests look at one network
 def imported(name: str, phase: str = "DEPLOY", format: str = "v2", **options: Any) -> Net:
     text = write_network(name, phase, format, **options)
     return parse_net(text, phase="TRAIN" if phase == "TRAIN" else "TEST")

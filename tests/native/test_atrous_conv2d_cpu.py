@@ -35,6 +35,7 @@ def test_instruction_set(isa):
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.slow
 def test_unknown_instruction_set_is_named():
     code = (
         "import deeplab_repro.native.backends, torch; torch.ops.deeplab_repro.cpu_instruction_set()"

@@ -98,7 +98,6 @@ def check_all(on, tensors):
     return got
 
 
-@pytest.mark.slow
 @each_case
 @each_precision
 def test_each_precision_on_host(on_host, case, precision):
@@ -106,7 +105,6 @@ def test_each_precision_on_host(on_host, case, precision):
     check_all(on, make(case, torch.float32))
 
 
-@pytest.mark.slow
 @each_case
 @each_dtype
 def test_channels_last_on_host(on_host, case, dtype):
@@ -121,7 +119,6 @@ def test_without_tensor_cores_on_host(on_host, name, dtype):
     check_all(on, make(CASES[name], dtype))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64], ids=str)
 def test_any_grid_and_order_on_host(on_host, dtype):
     case = dataclasses.replace(CASES["regions"], in_channels=9, out_channels=35)
@@ -161,7 +158,6 @@ def test_bias_and_relu_on_host(on_host, case, channels_last, with_bias, relu):
     assert (got < 0).any() != bool(relu)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("case", [CASES["ragged_tiles"], CASES["regions"]], ids=["wide", "narrow"])
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_tiles_of_the_product_on_host(on_host, case, precision):

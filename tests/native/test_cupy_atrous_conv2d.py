@@ -86,6 +86,7 @@ def test_glue_calls_the_kernels_rightly(fake_gpu, name, dtype, precision, memory
     assert all(t.is_contiguous(memory_format=memory_format) for t in got[:2])
 
 
+@pytest.mark.slow
 def test_bias_relu_and_pieces(fake_gpu):
     case = Case(1, 600, 40, (3, 3), padding=(1, 1))
     tensors = make(case, torch.float32)

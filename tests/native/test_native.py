@@ -64,6 +64,7 @@ def without_libraries(tmp_path: Path) -> str:
     )
 
 
+@pytest.mark.slow
 def test_fallback_warns_once_and_computes(tmp_path):
     result = python(without_libraries(tmp_path), DEEPLAB_REPRO_STRICT="0")
     assert result.returncode == 0, result.stderr
@@ -74,12 +75,14 @@ def test_fallback_warns_once_and_computes(tmp_path):
     assert "not built (run `deeplab-repro build`)" in warnings[0]
 
 
+@pytest.mark.slow
 def test_strict_makes_a_fallback_an_error(tmp_path):
     result = python(without_libraries(tmp_path), DEEPLAB_REPRO_STRICT="1")
     assert result.returncode != 0
     assert "FallbackError: channel_affine runs on the torch reference" in result.stderr
 
 
+@pytest.mark.slow
 def test_choosing_the_reference_is_no_fallback():
     result = python(USE_IT, DEEPLAB_REPRO_BACKENDS="torch", DEEPLAB_REPRO_STRICT="1")
     assert result.returncode == 0, result.stderr
@@ -87,6 +90,7 @@ def test_choosing_the_reference_is_no_fallback():
     assert "FallbackWarning" not in result.stderr
 
 
+@pytest.mark.slow
 def test_unknown_backend_is_an_error():
     result = python("import deeplab_repro.ops", DEEPLAB_REPRO_BACKENDS="cpu,gpu")
     assert result.returncode != 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import torch
 
 # Around the kernels' own edges: 16 lanes of the CPU sum, 256 threads of a block.
@@ -39,16 +40,16 @@ def make(shape: tuple[int, ...], dtype: torch.dtype, device: str = "cpu") -> lis
 
 def loops(x, scale, shift, grad_y):
     """(y, grad_x, grad_scale, grad_shift) in float64, element by element."""
-    x, scale, shift, grad_y = (t.double().cpu() for t in (x, scale, shift, grad_y))
-    y, grad_x = torch.zeros_like(x), torch.zeros_like(x)
-    grad_scale, grad_shift = torch.zeros_like(scale), torch.zeros_like(shift)
+    x, scale, shift, grad_y = (t.double().cpu().numpy() for t in (x, scale, shift, grad_y))
+    y, grad_x = np.zeros_like(x), np.zeros_like(x)
+    grad_scale, grad_shift = np.zeros_like(scale), np.zeros_like(shift)
     for i in itertools.product(*map(range, x.shape)):
         c = i[1]
         y[i] = x[i] * scale[c] + shift[c]
         grad_x[i] = grad_y[i] * scale[c]
         grad_scale[c] += grad_y[i] * x[i]
         grad_shift[c] += grad_y[i]
-    return y, grad_x, grad_scale, grad_shift
+    return tuple(map(torch.from_numpy, (y, grad_x, grad_scale, grad_shift)))
 
 
 def assert_agrees(got, expected, dtype: torch.dtype) -> None:

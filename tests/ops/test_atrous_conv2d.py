@@ -203,7 +203,8 @@ def test_gradcheck(name, algorithm):
         def op(*tensors, activation=activation):
             return atrous_conv2d(*tensors, *case.how, algorithm=algorithm, activation=activation)
 
-        assert torch.autograd.gradcheck(op, leaves)
+        # Each value of the first gradient is compared with loops, above.
+        assert torch.autograd.gradcheck(op, leaves, fast_mode=True)
         assert torch.autograd.gradgradcheck(op, leaves, fast_mode=True)
 
 
@@ -274,9 +275,9 @@ def test_autocast_is_conv2ds(algorithm, device):
     assert all(grad.dtype == torch.float32 for grad in grads)
 
 
+@pytest.mark.slow
 @each_algorithm
-@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
-def test_compiles_in_one_graph(backend, algorithm):
+def test_compiles_in_one_graph(algorithm):
     case = CASES["unequal pairs"]
     tensors = make(case)
 
@@ -286,7 +287,7 @@ def test_compiles_in_one_graph(backend, algorithm):
         ).square()
 
     torch.compiler.reset()
-    compiled = torch.compile(op, backend=backend, fullgraph=True)
+    compiled = torch.compile(op, backend="aot_eager", fullgraph=True)
     leaves = [t.requires_grad_() for t in tensors[:3]]
     with torch.no_grad():
         torch.testing.assert_close(compiled(*leaves), op(*leaves))
@@ -294,6 +295,7 @@ def test_compiles_in_one_graph(backend, algorithm):
     torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["auto", "direct", "library", "interlace"])
 def test_compiles_once_for_every_size(algorithm):
     weight = torch.randn(3, 2, 3, 3)
@@ -303,9 +305,12 @@ def test_compiles_once_for_every_size(algorithm):
 
     torch.compiler.reset()
     compiled = torch.compile(op, backend="aot_eager", fullgraph=True, dynamic=True)
-    for shape in ((1, 2, 9, 11), (2, 2, 12, 15), (3, 2, 21, 10)):
-        x = torch.randn(shape)
-        torch.testing.assert_close(compiled(x), op(x))
+    # Interlace compiles anew where a side's remainder by the rate is another one.
+    other = (3, 2, 21, 13) if algorithm == "interlace" else (3, 2, 12, 14)
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for shape in ((5, 2, 9, 11), other):
+            x = torch.randn(shape)
+            torch.testing.assert_close(compiled(x), op(x))
 
 
 class Layer(torch.nn.Module):
@@ -319,6 +324,7 @@ class Layer(torch.nn.Module):
         return y, im2col(x, 2, rate=3)
 
 
+@pytest.mark.slow
 @each_algorithm
 def test_exports_as_torchs_own_operations(algorithm):
     layer = Layer(algorithm)

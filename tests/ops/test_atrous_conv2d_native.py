@@ -87,6 +87,7 @@ def test_gradcheck(name):
         assert torch.autograd.gradcheck(
             lambda x, w, b, relu=relu: OPS.atrous_conv2d_direct(x, w, b, *how(case), relu),
             (x, weight, bias),
+            fast_mode=True,
         )
     assert torch.autograd.gradcheck(
         lambda g, w: OPS.atrous_conv2d_direct_grad_input(g, w, image, *how(case)), (grad_y, weight)
@@ -100,8 +101,16 @@ def test_gradcheck(name):
     )
 
 
-@pytest.mark.parametrize("format", [torch.contiguous_format, torch.channels_last], ids=str)
-@pytest.mark.parametrize("name", ["unequal pairs", "groups", "empty batch"])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "format"),
+    [
+        ("unequal pairs", torch.contiguous_format),
+        ("groups", torch.channels_last),
+        ("empty batch", torch.channels_last),
+    ],
+    ids=str,
+)
 def test_opcheck(name, format):
     case = CASES[name]
     x, weight, bias, grad_y = (t.requires_grad_() for t in make(case, torch.float32))

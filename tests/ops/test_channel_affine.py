@@ -105,6 +105,7 @@ def test_gradcheck(with_shift):
     assert torch.autograd.gradgradcheck(channel_affine, inputs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(2, 3, 4), (0, 3, 4), (2, 3)])
 def test_opcheck(shape):
     x, scale, shift, grad_y = make(shape, torch.float32)

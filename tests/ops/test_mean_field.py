@@ -192,6 +192,7 @@ def test_strides_do_not_matter():
     assert mean_field(strided, lattices, weights, iterations=2).equal(expected)
 
 
+@pytest.mark.slow
 def test_same_bits_for_every_thread_count():
     unary, lattices, weights = problem((2, 30000, 5, 8.0), 21)
     mu = compatibilities(21)["matrix"]
@@ -243,6 +244,7 @@ def test_gradient_where_energy_is_infinite():
     assert unary.grad[0, 1, ::2].eq(0).all()
 
 
+@pytest.mark.slow
 def test_opcheck():
     unary, lattices, weights = problem((2, 12, 3, 2.0), 3)
     flat = [t for lattice in lattices for t in lattice]

@@ -315,6 +315,7 @@ def test_backward_is_the_transpose():
     assert not values.grad.equal(permutohedral_filter(lattice, grad))
 
 
+@pytest.mark.slow
 @each_dtype
 def test_opcheck(dtype):
     lattice = random_lattice((2, 12, 3, 2.0), dtype)

@@ -78,6 +78,7 @@ def test_names_each_blob_that_differs_its_layer_and_distance(saved: Path, tmp_pa
     assert not told[start + 3].startswith("blob ")
 
 
+@pytest.mark.slow
 def test_bad_options(saved: Path) -> None:
     model = saved / "weights.caffemodel"
     for activations, given_model, message in (

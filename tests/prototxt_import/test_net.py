@@ -214,6 +214,7 @@ def test_v1_type_names(v1, current):
     assert current_type_name(v1) == current
 
 
+@pytest.mark.slow
 def test_the_splits_that_caffe_saved_are_undone():
     saved = read_net(DATA / "resnet101_msc_w16" / "weights.caffemodel")
     written = read_net(DATA / "resnet101_msc_w16" / "deploy.prototxt")

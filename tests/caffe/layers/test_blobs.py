@@ -190,6 +190,7 @@ def test_parameter_is_learned() -> None:
     assert module.blobs[0].grad.tolist() == [[1] * 3] * 2
 
 
+@pytest.mark.slow
 def test_layers_compile_without_breaking_the_graph() -> None:
     bodies = [
         CONV,
