@@ -65,7 +65,7 @@ def test_an_input_is_never_overwritten(grad):
 
 @pytest.mark.parametrize("grad", [True, False])
 def test_in_place_layers_spare_what_others_see(grad):
-    """Slice, Flatten and Split may hand out views; an earlier reader keeps what it read."""
+    """Without Caffe's fault of shared memory, an earlier reader keeps what it read."""
     text = (
         conv("c")
         + 'layer { name: "s" type: "Split" bottom: "c" top: "a" top: "b" } '
@@ -74,7 +74,7 @@ def test_in_place_layers_spare_what_others_see(grad):
         + simple("f", "Flatten", "d")
         + simple("rd", "ReLU", "d", "d")
     )
-    net = net_of(text)
+    net = load_caffe(parse_net(INPUT + text), quirks=False)
     with torch.set_grad_enabled(grad):
         blobs = net.blobs(data=X)
     assert torch.equal(blobs["a"], blobs["b"].clamp(min=0))
@@ -346,3 +346,21 @@ def test_modules_can_be_copied_and_pickled(copy):
 def test_refused_layers_are_named():
     with pytest.raises(CaffeImportError, match="layer 'p'.*Python"):
         net_of(simple("p", "Python", "data", extra='python_param { module: "m" layer: "l" }'))
+
+
+def test_parameters_keep_caffes_order_where_a_shape_comes_with_the_weights():
+    """Optimisers number parameters, so that the order must not depend on what was known when."""
+    text = 'input: "data" ' + conv("a") + conv("b", "a", 3)
+    weights = {
+        "a": [np.ones((2, 5, 1, 1), np.float32), np.zeros(2, np.float32)],
+        "b": [np.ones((3, 2, 1, 1), np.float32), np.zeros(3, np.float32)],
+    }
+    net = load_caffe(parse_net(text))
+    net.load_weights(weights)
+    assert [tuple(p.shape) for p in net.parameters()] == [(2, 5, 1, 1), (2,), (3, 2, 1, 1), (3,)]
+
+
+def test_an_error_of_a_network_without_a_file_names_none():
+    with pytest.raises(CaffeImportError) as error:
+        load_caffe(parse_net(INPUT + simple("q", "Python", "data")))
+    assert str(error.value).startswith("layer 'q'")
