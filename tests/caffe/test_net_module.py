@@ -364,3 +364,27 @@ def test_an_error_of_a_network_without_a_file_names_none():
     with pytest.raises(CaffeImportError) as error:
         load_caffe(parse_net(INPUT + simple("q", "Python", "data")))
     assert str(error.value).startswith("layer 'q'")
+
+
+@pytest.mark.parametrize(
+    ("filler", "message"),
+    [
+        ('type: "foo"', "unknown filler; got foo"),
+        ('type: "gaussian" std: -1', "bad std"),
+        ('type: "gaussian" std: nan', "bad std"),
+        ('type: "uniform" min: 2', "no range"),
+        ('type: "uniform" max: nan', "no range"),
+        ('type: "uniform" max: inf', "no range"),
+        ('type: "bilinear"', "square kernel"),
+    ],
+)
+def test_a_filler_that_cannot_fill_is_refused_with_its_layer(filler, message):
+    product = f"inner_product_param {{ num_output: 2 weight_filler {{ {filler} }} }}"
+    dummy = f"dummy_data_param {{ shape {{ dim: 2 }} data_filler {{ {filler} }} }}"
+    texts = [
+        simple("q", "InnerProduct", "data", extra=product),
+        f'layer {{ name: "q" type: "DummyData" top: "q" {dummy} }}',
+    ]
+    for text in texts:
+        with pytest.raises(CaffeImportError, match=f"layer 'q'.*{message}"):
+            net_of(text)

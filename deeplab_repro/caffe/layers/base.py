@@ -10,7 +10,15 @@ from torch import Tensor, nn
 
 from deeplab_repro.caffe.layers.fillers import fill
 from deeplab_repro.caffe.quirks import Quirks
-from prototxt_import import DialectReport, Layer, LayerShapes, Shape, ShapedLayer
+from prototxt_import import (
+    CaffeImportError,
+    DialectReport,
+    Layer,
+    LayerShapes,
+    Shape,
+    ShapedLayer,
+)
+from prototxt_import.layers import Filler
 from prototxt_import.words import show
 
 __all__ = ["LAYERS", "CaffeLayer", "build", "label_numbers", "register"]
@@ -63,7 +71,14 @@ class CaffeLayer(nn.Module):
         with torch.no_grad():
             for i, filler in enumerate(self.layer.fillers()):
                 if self.has_blob(i):
-                    fill(self.registered(i), filler, is_legacy=self.is_legacy)
+                    self.fill(self.registered(i), filler)
+
+    def fill(self, value: Tensor, filler: Filler) -> Tensor:
+        """Fill ``value`` in place; an error of the filler's names this layer."""
+        try:
+            return fill(value, filler, is_legacy=self.is_legacy)
+        except CaffeImportError as error:
+            self.refuse(error.message, expected=error.expected, got=error.got)
 
     @property
     def blobs(self) -> list[Tensor]:
