@@ -208,7 +208,9 @@ def _read_weights(
     if kind == "hdf5":
         return Model(weights=hdf5.read_hdf5(path) if want_weights else {}, weights_file=name)
     if kind == "safetensors":
-        raw, filtered, weights = safetensors_file.read_safetensors(path, want_weights=want_weights)
+        raw, filtered, weights = safetensors_file.read_safetensors(
+            path, dialect=dialect, want_weights=want_weights
+        )
         return Model(raw, filtered, weights, net_file=name, weights_file=name)
     raw, weights = caffemodel.read_caffemodel(
         path, dialect=dialect, want_net=want_net, want_weights=want_weights

@@ -5,6 +5,7 @@ metadata key           holds
 =====================  ==========================================================
 ``caffe.prototxt``     the network as prototxt, in the spelling of its dialect
 ``caffe.dialect``      ``bvlc``, ``dl2`` or ``dl1``
+``caffe.alternatives`` JSON: further dialects in which the original read the same, if any
 ``caffe.filtered``     ``"true"`` if the phase rules have been applied (a caffemodel)
 ``caffe.layers``       JSON: ``[[layer, [tensor, ...]], ...]`` in file order
 =====================  ==========================================================
@@ -31,7 +32,7 @@ from prototxt_import.dialect import DialectReport, RawNet
 from prototxt_import.errors import CaffeImportError
 from prototxt_import.files import open_file, replacing
 from prototxt_import.limits import MAX_LAYERS, MAX_SHARED_COPIES, MAX_TEXT_BYTES
-from prototxt_import.schema import DIALECTS
+from prototxt_import.schema import DIALECTS, Dialect
 from prototxt_import.text import parse_text
 from prototxt_import.upgrade import upgrade_layer
 
@@ -42,9 +43,14 @@ _DTYPES: Final = {np.dtype(np.float32): "F32", np.dtype(np.float64): "F64"}
 
 
 def read_safetensors(
-    path: str | os.PathLike[str], *, want_weights: bool = True
+    path: str | os.PathLike[str], *, dialect: Dialect | None = None, want_weights: bool = True
 ) -> tuple[RawNet | None, bool, Weights]:
     """(network or None, whether its phase rules have been applied, weights).
+
+    Args:
+        path: the file.
+        dialect: read the network in this one, whatever was recorded.
+        want_weights: leave the weights in the file if False.
 
     Raises:
         CaffeImportError: damaged, or metadata that does not fit the tensors.
@@ -67,12 +73,27 @@ def read_safetensors(
         raise CaffeImportError(f"cannot be read as safetensors ({error})", file=path) from None
     net = None
     if "caffe.prototxt" in metadata:
-        dialect = metadata.get("caffe.dialect")
-        if dialect not in DIALECTS:
-            raise CaffeImportError("unknown dialect", file=path, expected=DIALECTS, got=dialect)
-        net = parse_text(metadata["caffe.prototxt"], forced=dialect, file=path)
-        net = replace(net, report=DialectReport(dialect, ("recorded when it was converted",)))
+        report = _recorded(metadata, path)
+        net = parse_text(metadata["caffe.prototxt"], forced=dialect or report.dialect, file=path)
+        if dialect is None:
+            net = replace(net, report=report)
     return net, metadata.get("caffe.filtered") == "true", weights
+
+
+def _recorded(metadata: Mapping[str, str], path: object) -> DialectReport:
+    """What the conversion found out about the dialect of its source."""
+    dialect = metadata.get("caffe.dialect")
+    try:
+        alternatives = json.loads(metadata.get("caffe.alternatives", "[]"))
+    except (ValueError, RecursionError):
+        alternatives = None
+    if not isinstance(alternatives, list):
+        raise CaffeImportError("its list of dialects is damaged", file=path)
+    for name in (dialect, *alternatives):
+        if name not in DIALECTS:
+            raise CaffeImportError("unknown dialect", file=path, expected=DIALECTS, got=name)
+    evidence = ("recorded when it was converted",)
+    return DialectReport(cast(Dialect, dialect), evidence, tuple(alternatives))
 
 
 def _check_copies(layers: list[tuple[str, list[str]]], size: int, file: Any, path: object) -> None:
@@ -139,6 +160,8 @@ def write_safetensors(
             "caffe.dialect": net.dialect,
             "caffe.filtered": "true" if filtered else "false",
         }
+        if net.report.alternatives:
+            metadata["caffe.alternatives"] = json.dumps(net.report.alternatives)
     _write_file(path, tensors, metadata)
 
 

@@ -160,7 +160,7 @@ class Schedule:
 
 
 class _SharedData:
-    """Which blobs are one memory in Caffe: tops of Flatten, Reshape and Split, and the bottoms."""
+    """Which blobs are one memory in Caffe: the tops of layers that share data, and the bottoms."""
 
     def __init__(self, inputs: Iterable[str]) -> None:
         self._owner = {name: name for name in inputs}  # blob -> the blob whose memory it is
@@ -171,6 +171,8 @@ class _SharedData:
         aliases: dict[str, None] = {}
         for k, top in enumerate(node.tops):
             if k < len(node.bottoms) and node.bottoms[k] == top:
+                if node.memory is Memory.VIEW:  # it leaves the values as they are
+                    continue
                 family = self._family.get(self._owner.get(top, top), {})
                 aliases.update({name: None for name in family if name != top})
             elif node.shares_data:

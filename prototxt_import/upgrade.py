@@ -15,8 +15,6 @@ _TYPE_NAMES: Final = {
     **{cls.kind.v1: name for name, cls in KINDS.items()},
     **{refused.v1: name for name, refused in REFUSED.items() if refused.v1},
 }
-#: Layers whose own parameters once held what now is in transform_param.
-_DATA_PARAMS: Final = {"Data": "data_param", "ImageData": "image_data_param"}
 
 
 def upgrade_layer(raw: Any, dialect: Dialect, file: object = None) -> Any:
@@ -154,11 +152,10 @@ def _upgrade_convolution(raw: Any, convolution: Any) -> None:
 
 
 def _upgrade_data_transformation(layer: Any) -> None:
-    """upgrade_proto.cpp, UpgradeNetDataTransformation."""
-    name = _DATA_PARAMS.get(layer.type)
-    if not name or not layer.HasField(name):
+    """upgrade_proto.cpp, UpgradeNetDataTransformation, for the one of its layers that is read."""
+    if layer.type != "ImageData" or not layer.HasField("image_data_param"):
         return
-    old = getattr(layer, name)
+    old = layer.image_data_param
     for field in ("scale", "mean_file", "crop_size", "mirror"):
         if old.HasField(field):
             setattr(layer.transform_param, field, getattr(old, field))

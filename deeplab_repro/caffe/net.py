@@ -276,7 +276,8 @@ def load_caffe(
     try:
         module = CaffeNet(net, model.weights if model else None, quirks=quirks)
     except CaffeImportError as error:  # those of the network name its file already
-        raise error.with_file(model.weights_file if model else net.file) from None
+        file = model.weights_file if model else net.file
+        raise (error.with_file(file) if file else error) from None
     module.set_algorithm(algorithm)
     return module
 

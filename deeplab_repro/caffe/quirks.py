@@ -63,8 +63,8 @@ EXP_SHIFT: Final = Fault(
 )
 SHARED_MEMORY: Final = Fault(
     DIALECTS,
-    "it works in place on memory that Caffe shares with other blobs (Flatten, Reshape, Split), and "
-    "so overwrites those too",
+    "it works in place on memory that Caffe shares with other blobs (of Flatten, Reshape, Split, a "
+    "Concat of one bottom or a Slice into one top), and so overwrites those too",
     "leaves those blobs as they are",
 )
 

@@ -39,7 +39,8 @@ class Kernel(NamedTuple):
 
     def lattice(self, pictures: slice, padding_points: bool, dtype: torch.dtype) -> Lattice:
         """The lattice of some pictures, or of one where all are alike."""
-        source = self.source if self.shared else self.source[pictures]
+        source = self.source.detach()  # a lattice has no gradient
+        source = source if self.shared else source[pictures]
         try:
             if self.stds:
                 xy, channels = self.stds[:2], self.stds[2:]

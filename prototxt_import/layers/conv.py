@@ -216,7 +216,6 @@ class Convolution(Sliding):
 
     def describe(self) -> str:
         """Kernel, rate and stride where they are not 1, channels."""
-
         kernel = self.kernel * 2 if len(self.kernel) == 1 else self.kernel
         text = f"{self.type} {show(kernel)}"
         text += f" rate {pair(self.dilation)}" if max(self.dilation, default=1) > 1 else ""

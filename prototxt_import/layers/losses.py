@@ -65,9 +65,7 @@ class Loss(Layer):
         return self.scalar_shape()
 
 
-@kind(
-    "SoftmaxWithLoss", "softmax_param", bottoms=2, tops=(1, 2), v1="SOFTMAX_LOSS"
-)  # fmt: skip
+@kind("SoftmaxWithLoss", "softmax_param", bottoms=2, tops=(1, 2), v1="SOFTMAX_LOSS")
 class SoftmaxWithLoss(Loss):
     """softmax_loss_layer.cpp; a second top holds the probabilities.
 
@@ -111,10 +109,18 @@ class InfogainLoss(Loss):
 
     Attributes:
         source: BlobProto file of the matrix, where it is not the third bottom.
+        states_normalize: whether the file asks for a normalization in the older way.
     """
 
     axis: int
     source: str | None = None
+    states_normalize: bool
+
+    @classmethod
+    def read(cls, message: Any, spec: Any, dialect: Dialect) -> dict[str, Any]:
+        """``normalize`` is refused by :meth:`check`."""
+        values = super().read(message, spec, dialect)
+        return {**values, "states_normalize": spec.loss_param.HasField("normalize")}
 
     @property
     def takes_scores(self) -> bool:
@@ -125,7 +131,7 @@ class InfogainLoss(Loss):
         """infogain_loss_layer.cpp, LayerSetUp."""
         if len(self.bottoms) == 2 and self.source is None:
             self.fail("no infogain matrix", expected="a third bottom or infogain_loss_param.source")
-        if self.takes_scores and self.spec.loss_param.HasField("normalize"):
+        if self.takes_scores and self.states_normalize:
             self.fail("loss_param.normalize is not read here", expected="normalization")
         if not self.takes_scores and len(self.tops) > 1:
             self.fail("too many tops", expected=1, got=len(self.tops))

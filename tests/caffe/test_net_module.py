@@ -348,3 +348,45 @@ def test_modules_can_be_copied_and_pickled(copy):
 def test_refused_layers_are_named():
     with pytest.raises(CaffeImportError, match="layer 'p'.*Python"):
         net_of(simple("p", "Python", "data", extra='python_param { module: "m" layer: "l" }'))
+
+
+def test_parameters_keep_caffes_order_where_a_shape_comes_with_the_weights():
+    """Optimisers number parameters, so that the order must not depend on what was known when."""
+    text = 'input: "data" ' + conv("a") + conv("b", "a", 3)
+    weights = {
+        "a": [np.ones((2, 5, 1, 1), np.float32), np.zeros(2, np.float32)],
+        "b": [np.ones((3, 2, 1, 1), np.float32), np.zeros(3, np.float32)],
+    }
+    net = load_caffe(parse_net(text))
+    net.load_weights(weights)
+    assert [tuple(p.shape) for p in net.parameters()] == [(2, 5, 1, 1), (2,), (3, 2, 1, 1), (3,)]
+
+
+def test_an_error_of_a_network_without_a_file_names_none():
+    with pytest.raises(CaffeImportError) as error:
+        load_caffe(parse_net(INPUT + simple("q", "Python", "data")))
+    assert str(error.value).startswith("layer 'q'")
+
+
+@pytest.mark.parametrize(
+    ("filler", "message"),
+    [
+        ('type: "foo"', "unknown filler; got foo"),
+        ('type: "gaussian" std: -1', "bad std"),
+        ('type: "gaussian" std: nan', "bad std"),
+        ('type: "uniform" min: 2', "no range"),
+        ('type: "uniform" max: nan', "no range"),
+        ('type: "uniform" max: inf', "no range"),
+        ('type: "bilinear"', "square kernel"),
+    ],
+)
+def test_a_filler_that_cannot_fill_is_refused_with_its_layer(filler, message):
+    product = f"inner_product_param {{ num_output: 2 weight_filler {{ {filler} }} }}"
+    dummy = f"dummy_data_param {{ shape {{ dim: 2 }} data_filler {{ {filler} }} }}"
+    texts = [
+        simple("q", "InnerProduct", "data", extra=product),
+        f'layer {{ name: "q" type: "DummyData" top: "q" {dummy} }}',
+    ]
+    for text in texts:
+        with pytest.raises(CaffeImportError, match=f"layer 'q'.*{message}"):
+            net_of(text)

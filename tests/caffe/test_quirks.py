@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save_file
 
 from deeplab_repro import load_caffe
 from deeplab_repro.caffe.layers.interp import align_corners
@@ -16,7 +17,7 @@ from deeplab_repro.caffe.quirks import QuirkWarning
 from deeplab_repro.cli import main
 from deeplab_repro.parity.agreement import agreement
 from deeplab_repro.parity.tolerances import AGREEMENT
-from prototxt_import import CaffeImportError, parse_net
+from prototxt_import import CaffeImportError, parse_net, read_model, write_weights
 
 DATA = 'input: "data" input_shape { dim: 2 dim: 3 dim: 4 dim: 4 } '
 CONV = (
@@ -147,6 +148,16 @@ def test_an_in_place_layer_overwrites_what_shares_its_memory() -> None:
         meant = load_caffe(net.net, quirks=False)
         assert torch.equal(meant.blobs(data=x)["data"], x)
     assert float(x.min()) < 0, "the caller's tensor stays as it was"
+
+
+def test_a_dropout_of_the_test_phase_overwrites_nothing() -> None:
+    dropout = 'layer { name: "drop" type: "Dropout" bottom: "flat" top: "flat" } '
+    net = parse_net(DATA + FLATTEN + dropout + conv("c"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_caffe(net)
+    with pytest.warns(QuirkWarning, match="memory"):
+        load_caffe(parse_net(DATA + FLATTEN + dropout + conv("c"), "TRAIN"))
 
 
 def test_the_gradient_through_overwritten_memory_is_each_readers_own() -> None:
@@ -313,3 +324,40 @@ def test_the_command_line_computes_faults_or_what_was_meant(tmp_path) -> None:
         assert end.value.code == 0
         with h5py.File(tmp_path / "out.h5") as file:
             assert file["blobs/e"][0, 0, 0, 0] == pytest.approx(value)
+
+
+@pytest.mark.parametrize("convert_again", [False, True])
+def test_a_conversion_does_not_settle_what_its_file_left_open(tmp_path, convert_again) -> None:
+    """The file reads the same in bvlc and dl2, so that neither form computes the v2 fork's Exp."""
+    text = (
+        'layer { name: "ip" type: "InnerProduct" bottom: "data" top: "ip"'
+        " inner_product_param { num_output: 1 } } "
+        'layer { name: "e" type: "Exp" bottom: "ip" top: "e" exp_param { shift: 1 } } '
+    )
+    path = tmp_path / "e.safetensors"
+    weights = {"ip": [np.ones((1, 48), np.float32), np.zeros(1, np.float32)]}
+    write_weights(path, weights, parse_net(DATA + text))
+    if convert_again:
+        model = read_model(path)
+        write_weights(path, model.weights, model.raw)
+    x = torch.zeros(2, 3, 4, 4)
+    with pytest.warns(QuirkWarning, match='dialect="dl2"'):
+        meant = load_caffe(path)(x)["e"]
+    assert torch.equal(meant, torch.full((2, 1), 1.0).exp())
+    with pytest.warns(QuirkWarning, match="computed here"):
+        fork = load_caffe(path, dialect="dl2")(x)["e"]
+    assert not torch.allclose(fork, meant)
+
+
+@pytest.mark.parametrize("recorded", ["{", '"bvlc"', '["dl3"]', "[[]]"])
+def test_a_damaged_list_of_dialects_is_refused(tmp_path, recorded) -> None:
+    path = tmp_path / "n.safetensors"
+    metadata = {
+        "caffe.prototxt": DATA,
+        "caffe.dialect": "bvlc",
+        "caffe.layers": "[]",
+        "caffe.alternatives": recorded,
+    }
+    save_file({}, path, metadata)
+    with pytest.raises(CaffeImportError, match="dialect"):
+        load_caffe(path)

@@ -280,6 +280,18 @@ def test_gradients(axes, checkpoint, relaxation):
     assert torch.autograd.gradcheck(marginals, inputs, fast_mode=True)
 
 
+def test_an_image_that_asks_for_a_gradient_gets_none():
+    unary, image = torch.randn(1, 3, 4, 5), 255 * torch.rand(1, 3, 4, 5)
+    expected = dense_crf(unary, image)
+    image.requires_grad_()
+    unary.requires_grad_()
+    q = dense_crf(unary, image)
+    assert torch.equal(q, expected)
+    q[:, 0].sum().backward()
+    assert unary.grad is not None
+    assert image.grad is None
+
+
 def test_checkpointing_keeps_less_and_gives_the_same():
     unary, image = problem()
     saved = {}

@@ -10,7 +10,15 @@ from torch import Tensor, nn
 
 from deeplab_repro.caffe.layers.fillers import fill
 from deeplab_repro.caffe.quirks import Quirks
-from prototxt_import import DialectReport, Layer, LayerShapes, Shape, ShapedLayer
+from prototxt_import import (
+    CaffeImportError,
+    DialectReport,
+    Layer,
+    LayerShapes,
+    Shape,
+    ShapedLayer,
+)
+from prototxt_import.layers import Filler
 from prototxt_import.words import show
 
 __all__ = [
@@ -62,15 +70,22 @@ class CaffeLayer(nn.Module):
         self.num_tops = len(shapes.tops)
         for i, shape in enumerate(self.blob_shapes):
             known = [size for size in shape if size is not None]
-            if len(known) == len(shape):
-                self._register(i, torch.zeros(known))
+            # An empty place keeps the order of parameters, which optimisers number.
+            self._register(i, torch.zeros(known) if len(known) == len(shape) else None)
 
     def initialise(self) -> None:
         """Fill the blobs as the layer's fillers say."""
         with torch.no_grad():
             for i, filler in enumerate(self.layer.fillers()):
                 if self.has_blob(i):
-                    fill(self.registered(i), filler, is_legacy=self.is_legacy)
+                    self.fill(self.registered(i), filler)
+
+    def fill(self, value: Tensor, filler: Filler) -> Tensor:
+        """Fill ``value`` in place; an error of the filler's names this layer."""
+        try:
+            return fill(value, filler, is_legacy=self.is_legacy)
+        except CaffeImportError as error:
+            self.refuse(error.message, expected=error.expected, got=error.got)
 
     @property
     def blobs(self) -> list[Tensor]:
@@ -79,7 +94,7 @@ class CaffeLayer(nn.Module):
 
     def has_blob(self, i: int) -> bool:
         """Whether blob ``i`` has a value yet: its shape may wait for the weights."""
-        return str(i) in self._parameters or str(i) in self._buffers
+        return self._registered(i) is not None
 
     def blob(self, i: int) -> Tensor:
         """Blob ``i`` in this layer's own shape.
@@ -127,9 +142,6 @@ class CaffeLayer(nn.Module):
 
     def share_blob(self, i: int, value: Tensor) -> None:
         """Make ``value``, another layer's, this layer's blob ``i``."""
-        if str(i) in self._parameters:
-            del self._parameters[str(i)]
-        self._buffers.pop(str(i), None)
         if None in self.blob_shapes[i]:
             self.blob_shapes[i] = tuple(value.shape)
         self._register(i, value)
@@ -142,22 +154,23 @@ class CaffeLayer(nn.Module):
         """The layer's name."""
         return self.layer.name
 
-    def _register(self, i: int, value: Tensor) -> None:
+    def _register(self, i: int, value: Tensor | None) -> None:
         if self.blobs_are_buffers:
             self.register_buffer(str(i), value)
-        elif isinstance(value, nn.Parameter):
+        elif value is None or isinstance(value, nn.Parameter):
             self.register_parameter(str(i), value)
         else:
             self.register_parameter(str(i), nn.Parameter(value, i not in self.frozen_blobs))
 
     def registered(self, i: int) -> Tensor:
         """Blob ``i`` as the tensor that gradients land on, in the shape of its first layer."""
-        value = (
-            self._buffers.get(str(i)) if self.blobs_are_buffers else self._parameters.get(str(i))
-        )
+        value = self._registered(i)
         if value is None:
             self.refuse(f"parameter {i} is missing: its shape is not known before its weights are")
         return value
+
+    def _registered(self, i: int) -> Tensor | None:
+        return (self._buffers if self.blobs_are_buffers else self._parameters).get(str(i))
 
     def _matched(self, i: int, shape: tuple[int, ...]) -> tuple[int, ...] | None:
         """``shape`` with as many axes as blob ``i`` has, if it can be that blob's."""

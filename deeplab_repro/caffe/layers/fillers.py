@@ -25,7 +25,8 @@ def fill(value: Tensor, filler: Filler, *, is_legacy: bool = False) -> Tensor:
         is_legacy: the v1 fork, whose matrices are 1x1xNxK.
 
     Raises:
-        CaffeImportError: an unknown type, or one that cannot fill this shape.
+        CaffeImportError: an unknown type, one that cannot fill this shape, or numbers that make no
+            distribution.
     """
     kind = filler.type
     if filler.sparse != -1 and kind != "gaussian":
@@ -33,6 +34,10 @@ def fill(value: Tensor, filler: Filler, *, is_legacy: bool = False) -> Tensor:
     if kind == "constant":
         return value.fill_(filler.value)
     if kind == "uniform":
+        if not filler.min <= filler.max or math.isinf(filler.max - filler.min):
+            raise CaffeImportError(
+                "the uniform filler has no range", got=f"{filler.min:g}..{filler.max:g}"
+            )
         return value.uniform_(filler.min, filler.max)
     if kind == "gaussian":
         return _gaussian(value, filler, is_legacy)
@@ -53,6 +58,10 @@ def fill(value: Tensor, filler: Filler, *, is_legacy: bool = False) -> Tensor:
 
 def _gaussian(value: Tensor, filler: Filler, is_legacy: bool) -> Tensor:
     """Normal; with ``sparse``, that many weights per output on average and zeros elsewhere."""
+    if not filler.std >= 0:
+        raise CaffeImportError(
+            "the gaussian filler has a bad std", expected="0 or more", got=filler.std
+        )
     value.normal_(filler.mean, filler.std)
     if filler.sparse >= 0:
         outputs = value.shape[2] if is_legacy else value.shape[0]

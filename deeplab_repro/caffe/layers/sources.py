@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from deeplab_repro.caffe.layers.base import CaffeLayer, register
-from deeplab_repro.caffe.layers.fillers import fill
 from deeplab_repro.caffe.quirks import Quirks
 from prototxt_import import LayerShapes, Shape
 from prototxt_import import layers as kinds
@@ -29,7 +28,9 @@ class DummyData(CaffeLayer):
         self.data_fillers = layer.top_fillers()
         for i, shape in enumerate(shapes.tops):
             value = torch.empty([size for size in shape if size is not None])
-            self.register_buffer(f"data{i}", fill(value, self.data_fillers[i]), persistent=False)
+            self.register_buffer(
+                f"data{i}", self.fill(value, self.data_fillers[i]), persistent=False
+            )
 
     def forward(self) -> Tensor | tuple[Tensor, ...]:
         """Shapes as the file says."""
@@ -38,7 +39,7 @@ class DummyData(CaffeLayer):
             value: Tensor = getattr(self, f"data{i}")
             constant = filler.type == "constant"
             # A copy, because layers further on may work in place.
-            tops.append(value.clone() if constant else fill(torch.empty_like(value), filler))
+            tops.append(value.clone() if constant else self.fill(torch.empty_like(value), filler))
         return tops[0] if len(tops) == 1 else tuple(tops)
 
 
