@@ -103,7 +103,8 @@ class CRFParams:
         """
         if name not in _RELEASED:
             close = get_close_matches(name, _RELEASED, n=3)
-            hint = f"did you mean {' or '.join(close)}?" if close else ", ".join(_RELEASED)
+            known = ", ".join(_RELEASED)
+            hint = f"did you mean {' or '.join(close)}?" if close else f"expected one of {known}"
             raise ValueError(f"no CRF parameters are named {name!r}; {hint}")
         bi_w, bi_xy_std, bi_rgb_std, pos_w, pos_xy_std = _RELEASED[name]
         return cls(10, pos_w, pos_xy_std, bi_w, bi_xy_std, bi_rgb_std)
