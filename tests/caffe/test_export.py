@@ -344,7 +344,7 @@ def test_command(onnx, small, tmp_path, capsys):
     ("arguments", "message"),
     [
         (["-o", "net.pb"], "expected .onnx"),
-        (["-o", "no/such/folder/net.onnx"], "No such file"),
+        pytest.param(["-o", "no/such/folder/net.onnx"], "No such file", marks=pytest.mark.slow),
         (["-o", "net.onnx", "--input-shape", "data=1xy"], "--input-shape"),
         (["-o", "net.onnx", "--input-shape", "other=1x3"], "unknown input 'other'"),
         (["-o", "net.onnx", "--input-shape", "data=1x4x2x2"], "layer 'c'"),
