@@ -37,6 +37,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """To write, read or run a ResNet-101 takes seconds: a test is slow with one as parameter."""
+    for item in items:
+        if "[" in item.name and "resnet101" in item.name:
+            item.add_marker(pytest.mark.slow)
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """`device`: the CPU always, and the GPU where there is one (then also `pytest -m cuda`)."""
     if "device" in metafunc.fixturenames:

@@ -14,7 +14,6 @@ from deeplab_repro.parity.agreement import agreement
 from deeplab_repro.parity.recordings import Recording, bundled_recordings
 from deeplab_repro.parity.tolerances import AGREEMENT
 from prototxt_import import parse_net
-from tests.parity.recorded import recorded
 
 RECORDINGS = bundled_recordings(Path(__file__).parents[1] / "data")
 INPUT = 'input: "data" input_shape { dim: 2 dim: 4 dim: 6 dim: 7 } '
@@ -76,7 +75,7 @@ def check(net: CaffeNet, *expected: str, x: torch.Tensor = X) -> None:
 # ---------------------------------------------------------------- the bundled networks
 
 
-@pytest.mark.parametrize("recording", map(recorded, RECORDINGS))
+@pytest.mark.parametrize("recording", RECORDINGS, ids=lambda r: r.name)
 def test_bundled_networks(recording: Recording):
     net = load_caffe(recording.prototxt, recording.model)
     fused = net.fuse()

@@ -12,10 +12,7 @@ from prototxt_import import parse_net, read_net
 from tests.parity.spoil import DATA
 
 SVG = "{http://www.w3.org/2000/svg}"
-NETWORKS = [
-    pytest.param(name, marks=[pytest.mark.slow] if name.startswith("resnet101") else [])
-    for name in sorted(path.parent.name for path in DATA.glob("*/deploy.prototxt"))
-]
+NETWORKS = sorted(path.parent.name for path in DATA.glob("*/deploy.prototxt"))
 
 
 def read(name):

@@ -202,9 +202,7 @@ def test_params_in_caffes_order_and_shapes():
     assert [tuple(p.shape) for p in v1.params["conv1_1"]] == [(8, 3, 3, 3), (1, 1, 1, 8)]
 
 
-@pytest.mark.parametrize(
-    "name", ["largefov_v1_w8", pytest.param("resnet101_msc_w16", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("name", ["largefov_v1_w8", "resnet101_msc_w16"])
 def test_params_are_the_files_weights_bit_for_bit(name):
     net = load_caffe(DATA / name / "weights.caffemodel")
     weights = read_weights(DATA / name / "weights.caffemodel")

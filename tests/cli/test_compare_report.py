@@ -21,6 +21,7 @@ def swapped(tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_cause_in_words_json_and_page(run, swapped, tmp_path):
     page, report = tmp_path / "r.html", tmp_path / "r.json"
     code, out, err = run(
@@ -54,6 +55,7 @@ def test_first_difference_is_named_once(run, swapped):
     assert "the first is layer 'conv1_1', blob 'conv1_1': rel" in " ".join(out.split())
 
 
+@pytest.mark.slow
 def test_page_that_cannot_be_written(run, swapped, tmp_path):
     page = tmp_path / "no" / "such" / "r.html"
     code, _, err = run("compare", MODEL, "--activations", swapped, "--html", page)

@@ -102,6 +102,7 @@ def test_svg_of_weights_alone(run, tmp_path):
     assert "holds weights but no network" in err
 
 
+@pytest.mark.slow
 def test_inspect_needs_no_torch(tmp_path):
     """It must come up at once, with the picture and with two networks."""
     first, second = (str(folder / "weights.caffemodel") for folder in (V1, V2))

@@ -169,6 +169,7 @@ def test_layers(text):
     assert time.process_time() - started < 5
 
 
+@pytest.mark.slow
 def test_ten_thousand_layers_take_seconds(tmp_path):
     """Linear: half of them take about half of the time."""
 
@@ -242,6 +243,7 @@ def test_names_in_tables(tmp_path, capsys, name):
             assert name in out
 
 
+@pytest.mark.slow
 def test_tables_end(tmp_path, capsys):
     """Ten thousand rows took rich ten seconds."""
     path = tmp_path / "x.prototxt"
@@ -258,6 +260,7 @@ def test_tables_end(tmp_path, capsys):
 # ---------------------------------------------------------------- caffemodel
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("content", "match"),
     [

@@ -14,7 +14,7 @@ from prototxt_import import Layer, Net, infer_net, parse_net
 
 # (name, format) of every network; the V1 format knows no BatchNorm.
 WRITTEN = [
-    pytest.param(name, format, marks=[pytest.mark.slow] if name.startswith("resnet101-msc") else [])
+    (name, format)
     for name in NETWORKS
     for format in ("v1", "v2")
     if not (name.startswith("resnet") and format == "v1")
@@ -100,6 +100,7 @@ def test_labels_are_decimated_exactly() -> None:
         assert (interp.shrink_factor, interp.pad_beg, interp.pad_end) == (8, skipped, 0)
 
 
+@pytest.mark.slow
 def test_sizes_inside_resnet101() -> None:
     blobs = shapes(imported("resnet101-msc-aspp", input_size=321))
     for copy, expected in {
@@ -163,6 +164,7 @@ def test_learning_rates(format: str) -> None:
     assert multipliers(imported("msc-largefov", "TRAIN", format), "fc8_voc12") == frozen
 
 
+@pytest.mark.slow
 def test_resnet_parameters_are_shared_and_batch_norm_frozen() -> None:
     net = imported("resnet101-msc-aspp", "TRAIN")
     for copy in ("", "_res075", "_res05"):
@@ -194,6 +196,7 @@ def test_fillers() -> None:
     assert not net["pool3_ms"].spec.convolution_param.HasField("weight_filler")
 
 
+@pytest.mark.slow
 def test_resnet_has_four_losses() -> None:
     net = imported("resnet101-msc-aspp", "TRAIN")
     losses = {layer.name: layer.bottoms for layer in net.layers if layer.type == "SoftmaxWithLoss"}

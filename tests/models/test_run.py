@@ -19,7 +19,7 @@ GRAPHS = [
     ("msc-largefov", "v2", 65),
     ("aspp-s", "v2", 65),
     ("resnet101", "v2", 65),
-    pytest.param("resnet101-msc-aspp", "v2", 65, marks=pytest.mark.slow),
+    ("resnet101-msc-aspp", "v2", 65),
 ]
 
 
@@ -71,7 +71,7 @@ def test_train(name: str, format: str, size: int) -> None:
     assert gradient.abs().max() > 0
 
 
-@pytest.mark.parametrize("name", ["largefov", "resnet101"])
+@pytest.mark.parametrize("name", ["largefov", "resnet101-msc-aspp"])
 def test_without_weights_the_scores_are_zero(name: str) -> None:
     """As in Caffe: where the released files name no filler, its default is constant 0."""
     net = load_caffe(parse_net(write_network(name, width=64, input_size=65)))

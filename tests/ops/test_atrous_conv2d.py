@@ -193,6 +193,7 @@ def test_nothing_is_kept_that_the_backward_pass_does_not_read(algorithm):
 # -------------------------------------------------------------------- gradients and repeatability
 
 
+@pytest.mark.slow
 @each_algorithm
 @pytest.mark.parametrize("name", ["unequal pairs", "groups", "stride 2 at rate 3", "one row"])
 def test_gradcheck(name, algorithm):

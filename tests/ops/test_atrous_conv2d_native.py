@@ -77,6 +77,7 @@ def test_results_have_the_memory_format_of_the_first_tensor(ops, device):
         assert grad_weight.is_contiguous()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_gradcheck(name):
     case = CASES[name]

@@ -115,6 +115,7 @@ def test_opcheck(shape):
     torch.library.opcheck(BACKWARD.default, (grad_y, x.detach(), scale.detach(), True, False, True))
 
 
+@pytest.mark.slow
 def test_compiles_without_a_graph_break():
     x, scale, shift, _ = make((2, 3, 4), torch.float32)
     compiled = torch.compile(channel_affine, backend="aot_eager", fullgraph=True)

@@ -210,6 +210,7 @@ def test_same_bits_for_every_thread_count():
 # Gradients.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["potts", "diagonal", "matrix"])
 def test_gradcheck(kind):
     unary, lattices, weights = problem((1, 6, 3, 2.0), 3, torch.float64)

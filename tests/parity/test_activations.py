@@ -17,7 +17,6 @@ from deeplab_repro import CaffeImportError, CaffeNet, load_caffe
 from deeplab_repro.parity.comparison import BlobReport, compare_recording
 from deeplab_repro.parity.recordings import Recording, bundled_recordings, find_recordings
 from deeplab_repro.parity.tolerances import AGREEMENT
-from tests.parity.recorded import recorded
 
 TOLERANCE = AGREEMENT["caffe"]
 DATA = Path(__file__).parents[1] / "data"
@@ -32,7 +31,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
                     recording.blobs()  # none is a usage error, not a failed comparison
         except CaffeImportError as error:
             raise pytest.UsageError(str(error)) from None
-        metafunc.parametrize("recording", map(recorded, recordings))
+        metafunc.parametrize("recording", recordings, ids=lambda item: item.name)
 
 
 def _is_bundled(recording: Recording) -> bool:

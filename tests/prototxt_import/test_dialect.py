@@ -40,7 +40,7 @@ def write(tmp_path, dialect, *, blobs="shape", **nets):
         ("msc_largefov_v1_w8", "dl1"),
         ("largefov_v2_w8", "dl2"),
         ("vgg16_aspp_l_w8", "dl2"),
-        pytest.param("resnet101_msc_w16", "dl2", marks=pytest.mark.slow),
+        ("resnet101_msc_w16", "dl2"),
     ],
 )
 def test_real_files(name, dialect):

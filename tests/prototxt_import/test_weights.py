@@ -24,10 +24,7 @@ from prototxt_import.matching import match_weights
 from prototxt_import.schema import message_class
 
 DATA = Path(__file__).parents[1] / "data" / "caffe"
-NETWORKS = [
-    pytest.param(name, marks=[pytest.mark.slow] if name.startswith("resnet101") else [])
-    for name in sorted(path.parent.name for path in DATA.glob("*/weights.caffemodel"))
-]
+NETWORKS = sorted(path.parent.name for path in DATA.glob("*/weights.caffemodel"))
 ENDINGS = [".caffemodel", ".safetensors", ".caffemodel.h5"]
 
 
