@@ -70,6 +70,7 @@ class Schedule:
     Attributes:
         turns: one a node.
         readers: value -> numbers of the nodes that read it.
+        last_touch: blob -> number of the last node that reads or writes it.
         writers: blob -> numbers of the nodes that write it, in order.
         final: the values that the outputs have in the end.
         home: value -> the first value of the memory that it lies in, itself if that is its own.
@@ -89,7 +90,7 @@ class Schedule:
         self._inputs = frozenset(self._version)
         for name in self._version:
             self.home[Value(name, 0)] = Value(name, 0)
-        last_touch: dict[str, int] = {}
+        self.last_touch: dict[str, int] = {}
         data = _SharedData(self._version)
         accesses = []
         for i, node in enumerate(nodes):
@@ -97,13 +98,13 @@ class Schedule:
             for value in reads:
                 self.readers.setdefault(value, []).append(i)
             writes = tuple(self._write(i, k, node, reads) for k in range(len(node.tops)))
-            last_touch.update(dict.fromkeys([*node.bottoms, *node.tops], i))
+            self.last_touch.update(dict.fromkeys([*node.bottoms, *node.tops], i))
             accesses.append((reads, writes, data.after(node)))
         self.final = {self._now(name) for name in outputs if name in self._version}
         self.turns: list[Turn] = []
         for i, (node, (reads, writes, aliases)) in enumerate(zip(nodes, accesses, strict=True)):
             touched = dict.fromkeys([*node.bottoms, *node.tops])
-            frees = tuple(b for b in touched if last_touch[b] == i and b not in outputs)
+            frees = tuple(b for b in touched if self.last_touch[b] == i and b not in outputs)
             self.turns.append(Turn(reads, writes, frees, aliases))
         self.last_use = self._last_uses()
 

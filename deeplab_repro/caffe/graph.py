@@ -142,12 +142,13 @@ class GraphModule(nn.Module):
     def _plan(self, nodes: Sequence[Node]) -> None:
         """Decide when each blob can be freed, and which nodes may overwrite their bottom."""
         schedule = Schedule(nodes, self.inputs, self.outputs)
-        last_touch = {b: i for i, node in enumerate(nodes) for b in (*node.bottoms, *node.tops)}
         steps = []
         for i, (node, turn) in enumerate(zip(nodes, schedule.turns, strict=True)):
             aliases = turn.aliases
             if aliases:
-                seen = any(last_touch[name] > i or name in self.outputs for name in aliases)
+                seen = any(
+                    schedule.last_touch[name] > i or name in self.outputs for name in aliases
+                )
                 if not self.quirks.computes(node.layer, SHARED_MEMORY, tell=seen):
                     aliases = ()
             overwrites = node.inplace and schedule.may_overwrite(i)

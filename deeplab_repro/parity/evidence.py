@@ -110,6 +110,12 @@ class Evidence:
             inputs.append(bottoms)
         return Chain(self, blob, [self.steps[step] for step in steps], inputs) if steps else None
 
+    def read_otherwise(self, blob: str) -> bool:
+        """Whether what reads a blob is recorded as we compute it, so that only the blob differs."""
+        tops = (top for i in self.schedule.readers_of(blob) for top in self.steps[i][0].tops)
+        reports = (self.reports.get(top) for top in tops if top != blob)
+        return any(report is not None and bool(report.equal) for report in reports)
+
     def follow(self, blob: str) -> list[bool]:
         """For each recorded top of the layers that read a blob: whether it follows from the blob.
 

@@ -434,6 +434,11 @@ class Layer:
         """The shape of a single number: no axes, or 1x1x1x1 in the v1 fork."""
         return (1, 1, 1, 1) if self.is_legacy else ()
 
+    def refuse_in_place(self) -> None:
+        """Refuse a top of the bottom's name, where Caffe does (``CHECK_NE(top[0], bottom[0])``)."""
+        if self.is_in_place(0):
+            self.fail("cannot work in place", expected="a top of another name than the bottom")
+
     def require_equal(self, what: str, first: int | None, second: int | None) -> None:
         """Refuse the layer if both sizes are known and differ."""
         if first is not None and second is not None and first != second:

@@ -27,6 +27,10 @@ class Elementwise(Layer):
 class AbsVal(Elementwise):
     """absval_layer.cpp."""
 
+    def check(self) -> None:
+        """absval_layer.cpp, LayerSetUp."""
+        self.refuse_in_place()
+
 
 @kind("BNLL", v1="BNLL")
 class BNLL(Elementwise):

@@ -19,6 +19,11 @@ __all__ = [
 class _Sharing(Layer):
     """A layer whose tops are its bottom, in Caffe too (Blob::ShareData)."""
 
+    def check(self) -> None:
+        """flatten_layer.cpp, reshape_layer.cpp: what shares memory has a name of its own."""
+        if not self.is_legacy:
+            self.refuse_in_place()
+
     @property
     def memory(self) -> Memory:
         """The bottom's."""
@@ -192,6 +197,7 @@ class Reshape(_Sharing):
 
     def check(self) -> None:
         """reshape_layer.cpp, LayerSetUp."""
+        super().check()
         if self.num_axes < -1:
             self.fail("bad num_axes", expected=">= -1", got=self.num_axes)
         if self.shape.count(-1) > 1:

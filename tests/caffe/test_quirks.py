@@ -282,6 +282,14 @@ def test_what_the_v1_fork_refuses(body: str, message: str) -> None:
     assert error.value.layer == "op"
 
 
+@pytest.mark.parametrize("kind", ["Flatten", "Reshape", "AbsVal"])
+def test_what_caffe_does_not_do_in_place(kind: str) -> None:
+    """flatten_layer.cpp, reshape_layer.cpp, absval_layer.cpp: CHECK_NE(top[0], bottom[0])."""
+    text = DATA + f'layer {{ name: "f" type: "{kind}" bottom: "data" top: "data" }}'
+    with pytest.raises(CaffeImportError, match=f"layer 'f': {kind}: cannot work in place"):
+        parse_net(text)
+
+
 # ------------------------------------------------------------------ for users of the module
 
 

@@ -76,6 +76,14 @@ def test_one_damaged_blob_is_unknown(tmp_path):
     assert names(diagnose(LARGEFOV, blobs, tmp_path)) == ["unknown"]
 
 
+def test_one_blob_that_was_scaled_proves_no_other_weights(tmp_path):
+    """With other weights, what reads the blob would differ too."""
+    blobs = blobs_of(LARGEFOV, picture(1, 33, 33))
+    blobs["conv3_1"] = blobs["conv3_1"] * 1.01
+    (cause,) = diagnose(LARGEFOV, blobs, tmp_path)
+    assert (cause.trap.id, cause.blob) == ("unknown", "conv3_1")
+
+
 def test_rounding_that_grows(tmp_path):
     """Every layer off by less than the tolerance, all together by more."""
 

@@ -138,6 +138,8 @@ def other_weights(look: Look) -> Iterator[Variant]:
     links = look.chain.links[look.k + 1 :]
     if recorded is None or x.dim() not in (2, 4) or look.chain.run().shape != recorded.shape:
         return
+    if look.chain.evidence.read_otherwise(look.chain.blob):
+        return  # what reads it would differ too
     if any(not isinstance(layer, BatchNorm | Scale | Bias | ReLU | Dropout) for layer, _ in links):
         return
     rectified = any(isinstance(layer, ReLU) for layer, _ in links)
