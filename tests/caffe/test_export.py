@@ -141,6 +141,7 @@ def test_exported_programs_take_every_size(fused):
         same(program.module()({"data": picture(*size)}), net(data=picture(*size)))
 
 
+@pytest.mark.slow
 def test_plain_torch_export():
     net = net_of(NET)
     program = torch.export.export(net, (), {"data": picture(1, 4, 9, 11)})

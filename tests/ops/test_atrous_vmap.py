@@ -56,6 +56,7 @@ def test_forward(name, dims, algorithm):
     torch.testing.assert_close(torch.vmap(op, dims)(*tensors), one_by_one(op, tensors, dims))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["auto", *ALGORITHMS])
 @pytest.mark.parametrize("dims", DIMS, ids=str)
 def test_gradients_of_each_example(dims, algorithm):
