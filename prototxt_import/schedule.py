@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Sequence
 from itertools import chain
 from typing import NamedTuple, Protocol
 
-from prototxt_import.layers.core import Memory
+from prototxt_import.layers.parts import Memory
 
 __all__ = ["Node", "Schedule", "Turn", "Value"]
 

@@ -24,19 +24,7 @@ from prototxt_import.layers.conv import (
     conv_output,
     deconv_output,
 )
-from prototxt_import.layers.core import (
-    AUTOMATIC,
-    KINDS,
-    Blob,
-    Family,
-    Filler,
-    Kind,
-    Layer,
-    LayerShapes,
-    Memory,
-    Phase,
-    Window,
-)
+from prototxt_import.layers.core import AUTOMATIC, KINDS, Layer, Phase
 from prototxt_import.layers.dense_crf import DenseCRF
 from prototxt_import.layers.elementwise import (
     BNLL,
@@ -68,6 +56,7 @@ from prototxt_import.layers.losses import (
     SoftmaxWithLoss,
 )
 from prototxt_import.layers.normalization import LRN, MVN, BatchNorm, Bias, Scale
+from prototxt_import.layers.parts import Blob, Family, Filler, Kind, LayerShapes, Memory, Window
 from prototxt_import.layers.pooling import SPP, Pool, Pooling, pool_output
 from prototxt_import.layers.reading import read_layer
 from prototxt_import.layers.refused import REFUSED, Unsupported

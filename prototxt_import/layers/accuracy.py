@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from prototxt_import.layers.core import Layer, LayerShapes, kind
+from prototxt_import.layers.core import Layer, kind
 from prototxt_import.layers.losses import labels_match, one_label_an_item
+from prototxt_import.layers.parts import LayerShapes
 from prototxt_import.layers.sizes import Shape, count
 from prototxt_import.schema import Dialect
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from prototxt_import.layers.core import Family, Layer, LayerShapes, kind
+from prototxt_import.layers.core import Layer, kind
+from prototxt_import.layers.parts import Family, LayerShapes
 from prototxt_import.layers.sizes import Shape, at_axis
 
 __all__ = ["Eltwise", "SpatialProduct"]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from prototxt_import.layers.core import Family, Filler, Layer, LayerShapes, Memory, Window, kind
+from prototxt_import.layers.core import Layer, kind
 from prototxt_import.layers.field import Field
+from prototxt_import.layers.parts import Family, Filler, LayerShapes, Memory, Window
 from prototxt_import.layers.sizes import Shape, count
 from prototxt_import.schema import Dialect
 from prototxt_import.words import pair, show

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from prototxt_import.layers.core import Layer, LayerShapes, kind
+from prototxt_import.layers.core import Layer, kind
+from prototxt_import.layers.parts import LayerShapes
 from prototxt_import.layers.sizes import Shape
 from prototxt_import.schema import Dialect
 

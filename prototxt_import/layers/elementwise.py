@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from prototxt_import.layers.core import Filler, Layer, LayerShapes, Memory, kind
+from prototxt_import.layers.core import Layer, kind
+from prototxt_import.layers.parts import Filler, LayerShapes, Memory
 from prototxt_import.layers.sizes import Shape
 from prototxt_import.words import show
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import Any, ClassVar
 
-from prototxt_import.layers.core import Family, Layer, LayerShapes, Memory, kind
+from prototxt_import.layers.core import Layer, kind
 from prototxt_import.layers.field import Field
+from prototxt_import.layers.parts import Family, LayerShapes, Memory
 from prototxt_import.layers.sizes import Shape
 from prototxt_import.schema import Dialect
 

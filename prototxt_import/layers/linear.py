@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from prototxt_import.layers.core import Family, Filler, Layer, LayerShapes, kind
+from prototxt_import.layers.core import Layer, kind
+from prototxt_import.layers.parts import Family, Filler, LayerShapes
 from prototxt_import.layers.sizes import Shape, count
 
 __all__ = ["Embed", "InnerProduct"]

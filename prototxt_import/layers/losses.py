@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from prototxt_import.layers.core import Family, Layer, LayerShapes, Role, kind
+from prototxt_import.layers.core import Layer, kind
+from prototxt_import.layers.parts import Family, LayerShapes, Role, enum_name
 from prototxt_import.layers.sizes import Shape, count
 from prototxt_import.schema import Dialect
 
@@ -51,11 +52,10 @@ class Loss(Layer):
         """``loss_param``, which losses of all kinds have."""
         loss = spec.loss_param
         ignore = (loss.ignore_label,) if loss.HasField("ignore_label") else ()
-        names = loss.DESCRIPTOR.fields_by_name["normalization"].enum_type.values_by_number
         return {
             **super().read(message, spec, dialect),
             "ignore": ignore,
-            "normalization": names[loss.normalization].name,
+            "normalization": enum_name(loss, "normalization"),
         }
 
     def loss_shape(self, bottoms: list[Shape]) -> Shape:
@@ -196,8 +196,7 @@ class EuclideanLoss(_TargetLoss):
     @classmethod
     def read(cls, message: Any, spec: Any, dialect: Dialect) -> dict[str, Any]:
         """Only the v1 fork reads the type."""
-        names = message.DESCRIPTOR.fields_by_name["type"].enum_type.values_by_number
-        is_root = dialect == "dl1" and names[message.type].name == "L2sqrt"
+        is_root = dialect == "dl1" and enum_name(message, "type") == "L2sqrt"
         return {**super().read(message, spec, dialect), "is_root": is_root}
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from prototxt_import.layers.core import Filler, Layer, LayerShapes, kind
+from prototxt_import.layers.core import Layer, kind
+from prototxt_import.layers.parts import Filler, LayerShapes
 from prototxt_import.layers.sizes import Shape
 from prototxt_import.schema import Dialect
 

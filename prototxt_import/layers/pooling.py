@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from prototxt_import.layers.core import Family, Layer, LayerShapes, Window, kind
+from prototxt_import.layers.core import Layer, kind
 from prototxt_import.layers.field import Field
+from prototxt_import.layers.parts import Family, LayerShapes, Window, enum_name
 from prototxt_import.layers.sizes import Shape, count
 from prototxt_import.schema import Dialect
 from prototxt_import.words import pair, show
@@ -117,12 +118,8 @@ class Pooling(Layer):
             if pad != (0, 0) or stride != (1, 1):
                 faults.append("global_pooling takes pad 0 and stride 1 only")
             kernel = None
-        fields = message.DESCRIPTOR.fields_by_name
-        method, rounding = (
-            fields[name].enum_type.values_by_number[getattr(message, name)].name
-            for name in ("pool", "round_mode")
-        )
-        pool = Pool(method, kernel, stride, pad, rounding == "FLOOR")
+        floor = enum_name(message, "round_mode") == "FLOOR"
+        pool = Pool(enum_name(message, "pool"), kernel, stride, pad, floor)
         return {"pool": pool, "faults": tuple(faults)}
 
     def check(self) -> None:

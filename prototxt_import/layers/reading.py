@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from prototxt_import.errors import CaffeImportError
-from prototxt_import.layers.core import AUTOMATIC, KINDS, Blob, Layer, Phase
+from prototxt_import.layers.core import AUTOMATIC, KINDS, Layer, Phase
+from prototxt_import.layers.parts import Blob
 from prototxt_import.layers.refused import Unsupported
 from prototxt_import.schema import Dialect
 

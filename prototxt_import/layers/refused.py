@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final, NoReturn
 
-from prototxt_import.layers.core import Kind, Layer
+from prototxt_import.layers.core import Layer
+from prototxt_import.layers.parts import Kind
 from prototxt_import.layers.sizes import Shape
 from prototxt_import.schema import Dialect
 

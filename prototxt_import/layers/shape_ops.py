@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from prototxt_import.layers.core import Family, Layer, LayerShapes, Memory, kind
+from prototxt_import.layers.core import Layer, kind
 from prototxt_import.layers.elementwise import Elementwise
+from prototxt_import.layers.parts import Family, LayerShapes, Memory
 from prototxt_import.layers.sizes import Shape, at_axis, count
 from prototxt_import.words import show
 

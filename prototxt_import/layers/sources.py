@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from prototxt_import.layers.core import Family, Filler, Layer, LayerShapes, Memory, Role, kind
+from prototxt_import.layers.core import Layer, kind
+from prototxt_import.layers.parts import Family, Filler, LayerShapes, Memory, Role
 from prototxt_import.layers.sizes import Shape
 from prototxt_import.schema import Dialect
 
