@@ -26,7 +26,7 @@ namespace deeplab {
 
 // 10 * major + minor of the first that has what is used here.
 #define TENSOR_CORE_ARCHITECTURE 80
-constexpr int kTensorCoreArchitecture = TENSOR_CORE_ARCHITECTURE;
+[[maybe_unused]] constexpr int kTensorCoreArchitecture = TENSOR_CORE_ARCHITECTURE;
 
 constexpr int kChunkBytes = 16;  // what one copy moves, and a row of a matrix for load_matrices
 

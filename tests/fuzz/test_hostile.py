@@ -61,8 +61,17 @@ def layer(*parts):
     return message(100, b"".join(parts))
 
 
+def slowness():
+    """How many times as long as a usual machine this one takes now, at least 1."""
+    started = time.process_time()
+    total = 0
+    for i in range(1_000_000):
+        total += i & 7
+    return max(1.0, (time.process_time() - started) / 0.08)
+
+
 def refused(tmp_path, content, ending=".caffemodel", match=""):
-    """Refused in 5 s of processor time, with no more memory than 4 times the file and 200 MB."""
+    """Refused in 5 s of a usual machine, with no more memory than 4 times the file and 200 MB."""
     path = tmp_path / f"hostile{ending}"
     path.write_bytes(content)
     before = resident()
@@ -70,7 +79,7 @@ def refused(tmp_path, content, ending=".caffemodel", match=""):
     with pytest.raises(CaffeImportError, match=match) as error:
         infer_net(read_model(path).net())
     seconds = time.process_time() - started
-    assert seconds < 5
+    assert seconds < 5 * slowness()
     highest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     assert highest - before < 4 * len(content) + 200e6 or highest == HIGHEST[0]
     line = str(error.value)
@@ -166,7 +175,7 @@ def test_layers(text):
     started = time.process_time()
     with contextlib.suppress(CaffeImportError):
         infer_net(parse_net(CURRENT + text))
-    assert time.process_time() - started < 5
+    assert time.process_time() - started < 5 * slowness()
 
 
 @pytest.mark.slow

@@ -307,7 +307,7 @@ def test_compiles_once_for_every_size(algorithm):
     torch.compiler.reset()
     compiled = torch.compile(op, backend="aot_eager", fullgraph=True, dynamic=True)
     # Interlace compiles anew where a side's remainder by the rate is another one.
-    other = (3, 2, 21, 13) if algorithm == "interlace" else (3, 2, 12, 14)
+    other = (7, 2, 21, 13) if algorithm == "interlace" else (7, 2, 12, 14)
     with torch._dynamo.config.patch(error_on_recompile=True):
         for shape in ((5, 2, 9, 11), other):
             x = torch.randn(shape)
