@@ -51,10 +51,10 @@ def test_a_default_written_out_is_no_difference():
 
 
 def test_layers_bottoms_and_types():
-    other = NET.replace('name: "pool"', 'name: "pool_new"').replace('"ReLU"', '"AbsVal"')
+    other = NET.replace('name: "pool"', 'name: "pool_new"').replace('"ReLU"', '"Sigmoid"')
     found = between(other)
     assert (found.only_first, found.only_second) == (["pool"], ["pool_new"])
-    assert lines(found.fields) == [("relu", "type", "ReLU", "AbsVal")]
+    assert lines(found.fields) == [("relu", "type", "ReLU", "Sigmoid")]
     found = between(NET.replace('"pool" type: "Pooling" bottom: "conv"',
                                 '"pool" type: "Pooling" bottom: "data"'))  # fmt: skip
     assert lines(found.fields) == [("pool", "bottom", "[conv]", "[data]")]
