@@ -148,12 +148,9 @@ class Schedule:
 
     def is_there(self, value: Value, i: int) -> bool:
         """Whether ``value`` is what node ``i`` would find under its name."""
-        written = [k for k in self.writers.get(value.blob, ()) if k < i]
-        return self._number_of(value.blob, len(written)) == value.version
-
-    def _number_of(self, blob: str, written: int) -> int:
-        """The version that a blob has after so many writings; inputs have one from the start."""
-        return written if blob in self._inputs else written - 1
+        # Inputs have a version before anything is written.
+        first = 0 if value.blob in self._inputs else 1
+        return self.read_before(i, value.blob) - first == value.version
 
     def read_before(self, i: int, blob: str) -> int:
         """How many of the :attr:`writers` of ``blob`` had written it when node ``i`` read it."""

@@ -258,7 +258,7 @@ class Im2col(Sliding):
 
     @property
     def memory(self) -> Memory:
-        """A window of one pixel leaves the map as it is."""
+        """With a window of one pixel, the top may be the bottom's memory."""
         return Memory.PART
 
     def infer(self, bottoms: list[Shape]) -> LayerShapes:
