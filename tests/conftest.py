@@ -39,10 +39,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """To write, read or run a ResNet-101 takes seconds: a test is slow with one as parameter."""
+    """Mark as slow what `make check` has no time for.
+
+    To write, read or run a ResNet-101 takes seconds: a test is slow with one as parameter.  Of a
+    test marked ``sampled(n)``, all cases are slow but n, evenly spread.
+    """
+    sampled: dict[str, list[pytest.Item]] = {}
     for item in items:
         if "[" in item.name and "resnet101" in item.name:
             item.add_marker(pytest.mark.slow)
+        elif item.get_closest_marker("sampled"):
+            sampled.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for cases in sampled.values():
+        (count,) = cases[0].get_closest_marker("sampled").args  # type: ignore[union-attr]
+        kept = {len(cases) * i // count for i in range(count)}
+        for i, item in enumerate(cases):
+            if i not in kept:
+                item.add_marker(pytest.mark.slow)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

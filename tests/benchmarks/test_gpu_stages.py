@@ -52,6 +52,7 @@ def tried(tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_files_of_the_stages(tried):
     assert {path.name for path in tried.iterdir()} == {"conv.json", "crf.json", "log.txt"}
     text = (tried / "log.txt").read_text()
@@ -61,6 +62,7 @@ def test_files_of_the_stages(tried):
     assert content["machine"]["torch"] == torch.__version__
 
 
+@pytest.mark.slow
 def test_conv_stage(tried):
     cases = read(tried / "conv.json")
     assert cases["peaks"]["matrix_tflop_per_s"]["fp32"] > 0
@@ -91,6 +93,7 @@ def test_conv_stage(tried):
     assert cases[names[0]]["useful_gflop"] == pytest.approx(2 * 2 * 23**2 * 16 * 24 / 1e9)
 
 
+@pytest.mark.slow
 def test_crf_stage(tried):
     cases = read(tried / "crf.json")
     names = [name for name in cases if name not in ("backends", "copy")]
@@ -331,6 +334,7 @@ def test_compiling_is_spread_over_the_processors(module, tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.slow
 def test_without_a_gpu_it_says_so(tmp_path):
     words = ["bash", str(BENCHMARKS / "run_on_gpu.sh"), str(tmp_path / "out"), sys.executable]
     done = subprocess.run(words, capture_output=True, text=True)

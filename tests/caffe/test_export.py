@@ -149,6 +149,7 @@ def test_plain_torch_export():
     same(program.module()(data=x), net(data=x))
 
 
+@pytest.mark.slow
 def test_what_a_network_cannot_leave_free_stays_fixed():
     net = net_of(
         CONV + 'layer { name: "i" type: "InnerProduct" bottom: "c" top: "i"'
@@ -182,6 +183,7 @@ def test_a_network_without_a_size_is_exported_at_the_test_crop():
         assert input_shapes(without_labels(net), given) == given
 
 
+@pytest.mark.slow
 def test_a_training_network_is_cut_at_its_scores():
     net = parse_net(RELEASED, phase="TEST")
     part = without_labels(net)
@@ -330,6 +332,7 @@ def test_a_check_sees_a_difference(onnx, tmp_path):
     assert not check.agreement.within(AGREEMENT["fused"])
 
 
+@pytest.mark.slow
 def test_what_cannot_be_exported_is_one_line_and_no_file(onnx, tmp_path, monkeypatch):
     net = net_of(CONV)
     monkeypatch.setattr("deeplab_repro.caffe.export._MOST_BYTES", 10)
@@ -377,6 +380,7 @@ def test_command(onnx, small, tmp_path, capsys):
     assert "2x4x20x30" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_command_on_the_bundled_model_as_the_readme_has_it(onnx, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert run("export", BUNDLED, "-o", "deeplab.onnx") == 0
@@ -384,6 +388,7 @@ def test_command_on_the_bundled_model_as_the_readme_has_it(onnx, tmp_path, monke
     assert [i.name for i in onnx.load("deeplab.onnx").graph.input] == ["data"]
 
 
+@pytest.mark.slow
 def test_command_on_a_training_snapshot(onnx, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert run("export", SNAPSHOT, "-o", "net.onnx") == 0
@@ -401,6 +406,7 @@ def test_command_on_a_training_snapshot(onnx, tmp_path, monkeypatch, capsys):
         (lambda content, random: random, 1, "net.onnx not written"),
     ],
 )
+@pytest.mark.slow
 def test_a_failed_check_leaves_no_file(
     onnx, small, tmp_path, monkeypatch, capsys, wrong, code, message
 ):
@@ -421,6 +427,7 @@ def test_a_failed_check_leaves_no_file(
     assert Path("net.onnx").read_bytes() == b"old"
 
 
+@pytest.mark.slow
 def test_command_says_in_one_line_what_torch_cannot_export(tmp_path, capfd):
     assert run("export", CAFFE / "dense_crf_layer/deploy.prototxt", "-o", tmp_path / "a.onnx") == 2
     (line,) = capfd.readouterr().err.splitlines()

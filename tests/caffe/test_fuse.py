@@ -76,6 +76,7 @@ def check(net: CaffeNet, *expected: str, x: torch.Tensor = X) -> None:
 
 
 @pytest.mark.parametrize("recording", RECORDINGS, ids=lambda r: r.name)
+@pytest.mark.sampled(2)
 def test_bundled_networks(recording: Recording):
     net = load_caffe(recording.prototxt, recording.model)
     fused = net.fuse()
@@ -143,6 +144,7 @@ def test_three_scales_still_share_their_weights():
         inner("bias_term: false transpose: true"),
     ],
 )
+@pytest.mark.sampled(24)
 def test_chains(first, after):
     check(net_of(first + after), "c")
 

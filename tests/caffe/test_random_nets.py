@@ -309,11 +309,13 @@ def compare(grad: Array, reference: Array, what: str, text: str) -> None:
 @pytest.mark.filterwarnings("ignore::deeplab_repro.caffe.quirks.QuirkWarning")
 @pytest.mark.parametrize("shares", [False, True], ids=["own-memory", "shared-memory"])
 @pytest.mark.parametrize("dialect", ["bvlc", "dl2", "dl1"])
+@pytest.mark.sampled(3)
 def test_random_nets(dialect: str, shares: bool) -> None:
     for seed in range(12):
         check(seed, dialect, shares)
 
 
+@pytest.mark.slow
 def test_every_type_turns_up() -> None:
     types = {t for group in (_WINDOWS, _PLAIN, _JOINING, _SHARING) for t in group}
     dialects = ("bvlc", "dl2", "dl1")

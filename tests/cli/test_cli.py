@@ -52,6 +52,7 @@ def test_compare_equal(run, tmp_path):
 
 
 @pytest.mark.parametrize("algorithm", ["im2col", "interlace"])
+@pytest.mark.slow
 def test_compare_and_activations_by_an_algorithm(run, tmp_path, monkeypatch, algorithm):
     used = []
     monkeypatch.setattr(

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "weights" / "largefov_v1_w8" / "weights.caffemodel"
 ENDINGS = (".safetensors", ".pt", ".caffemodel", ".caffemodel.h5")
@@ -21,6 +23,7 @@ for out in sys.argv[2:]:
 """
 
 
+@pytest.mark.slow
 def test_two_conversions_give_the_same_bytes(tmp_path):
     for seed in ("1", "2"):
         (tmp_path / seed).mkdir()

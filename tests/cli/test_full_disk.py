@@ -73,6 +73,7 @@ def run_in_memory(capsys):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.sampled(4)
 def test_full_disk(command, run_in_memory, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     arguments, named = COMMANDS[command]

@@ -37,6 +37,7 @@ def values(shapes) -> int:
 
 
 @pytest.mark.parametrize(("name", "form"), WRITTEN)
+@pytest.mark.sampled(4)
 def test_every_network_is_written_and_has_its_sizes(run, tmp_path, name, form):
     """Must-show: imports, the sizes at 321 and 513 (306 and 514), the parameter counts."""
     plain = name == "plain"

@@ -37,6 +37,7 @@ def kl_and_q(crf: dcrf.DenseCRF, steps: int) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("name", [n for n in names("pyd_") if n[4] in "ab"])
+@pytest.mark.sampled(12)
 def test_every_normalization_and_compatibility(name, norm, kind, kernel):
     case = Case(name)
     height, width = case.rgb.shape[:2]

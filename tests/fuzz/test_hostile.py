@@ -165,11 +165,13 @@ def test_a_window_of_lrn_far_larger_than_the_picture():
         ('input: "a" input_dim: -1 input_dim: 1 input_dim: 1 input_dim: 1', "impossible shape"),
     ],
 )
+@pytest.mark.slow
 def test_texts(tmp_path, text, match):
     refused(tmp_path, text.encode(), ".prototxt", match)
 
 
 @pytest.mark.parametrize("text", hostile.LAYERS)
+@pytest.mark.sampled(8)
 def test_layers(text):
     """Shapes are refused before anything is computed from them; so is what would be allocated."""
     started = time.process_time()
@@ -227,6 +229,7 @@ def command_line(*arguments):
 
 
 @pytest.mark.parametrize("name", ["[/]", "[red]x[/red]", "\\x1b[31m", "a\\nb", "\\x00", "\\u202e"])
+@pytest.mark.sampled(2)
 def test_names_in_tables(tmp_path, capsys, name):
     """No markup, no terminal sequences, no other lines: "[/]" was a MarkupError."""
     text = CURRENT.replace('"conv2"', f'"{name}"').replace('"tiny"', f'"{name}"')

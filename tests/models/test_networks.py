@@ -47,6 +47,7 @@ def learned_values(net: Net) -> int:
 
 
 @pytest.mark.parametrize(("name", "format"), WRITTEN)
+@pytest.mark.sampled(4)
 def test_train_sizes(name: str, format: str) -> None:
     network = NETWORKS[name]
     blobs = shapes(imported(name, "TRAIN", format))
@@ -59,6 +60,7 @@ def test_train_sizes(name: str, format: str) -> None:
 
 @pytest.mark.parametrize(("name", "format"), WRITTEN)
 @pytest.mark.parametrize("phase", ["TEST", "DEPLOY"])
+@pytest.mark.sampled(8)
 def test_test_sizes(name: str, format: str, phase: str) -> None:
     network = NETWORKS[name]
     net = imported(name, phase, format)
@@ -72,6 +74,7 @@ def test_test_sizes(name: str, format: str, phase: str) -> None:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.sampled(3)
 def test_scores_are_41_for_321_in_testing_too(name: str) -> None:
     if name == "plain":
         size, scores = 306, 41  # the test net pads pool4, the train net does not and has 39
@@ -128,6 +131,7 @@ def test_msc_has_a_strided_and_a_dense_graph() -> None:
 
 @pytest.mark.parametrize(("name", "format"), WRITTEN)
 @pytest.mark.parametrize("phase", ["TRAIN", "DEPLOY"])
+@pytest.mark.sampled(8)
 def test_parameters(name: str, format: str, phase: str) -> None:
     assert learned_values(imported(name, phase, format)) == NETWORKS[name].parameters
 

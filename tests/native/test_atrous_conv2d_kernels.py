@@ -100,6 +100,7 @@ def check_all(on, tensors):
 
 @each_case
 @each_precision
+@pytest.mark.sampled(6)
 def test_each_precision_on_host(on_host, case, precision):
     on = OnHost(on_host("atrous_conv2d"), case, torch.float32, precision=precision)
     check_all(on, make(case, torch.float32))
@@ -107,6 +108,7 @@ def test_each_precision_on_host(on_host, case, precision):
 
 @each_case
 @each_dtype
+@pytest.mark.sampled(6)
 def test_channels_last_on_host(on_host, case, dtype):
     on = OnHost(on_host("atrous_conv2d"), case, dtype, channels_last=1)
     check_all(on, make(case, dtype))
@@ -120,6 +122,7 @@ def test_without_tensor_cores_on_host(on_host, name, dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64], ids=str)
+@pytest.mark.sampled(1)
 def test_any_grid_and_order_on_host(on_host, dtype):
     case = dataclasses.replace(CASES["regions"], in_channels=9, out_channels=35)
     settings = {"channels_last": dtype == torch.float16}
@@ -144,6 +147,7 @@ def test_any_grid_and_order_on_host(on_host, dtype):
     ids=["whole", "pieces"],
 )
 @in_each_format
+@pytest.mark.sampled(4)
 def test_bias_and_relu_on_host(on_host, case, channels_last, with_bias, relu):
     tensors = make(case, torch.float32)
     settings = {"channels_last": channels_last, "relu": relu, "precision": "bf16"}
@@ -160,6 +164,7 @@ def test_bias_and_relu_on_host(on_host, case, channels_last, with_bias, relu):
 
 @pytest.mark.parametrize("case", [CASES["ragged_tiles"], CASES["regions"]], ids=["wide", "narrow"])
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.sampled(1)
 def test_tiles_of_the_product_on_host(on_host, case, precision):
     on = OnHost(on_host("atrous_conv2d"), case, torch.float32, precision=precision, real_tiles=1)
     check_all(on, make(case, torch.float32))
@@ -223,6 +228,7 @@ def test_not_a_number_survives_relu_on_host(on_host):
 @each_dtype
 @each_case
 @pytest.mark.parametrize("max_blocks", [1, 0])
+@pytest.mark.sampled(6)
 def test_columns_on_host(on_host, case, dtype, max_blocks):
     tensors = make(case, dtype)
     kind = str(dtype).removeprefix("torch.")

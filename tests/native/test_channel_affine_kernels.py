@@ -35,6 +35,7 @@ def run_on_host(library, tensors, max_blocks, order):
 @each_grid
 @each_dtype
 @each_shape
+@pytest.mark.sampled(12)
 def test_agrees_with_loops_on_host(on_host, shape, dtype, max_blocks, order):
     tensors = make(shape, dtype)
     got = run_on_host(on_host("channel_affine"), tensors, max_blocks, order)

@@ -73,6 +73,7 @@ def run(case, tensors, precision, memory_format=torch.contiguous_format, **optio
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
 @pytest.mark.parametrize(("dtype", "precision"), PAIRS, ids=str)
 @pytest.mark.parametrize("name", ["regions", "stride_and_rate", "groups"])
+@pytest.mark.sampled(4)
 def test_glue_calls_the_kernels_rightly(fake_gpu, name, dtype, precision, memory_format):
     case = CASES[name]
     tensors = make(case, dtype)

@@ -39,6 +39,7 @@ def fake_gpu(monkeypatch, on_host):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("shape", [(2, 37, 5, 2.0), (1, 150, 2, 3.0), (1, 21, 3, 2.0)], ids=str)
+@pytest.mark.sampled(2)
 def test_build_and_filter(fake_gpu, shape, dtype):
     features = random_features(shape, dtype)
     lattice = Lattice(*cupy_backend.KERNELS["permutohedral_build"](features, True))
@@ -61,6 +62,7 @@ def test_sort_of_several_tiles_and_passes(fake_gpu):
 @pytest.mark.parametrize("codes", [[0, 1], [2, 3], [3, 1]])
 @pytest.mark.parametrize("relaxation", [1.0, 0.6])
 @pytest.mark.parametrize("given", [False, True])
+@pytest.mark.sampled(3)
 def test_mean_field(fake_gpu, codes, relaxation, given):
     unary, lattices, weights = problem((2, 19, 5, 2.0), 6)
     weights = weights / 8

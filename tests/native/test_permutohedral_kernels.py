@@ -110,6 +110,7 @@ def mean_field_on_host(
 @pytest.mark.parametrize("padding", [False, True])
 @each_dtype
 @each_shape
+@pytest.mark.sampled(8)
 def test_build_is_the_references_bit_by_bit_on_host(on_host, shape, dtype, padding):
     features = random_features(shape, dtype)
     expected = reference.permutohedral_build(features, padding)
@@ -120,6 +121,7 @@ def test_build_is_the_references_bit_by_bit_on_host(on_host, shape, dtype, paddi
 
 @each_order
 @each_grid
+@pytest.mark.sampled(2)
 def test_build_does_not_depend_on_grid_or_order(on_host, max_blocks, order):
     # Several tiles of the scan and of the sort, and more than one pass of it.
     features = random_features((2, 700, 5, 2.0))
@@ -147,6 +149,7 @@ def test_slots_of_the_largest_table_keep_their_numbers(on_host):
 @pytest.mark.parametrize("reverse", [False, True])
 @each_dtype
 @each_shape
+@pytest.mark.sampled(8)
 def test_filter_agrees_with_reference_on_host(on_host, shape, dtype, reverse):
     lattice = random_lattice(shape, dtype)
     values = values_for(lattice, 5)
@@ -172,6 +175,7 @@ def test_filter_does_not_depend_on_grid_or_order(on_host, channels):
 
 @pytest.mark.parametrize("classes", [1, 2, 21, 32, 33, 70])
 @pytest.mark.parametrize("kind", ["potts", "diagonal", "matrix"])
+@pytest.mark.sampled(4)
 def test_mean_field_agrees_with_reference_on_host(on_host, classes, kind):
     unary, lattices, weights = problem((2, 19, 5, 2.0), classes)
     unary[0, 0, 3] = torch.inf if classes > 1 else 0
@@ -207,6 +211,7 @@ def test_mean_field_options_on_host(on_host, norm, relaxation, iterations, given
 
 @each_order
 @each_grid
+@pytest.mark.sampled(2)
 def test_mean_field_does_not_depend_on_grid_or_order(on_host, max_blocks, order):
     unary, lattices, weights = problem((1, 60, 5, 2.0), 40)
     mus = [None, compatibilities(40)["matrix"]]

@@ -40,6 +40,7 @@ def run(case, tensors, algorithm, activation=None):
 
 @each_algorithm
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+@pytest.mark.sampled(60)
 def test_agrees_with_loops(case, algorithm, device):
     tensors = make(case, device=device)
     expected = loops(case, *tensors)
@@ -64,6 +65,7 @@ def test_algorithms_agree_on_any_geometry(seed, device):
 
 @each_algorithm
 @pytest.mark.parametrize("rate", [2, 6, 12])
+@pytest.mark.sampled(4)
 def test_float32_at_a_real_size(rate, algorithm, device):
     case = Case((2, 64, 41, 41), (21, 64, 3, 3), (1, 1), (rate, rate), (rate, rate))
     tensors = make(case, torch.float32, device)
@@ -242,6 +244,7 @@ def of_each_thread_count(algorithm, filters=21):
 
 
 @each_algorithm
+@pytest.mark.sampled(2)
 def test_same_bias_gradient_for_every_thread_count(algorithm):
     # One channel: the sum that torch would divide among the threads.
     first, *others = (result[3] for result in of_each_thread_count(algorithm, filters=1))

@@ -52,6 +52,7 @@ def test_direct_agrees_with_loops(case, dtype, ops, device):
 @each_kind
 @each_dtype
 @each_case
+@pytest.mark.sampled(24)
 def test_columns_agree_with_loops(case, dtype, ops, device):
     x = make(case, dtype, device)[0]
     kernel = list(case.weight[2:])

@@ -88,6 +88,7 @@ def test_gradient_of_vmap_and_vmap_of_vmap():
             torch.testing.assert_close(every[i, j], op(x[i], weight[j], bias[j]))
 
 
+@pytest.mark.slow
 def test_second_derivatives_of_each_example():
     case = CASES["plain"]
     x, weight, bias = examples(case, (0, None, None))

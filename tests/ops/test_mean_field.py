@@ -98,6 +98,7 @@ def test_agrees_with_reference_in_every_shape(shape):
 
 @pytest.mark.parametrize("classes", [1, 2, 3, 4, 5, 8, 9, 16, 17, 21, 24, 25, 32, 33, 64, 1000])
 @pytest.mark.parametrize("kind", ["potts", "diagonal", "matrix"])
+@pytest.mark.sampled(12)
 def test_any_number_of_labels(classes, kind):
     unary, lattices, weights = problem((2, 19, 5, 2.0), classes)
     mu = compatibilities(classes)[kind]
@@ -111,6 +112,7 @@ def test_any_number_of_labels(classes, kind):
 @pytest.mark.parametrize("normalization", [*NORMALIZATIONS, ["symmetric", "before"]])
 @pytest.mark.parametrize("relaxation", [1.0, 0.6, 0.0])
 @pytest.mark.parametrize("given", [False, True], ids=["start", "initial"])
+@pytest.mark.sampled(10)
 def test_options(normalization, relaxation, given):
     unary, lattices, weights = problem((2, 150, 5, 3.0), 6)
     options = {"normalization": normalization, "relaxation": relaxation, "iterations": 4}

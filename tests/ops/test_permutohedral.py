@@ -65,6 +65,7 @@ def test_literal():
 @pytest.mark.parametrize("padding", [False, True])
 @each_dtype
 @each_shape
+@pytest.mark.sampled(12)
 def test_build_is_the_references_bit_by_bit(shape, dtype, padding):
     features = random_features(shape, dtype)
     expected = reference.permutohedral_build(features, padding)
@@ -76,6 +77,7 @@ def test_build_is_the_references_bit_by_bit(shape, dtype, padding):
 
 
 @pytest.mark.parametrize("d", range(1, 17))
+@pytest.mark.sampled(4)
 def test_build_in_every_dimension(d):
     features = random_features((2, 150, d, 6.0))
     lattice = permutohedral_build(features)
@@ -139,6 +141,7 @@ def test_strides_do_not_matter():
 @pytest.mark.parametrize("reverse", [False, True])
 @each_dtype
 @each_shape
+@pytest.mark.sampled(12)
 def test_filter_agrees_with_reference(shape, dtype, reverse):
     lattice = random_lattice(shape, dtype)
     values = values_for(lattice, 5)
@@ -213,6 +216,7 @@ def test_filter_approximates_gaussian_sums(name, kernel, dtype):
 
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
 @pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.sampled(3)
 def test_normalizations(normalization, reverse):
     lattice = random_lattice((1, 30, 5, 2.0), torch.float64)
     kernel = torch.from_numpy(filter_matrix(lattice))
@@ -294,6 +298,7 @@ def test_same_bits_for_every_thread_count():
 
 
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
+@pytest.mark.sampled(2)
 def test_gradcheck(normalization):
     lattice = permutohedral_build(random_features((2, 6, 3, 2.0), torch.float64))
     values = values_for(lattice, 2).requires_grad_()

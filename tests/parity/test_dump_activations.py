@@ -92,6 +92,7 @@ def run(folder: Path, caffe: str, *arguments: object) -> subprocess.CompletedPro
 
 @pytest.mark.parametrize("caffe", [NEW_CAFFE, OLD_CAFFE], ids=["v2 fork", "v1 fork"])
 @pytest.mark.parametrize("train", [False, True])
+@pytest.mark.sampled(1)
 def test_writes_every_blob_but_splits(tmp_path: Path, caffe: str, train: bool) -> None:
     data = np.arange(30, dtype=np.float64).reshape(2, 3, 5, 1)  # not the declared shape
     np.save(tmp_path / "x.npy", data)

@@ -84,6 +84,7 @@ class _Tags(HTMLParser):
             self.wrong.append(tag)
 
 
+@pytest.mark.slow
 def test_page_is_whole_and_alone(page):
     text = page.read_text(encoding="utf-8")
     tags = _Tags()

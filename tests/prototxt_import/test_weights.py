@@ -39,6 +39,7 @@ def same_bits(ours, theirs):
 
 @pytest.mark.parametrize("ending", ENDINGS)
 @pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.sampled(5)
 def test_write_back(name, ending, tmp_path):
     source = read_model(DATA / name / "weights.caffemodel")
     path = tmp_path / f"copy{ending}"
@@ -65,6 +66,7 @@ def test_what_we_write_parses_in_the_programs_own_schema(name, tmp_path):
     assert net == original
 
 
+@pytest.mark.slow
 def test_shared_copies_are_stored_once(tmp_path):
     from safetensors import safe_open
 

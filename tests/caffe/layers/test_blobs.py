@@ -132,12 +132,14 @@ def test_a_sparse_gaussian_keeps_that_many_weights_an_output() -> None:
     assert float(legacy.float().mean()) == pytest.approx(0.04, rel=0.05)
 
 
+@pytest.mark.slow
 def test_positive_unitball_adds_up_to_one_an_item() -> None:
     x = filled('type: "positive_unitball"', (4, 3, 5, 5))
     assert bool((x >= 0).all())
     torch.testing.assert_close(x.flatten(1).sum(1), torch.ones(4))
 
 
+@pytest.mark.slow
 def test_bilinear() -> None:
     # Size 4: factor 2, centre 0.75: 1 - |i / 2 - 0.75| = 1/4, 3/4, 3/4, 1/4.
     ramp = torch.tensor([0.25, 0.75, 0.75, 0.25])

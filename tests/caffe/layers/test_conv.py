@@ -110,6 +110,7 @@ def test_deconvolution_adds_a_bias_per_output() -> None:
 @pytest.mark.parametrize(
     ("shape", "param"), [c for c in CONVOLUTIONS if "group" not in c.values[1]]
 )
+@pytest.mark.sampled(3)
 def test_im2col(shape: tuple[int, ...], param: str) -> None:
     x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
     module = make(f'type: "Im2col" convolution_param {{ {param} }}', shape)

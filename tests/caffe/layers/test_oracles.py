@@ -128,6 +128,7 @@ def check(case: Case, seed: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.sampled(120)
 def test_case(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     check(CASES[name], 0, tmp_path)

@@ -89,6 +89,7 @@ def test_against_loops(
 
 
 @pytest.mark.parametrize(("method", "kernel", "stride", "pad", "floor"), WINDOWS)
+@pytest.mark.sampled(10)
 def test_gradients(
     method: str,
     kernel: tuple[int, int],
