@@ -241,7 +241,9 @@ class _GraphBuilder:
             self._add_source(layer)
             return
         if not layer.type:
-            raise CaffeImportError("has no type", file=self.file, layer=layer.name)
+            raise CaffeImportError(
+                "has no type that its dialect knows", file=self.file, layer=layer.name
+            )
         for bottom in layer.bottoms:
             if bottom not in self._existing:
                 raise CaffeImportError(

@@ -171,6 +171,15 @@ class GraphModule(nn.Module):
                 module.algorithm = algorithm
 
     def _run(self, given: Mapping[str, Any], *, keep: bool) -> dict[str, Tensor]:
+        if torch.compiler.is_compiling():
+            return self._take_steps(given, keep=keep)
+        try:
+            return self._take_steps(given, keep=keep)
+        except (RuntimeError, TypeError) as error:
+            self._blame_type(given, error)
+            raise
+
+    def _take_steps(self, given: Mapping[str, Any], *, keep: bool) -> dict[str, Tensor]:
         values = self._checked_inputs(given, keep)
         automatic: dict[Layer, Tensor] = {}
         in_place_allowed = not torch.is_grad_enabled()
@@ -239,6 +248,13 @@ class GraphModule(nn.Module):
         Raises:
             CaffeImportError: they do not fit; the layer is named.
         """
+        try:
+            self._check_sizes(inputs, keep)
+        except CaffeImportError as error:
+            self._blame_missing_axis(inputs, error)
+            raise
+
+    def _check_sizes(self, inputs: Mapping[str, Shape], keep: bool) -> None:
         absent = self.net.inputs.keys() - inputs.keys()
         blob_shapes = dict(zip(map(id, self.net.layers), self._blob_shapes, strict=True))
         shapes = infer_net(self.net, inputs, without=absent)
@@ -254,6 +270,32 @@ class GraphModule(nn.Module):
                         expected=f"a blob of shape {tuple(needed)}",
                         got=tuple(there),
                     )
+
+    def _blame_type(self, given: Mapping[str, Any], error: Exception) -> None:
+        """Numbers of another type than the weights make some later layer fail: say so."""
+        weight = next(chain(self.parameters(), self.buffers()), None)
+        for name, value in given.items():
+            if not isinstance(value, Tensor) or weight is None:
+                continue
+            if value.is_floating_point() and value.dtype != weight.dtype:
+                raise CaffeImportError(
+                    f"input '{name}' holds numbers of another type than the weights",
+                    file=self.net.file,
+                    expected=weight.dtype,
+                    got=value.dtype,
+                ) from error
+
+    def _blame_missing_axis(self, inputs: Mapping[str, Shape], error: CaffeImportError) -> None:
+        """A picture without the axis that counts pictures makes some later layer fail: say so."""
+        for name, shape in inputs.items():
+            declared = self.net.inputs[name].shape
+            if declared and len(shape) == len(declared) - 1:
+                raise CaffeImportError(
+                    f"input '{name}' lacks an axis, perhaps the first, which counts the items",
+                    file=self.net.file,
+                    expected=f"{len(declared)} axes, as in {declared}",
+                    got=shape,
+                ) from error
 
     def extra_repr(self) -> str:
         """Name, phase and dialect."""

@@ -65,6 +65,8 @@ def command(
         write_json(json_file, {n: [list(b.shape) for b in bs] for n, bs in source.weights.items()})
         return
     net = source.net(phase)
+    if not net.layers:
+        raise InputError(f"has no layers in phase {phase}", file=source.net_file or model)
     try:
         match_weights(infer_net(net, inputs), source.weights)
     except BadInput as error:  # those of the network name its file already

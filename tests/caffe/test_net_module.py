@@ -124,7 +124,12 @@ def test_inputs_by_any_name_and_from_numpy():
 
 @pytest.mark.parametrize(
     ("inputs", "message"),
-    [({}, "input 'data' is missing"), ({"data": X, "label": X}, "unknown input 'label'")],
+    [
+        ({}, "input 'data' is missing"),
+        ({"data": X, "label": X}, "unknown input 'label'"),
+        ({"data": X[0]}, "input 'data' lacks an axis, perhaps the first"),
+        ({"data": X.double()}, "input 'data' holds numbers of another type than the weights"),
+    ],
 )
 def test_wrong_inputs(inputs, message):
     with pytest.raises(CaffeImportError, match=message):
