@@ -77,27 +77,25 @@ def check_ids(
         file: for the message.
 
     Returns:
-        The same values as uint8.
+        A copy of the values as uint8.
 
     Raises:
         InputError: other values, which the message names.
     """
-    if values.dtype == np.uint8:
-        present = np.bincount(values.ravel(), minlength=256).nonzero()[0]
-    else:
-        present = np.unique(values)
-    allowed = (present >= 0) & (present < num_classes)
-    if present.dtype.kind == "f":
-        allowed &= present == np.round(present)
-    wrong = present[~allowed & ~(void & (present == IGNORE_LABEL))]
-    if wrong.size:
+    allowed = (values >= 0) & (values < num_classes)
+    if void:
+        allowed |= values == IGNORE_LABEL
+    if values.dtype.kind == "f":
+        allowed &= values == np.round(values)
+    if not allowed.all():
+        present, wrong = np.unique(values), np.unique(values[~allowed])
         raise InputError(
             f"holds values that are no class ids{_explanation(present, wrong)}",
             file=file,
             expected=f"0 to {num_classes - 1}" + (f" and {IGNORE_LABEL} for void" if void else ""),
             got=_listed([f"{value:g}" for value in wrong]),
         )
-    return values.astype(np.uint8, copy=False)
+    return np.array(values, np.uint8, order="C")
 
 
 def decode_colours(

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import scipy.io
 from numpy.typing import NDArray
 
 from deeplab_repro.errors import InputError
@@ -81,6 +80,8 @@ def _from_bin(path: str | os.PathLike[str]) -> NDArray[Any]:
 
 
 def _from_mat(path: str | os.PathLike[str]) -> NDArray[Any]:
+    import scipy.io  # takes half a second, and most labels are PNGs
+
     with open_file(path) as file:
         try:
             content = scipy.io.loadmat(file)
