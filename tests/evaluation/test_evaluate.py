@@ -123,6 +123,10 @@ def test_predictions_that_hold_no_ids_are_refused(val, tmp_path):
     with pytest.raises(InputError, match=r"000002.png: is colour-coded in VOC's colours"):
         evaluate(pair_up(dataset[:1], tmp_path))
     (tmp_path / f"{sample.name}.png").unlink()
+    write_bin(tmp_path / f"{sample.name}.bin", label, "<i2")
+    with pytest.raises(InputError, match=r"000002.bin: .* every pixel of a prediction has a class"):
+        evaluate(pair_up(dataset[:1], tmp_path))
+    (tmp_path / f"{sample.name}.bin").unlink()
     np.save(tmp_path / f"{sample.name}.npy", np.zeros((20, *label.shape), np.float32))
     with pytest.raises(InputError, match=r"another number of classes; expected 21, got 20"):
         evaluate(pair_up(dataset[:1], tmp_path))

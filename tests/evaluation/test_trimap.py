@@ -26,7 +26,7 @@ def by_dilation(prediction, label, width, classes):
 
 def test_worked_by_hand():
     label = np.array([[VOID, 0, 0, 1, 1, 0]], np.uint8)
-    trimap = Trimap(2, widths=(1, 3, 4, 9))
+    trimap = Trimap(2, widths=(1, 3, 4, 5))
     trimap.add(np.array([[0, 1, 0, 1, 0, 0]]), label)
     assert trimap.matrices.tolist() == [
         [[0, 1], [0, 0]],
