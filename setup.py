@@ -106,6 +106,8 @@ setup(
     package_dir={"deeplab_repro._csrc": "csrc"},
     package_data={
         "": ["py.typed", "*.proto", "*.binpb"],
+        "deeplab_repro.evaluation": ["page/*"],
+        "deeplab_repro.pages": ["shared/*"],
         "deeplab_repro.parity": ["page/*"],
         **{package: ["*"] for package in CSRC_PACKAGES},
     },

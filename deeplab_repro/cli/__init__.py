@@ -26,6 +26,8 @@ _COMMANDS: Final = {
     "compare": "Compare every blob with what Caffe computed.",
     "segment": "Label the pixels of pictures.",
     "crf": "Refine score maps by a dense CRF.",
+    "data": "Prepare and check pictures and labels.",
+    "evaluate": "Score label maps against the truth.",
     "networks": "List the DeepLab networks, or write one as prototxt.",
     "export": "Export a network to ONNX.",
     "doctor": "Show what this installation can do, and why not more.",

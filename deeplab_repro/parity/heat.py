@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 from typing import Any, Final
 
 import cv2
 import numpy as np
+
+from deeplab_repro.pages import png_address
 
 __all__ = ["difference_picture", "plane_of", "value_picture"]
 
@@ -56,5 +57,4 @@ def _address(colours: Array, plane: Array) -> str:
     if shrink > 1:
         size = max(1, colours.shape[1] // shrink), max(1, colours.shape[0] // shrink)
         colours = cv2.resize(colours, size, interpolation=cv2.INTER_AREA)
-    _, encoded = cv2.imencode(".png", colours)
-    return "data:image/png;base64," + base64.b64encode(encoded.tobytes()).decode("ascii")
+    return png_address(colours)

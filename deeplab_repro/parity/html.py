@@ -9,17 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import jinja2
 import numpy as np
 from markupsafe import Markup
 
-import deeplab_repro
+from deeplab_repro import pages
 from deeplab_repro.errors import BadInput
 from deeplab_repro.parity.causes import Cause
 from deeplab_repro.parity.comparison import BlobReport, Comparison
 from deeplab_repro.parity.heat import difference_picture, plane_of, value_picture
 from deeplab_repro.parity.plot import error_plot
-from prototxt_import.files import replacing
 from prototxt_import.words import show
 
 __all__ = ["compare_page", "write_page"]
@@ -32,9 +30,7 @@ def write_page(
     path: str | os.PathLike[str], comparison: Comparison, causes: Sequence[Cause], model: str
 ) -> None:
     """Write :func:`compare_page`; whatever was at ``path`` is replaced when all is done."""
-    text = compare_page(comparison, causes, model)
-    with replacing(path) as temporary:
-        Path(temporary).write_text(text, encoding="utf-8")
+    pages.write_page(path, compare_page(comparison, causes, model))
 
 
 def compare_page(comparison: Comparison, causes: Sequence[Cause], model: str) -> str:
@@ -45,16 +41,10 @@ def compare_page(comparison: Comparison, causes: Sequence[Cause], model: str) ->
         causes: what :func:`deeplab_repro.parity.causes.likely_causes` found.
         model: file name of the model, for the heading.
     """
-    # Everything put in is escaped, whatever a blob is called; the plot is SVG already.
-    page = jinja2.Environment(
-        loader=jinja2.PackageLoader("deeplab_repro.parity", "page"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page.filters |= {"shape": show, "sortable": _sortable}
-    return page.get_template("compare.html").render(
+    return pages.render_page(
+        "deeplab_repro.parity",
+        "compare.html",
+        {"shape": show, "sortable": _sortable},
         title=Path(model).name,
         model=model,
         net=comparison.net.net,
@@ -68,7 +58,6 @@ def compare_page(comparison: Comparison, causes: Sequence[Cause], model: str) ->
         causes=causes,
         plot=Markup(error_plot(comparison.reports, comparison.tolerance)),
         worst=list(_shown(comparison, causes)),
-        version=deeplab_repro.__version__,
     )
 
 

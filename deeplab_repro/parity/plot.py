@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Final
-from xml.etree import ElementTree
+from typing import Final
 
 from matplotlib.figure import Figure
 
+from deeplab_repro.pages import BAD, FIRST, GRID, SECOND, TEXT, page_svg
 from deeplab_repro.parity.agreement import Agreement
 from deeplab_repro.parity.comparison import BlobReport
 from deeplab_repro.parity.tolerances import Tolerance
-from deeplab_repro.pictures.figures import svg_text
 from prototxt_import.errors import printable
 
 __all__ = ["error_plot"]
@@ -20,18 +19,6 @@ __all__ = ["error_plot"]
 #: Below the rounding of float32 nothing is of interest.
 _LEAST: Final = 1e-9
 _MOST_NAMES: Final = 66  # that fit below the plot
-#: Colours of matplotlib's figure -> the page's, which has others in the dark.
-_REL, _MAX, _BAD, _TEXT, _GRID = "#0b63c5", "#b35900", "#c62828", "#5b6570", "#d9dee4"
-_OF_PAGE: Final = {
-    _REL: "var(--first)",
-    _MAX: "var(--second)",
-    _BAD: "var(--bad)",
-    _TEXT: "var(--dim)",
-    _GRID: "var(--line)",
-}
-_SVG: Final = "http://www.w3.org/2000/svg"
-ElementTree.register_namespace("", _SVG)
-ElementTree.register_namespace("xlink", "http://www.w3.org/1999/xlink")
 
 
 def error_plot(reports: Sequence[BlobReport], tolerance: Tolerance) -> str:
@@ -64,15 +51,15 @@ def error_plot(reports: Sequence[BlobReport], tolerance: Tolerance) -> str:
         parse_math=False,  # a "$" in a name is one
     )
     axes.minorticks_off()
-    axes.tick_params(colors=_TEXT, labelsize=8, length=0)
-    axes.grid(axis="y", color=_GRID, linewidth=0.8, clip_on=False)
+    axes.tick_params(colors=TEXT, labelsize=8, length=0)
+    axes.grid(axis="y", color=GRID, linewidth=0.8, clip_on=False)
     axes.set_axisbelow(True)
     axes.spines[:].set_visible(False)
     for i, (report, _) in enumerate(compared):
         if report.equal is False:
-            axes.axvline(i, color=_BAD, alpha=0.35, linewidth=1, clip_on=False)
+            axes.axvline(i, color=BAD, alpha=0.35, linewidth=1, clip_on=False)
     size = max(1.8, min(5.0, 500 / max(1, len(compared))))
-    for name, marker, colour in (("rel", "o", _REL), ("max", "s", _MAX)):
+    for name, marker, colour in (("rel", "o", FIRST), ("max", "s", SECOND)):
         bound = getattr(tolerance, name)
         if bound > 0:
             axes.axhline(bound, color=colour, linestyle=(0, (6, 4)), linewidth=1, clip_on=False)
@@ -81,9 +68,10 @@ def error_plot(reports: Sequence[BlobReport], tolerance: Tolerance) -> str:
         axes.plot(heights, color=colour, alpha=0.5, linewidth=1, clip_on=False)
         (marks,) = axes.plot(heights, marker, color=colour, markersize=size, label=name)
         marks.set(markeredgewidth=0, clip_on=False, gid=f"{name}-marks")
-    figure.legend(loc="outside upper left", ncols=2, frameon=False, labelcolor=_TEXT, fontsize=9)
+    figure.legend(loc="outside upper left", ncols=2, frameon=False, labelcolor=TEXT, fontsize=9)
     hints = [printable(f"{report.blob}: {agreement}") for report, agreement in compared]
-    return _for_page(svg_text(figure), hints)
+    texts = {f"{name}-marks": hints for name in ("rel", "max")}
+    return page_svg(figure, "relative error of every blob over depth", texts)
 
 
 def _range(agreements: Sequence[Agreement], tolerance: Tolerance) -> tuple[int, int]:
@@ -103,23 +91,3 @@ def _height(value: float, low: int, high: int) -> float:
 def _short(name: str) -> str:
     name = printable(name)
     return name if len(name) <= 16 else f"{name[:6]}…{name[-9:]}"
-
-
-def _for_page(svg: str, hints: Sequence[str]) -> str:
-    """The picture without what only a file of its own needs, with a hint at each mark."""
-    for colour, variable in _OF_PAGE.items():
-        svg = svg.replace(colour, variable)
-    root = ElementTree.fromstring(svg)
-    for name in ("width", "height"):
-        del root.attrib[name]
-    root.set("role", "img")
-    root.set("aria-label", "relative error of every blob over depth")
-    for name in ("metadata", "defs"):  # the first defs hold a style, which would be the page's
-        found = root.find(f"{{{_SVG}}}{name}")
-        if found is not None:
-            root.remove(found)
-    for name in ("rel", "max"):
-        marks: list[Any] = root.findall(f".//{{{_SVG}}}g[@id='{name}-marks']//{{{_SVG}}}use")
-        for mark, hint in zip(marks, hints, strict=True):
-            ElementTree.SubElement(mark, f"{{{_SVG}}}title").text = hint
-    return ElementTree.tostring(root, encoding="unicode")

@@ -1,0 +1,59 @@
+"""One function over many pictures, on several cores."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from typing import TypeVar
+
+__all__ = ["cores", "over"]
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def over(
+    work: Callable[[_Item], _Result],
+    items: Iterable[_Item],
+    workers: int | None = None,
+    *,
+    processes: bool = False,
+    advance: Callable[[], object] = lambda: None,
+) -> list[_Result]:
+    """The results of ``work`` in the order of the items, whatever order they come in.
+
+    Args:
+        work: called with each item.
+        items: to work on.
+        workers: how many at a time; all cores by default, and 1 works here, without a pool.
+        processes: a process for each worker, where the work is Python rather than a library's
+            (then ``work`` and items must be picklable); threads otherwise.
+        advance: called in this thread after each item.
+
+    Raises:
+        Exception: what ``work`` raised first; what has not begun by then is left out.
+    """
+    workers = workers or cores()
+    items = list(items)
+    if workers == 1 or len(items) < 2:
+        results = []
+        for item in items:
+            results.append(work(item))
+            advance()
+        return results
+    pool: Executor = (ProcessPoolExecutor if processes else ThreadPoolExecutor)(workers)
+    try:
+        futures: list[Future[_Result]] = [pool.submit(work, item) for item in items]
+        results = []
+        for future in futures:
+            results.append(future.result())
+            advance()
+        return results
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,0 +1,80 @@
+"""Whether weights were trained on the pictures that they are scored on.
+
+The released ``train2`` weights were: they score 85 to 87 on val, where the paper's have 76.35.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from deeplab_repro.data.datasets import Dataset, read_list
+
+__all__ = ["warn_if_seen", "was_seen"]
+
+#: Split of VOC 2012 -> the parts that it is made of, which have no picture in common.
+_PARTS: Final = {
+    "train": {"train"},
+    "val": {"val"},
+    "trainval": {"train", "val"},
+    "train_aug": {"train", "sbd"},
+    "trainval_aug": {"train", "val", "sbd"},
+    "test": {"test"},
+}
+_MOST_SHOWN: Final = 3
+
+
+def was_seen(trained_on: str, scored: str | Dataset | Iterable[str]) -> str:
+    """Say whether the pictures scored were among those trained on.
+
+    Args:
+        trained_on: a split of VOC 2012, such as ``train_aug`` or ``trainval_aug``; several joined
+            by "+" or ","; or a list file of pictures.  What is neither (``coco``) is taken to hold
+            other pictures.
+        scored: a split, a data set, or the names of the pictures.
+
+    Returns:
+        One sentence if some were, and else "".
+
+    Raises:
+        InputError: ``trained_on`` is a file that is no list.
+    """
+    words = [word.strip() for word in trained_on.replace("+", ",").split(",")]
+    parts = set().union(*(_PARTS.get(word, set()) for word in words))
+    if isinstance(scored, str):
+        return _sentence(trained_on, scored) if parts & _PARTS.get(scored, set()) else ""
+    if isinstance(scored, Dataset) and parts & _PARTS.get(scored.name, set()):
+        return _sentence(trained_on, scored.name)
+    if Path(trained_on).is_file():
+        trained = {sample.name for sample in read_list(trained_on, "")}
+        names = [item if isinstance(item, str) else item.name for item in scored]
+        both = [name for name in names if name in trained]
+        if both:
+            shown = ", ".join(both[:_MOST_SHOWN]) + (", ..." if len(both) > _MOST_SHOWN else "")
+            return _sentence(trained_on, f"{len(both)} of the {len(names)} pictures ({shown})")
+    return ""
+
+
+def warn_if_seen(trained_on: str, scored: str | Dataset | Iterable[str]) -> bool:
+    """Warn that a score is no measure of skill where :func:`was_seen` says so.
+
+    Args:
+        trained_on: as of :func:`was_seen`; the ``trained_on`` of a released model.
+        scored: as of :func:`was_seen`.
+
+    Returns:
+        Whether it warned.
+    """
+    sentence = was_seen(trained_on, scored)
+    if sentence:
+        warnings.warn(sentence, stacklevel=2)
+    return bool(sentence)
+
+
+def _sentence(trained_on: str, scored: str) -> str:
+    return (
+        f"the weights were trained on {trained_on} and have seen {scored}: the score says how well"
+        " they remember these pictures, and cannot be held against published numbers"
+    )
