@@ -187,7 +187,11 @@ def test_bad_input(run, tmp_path, scores, options, message):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("s.txt", b"1 2", "is no file of scores; expected .npy, .npz, .h5, .hdf5, got .txt"),
+        (
+            "s.txt",
+            b"1 2",
+            "is no file of scores; expected .npy, .npz, .h5, .hdf5, .mat, .bin, got .txt",
+        ),
         ("s.npy", b"1 2", "is no .npy"),
         ("s.npz", b"PK\x03\x04", "is no .npz"),
         ("s.npz", b"", "is no .npz"),
