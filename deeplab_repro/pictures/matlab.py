@@ -137,6 +137,8 @@ def _inflated(file: BinaryIO, path: object) -> BinaryIO:
         kind, count = tag.unpack(file.read(tag.size))
         found.append((kind, at, tag.size + count))
         at += tag.size + count
+    if at > size:
+        raise InputError("is cut off", file=path, expected=f"{at} bytes", got=size)
     if all(kind != _COMPRESSED for kind, _, _ in found):
         file.seek(0)
         return file
