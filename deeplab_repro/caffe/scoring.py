@@ -26,14 +26,28 @@ class InputRule:
         step: sides of ``crop + k * step`` are as good; None if the crop alone is.
         declared: the size that the network's file states, if it is as good; goes first.
         zoom: input pixels between neighbouring scores; 1 where the network zooms them itself.
-        classes: channels of the scores.
+        classes: channels of the scores; None if that is not known.
     """
 
     crop: tuple[int, int]
     step: int | None
     declared: tuple[int, int] | None
-    zoom: int
-    classes: int
+    zoom: int = 1
+    classes: int | None = None
+
+    def suits(self, height: int, width: int) -> bool:
+        """Whether the scores of an input of this size lie where its pixels are."""
+        if (height, width) in (self.crop, self.declared):
+            return True
+        sides = zip((height, width), self.crop, strict=True)
+        return self.step is not None and all((a - b) % self.step == 0 for a, b in sides)
+
+    def words(self) -> str:
+        """The sides that suit, such as ``8k + 1``."""
+        if self.step is None:
+            return f"{self.crop[0]} and {self.crop[1]}"
+        rests = dict.fromkeys(side % self.step for side in self.crop)
+        return " and ".join(f"{self.step}k + {rest}" for rest in rests)
 
     def padded(self, height: int, width: int) -> tuple[int, int]:
         """The size to pad a picture to.

@@ -2,40 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import click
 
 from deeplab_repro.cli.common import console, json_option, make_table, write_json
 from deeplab_repro.cli.jobs import (
+    SCORE_KINDS,
     Job,
+    count_text,
     decoders_silent,
+    device_text,
     finish,
+    jobs_as_json,
     labels_as_json,
     make_folder,
     picture_progress,
     plan,
-    say,
     show_folders,
     show_labels,
+    skip_option,
+    unfinished,
+    work_through,
     write_png,
 )
 from deeplab_repro.errors import BadInput, InputError
-from prototxt_import.files import replacing_file
+from deeplab_repro.processes import local_device, processes
 
 if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
     from deeplab_repro.crf import CRFParams
     from deeplab_repro.pictures.palette import Classes
 
-_TARGETS: Final = {
-    "labels": "labels/{}.png",
-    "overlay": "overlays/{}.png",
-    "marginals": "marginals/{}.npz",
-    "before_after": "before_after/{}.png",
-}
 #: Options that set one field of CRFParams; the stds may have a number for each axis or channel.
 _VALUES: Final = {
     "iterations": "mean field steps",
@@ -51,7 +55,22 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 @dataclass
 class _Job(Job):
     scores: Path = Path()
+    classes: int = 0  # that the scores are of
     changed: int = 0  # pixels that have another label than before
+    probable: bool = False  # the scores look like probabilities, and were not said to be
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What is done to every picture."""
+
+    params: CRFParams
+    options: dict[str, Any]
+    classes_file: str | None
+    key: str | None
+    probabilities: bool
+    crop: bool
+    device: torch.device
 
 
 def _value_options(command: _Command) -> _Command:
@@ -69,8 +88,9 @@ def _value_options(command: _Command) -> _Command:
     "--scores",
     type=click.Path(),
     required=True,
-    help="Its scores, (C, H, W) or (1, C, H, W), as .npy, .npz or .h5; for a folder of pictures"
-    " a folder with a file of the same name for each.",
+    help="Its scores, (C, H, W) or (1, C, H, W), as .npy, .npz, .h5, .mat (Caffe's MatWrite layer)"
+    " or .bin (DeepLab's Matlab scripts); for a folder of pictures a folder with a file of the same"
+    " name for each.",
 )
 @click.option("-o", "--output", type=click.Path(), required=True, help="Folder for the results.")
 @click.option(
@@ -113,6 +133,30 @@ def _value_options(command: _Command) -> _Command:
     type=click.Path(),
     help="Class names, one a line; a line may end in a colour such as #804080.",
 )
+@click.option(
+    "--marginals",
+    "marginals_kind",
+    type=click.Choice([*SCORE_KINDS, "none"]),
+    default=".npz",
+    show_default=True,
+    help="The kind of file for the marginals.",
+)
+@click.option(
+    "--bin", "bins", is_flag=True, help="Also write the labels as the densecrf program does."
+)
+@click.option(
+    "--overlays/--no-overlays",
+    default=True,
+    show_default=True,
+    help="Draw the labels over the pictures.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    help="Pictures that are refined at the same time, the processor's threads shared out among"
+    " them.  By default as many as there are threads.",
+)
+@skip_option
 @json_option
 def command(
     image: str,
@@ -125,61 +169,76 @@ def command(
     normalization: str,
     relaxation: float,
     classes_file: str | None,
+    marginals_kind: str,
+    bins: bool,
+    overlays: bool,
+    workers: int | None,
+    skip_existing: bool,
     json_file: str | None,
     **values: str | None,
 ) -> None:
     """Refine score maps by a dense CRF, as DeepLab's densecrf program does.
 
     Writes labels/NAME.png (class ids, with VOC's palette), overlays/NAME.png, marginals/NAME.npz
-    (`marginals`, C x H x W) and before_after/NAME.png to the output folder.  A picture that cannot
-    be used is reported and the others go on; then the exit code is 2.
+    (`marginals`, C x H x W), before_after/NAME.png and, with --bin, bin/NAME.bin (int16, column by
+    column) to the output folder.  A picture that cannot be used is reported and the others go on;
+    then the exit code is 2.  Under `torchrun --nproc-per-node N -m deeplab_repro crf ...` the
+    pictures are shared out.
     """
     chosen = _params(params, values)
-    jobs = plan(_Job, [image], Path(output), _TARGETS)
-    for job in jobs:
-        job.scores = _scores_of(job, Path(scores), is_folder=Path(image).is_dir())
     options = {"normalization": normalization, "relaxation": relaxation}
-    classes: Classes | None = None
-    with picture_progress() as bar:
-        task = bar.add_task("refining", total=len(jobs))
+    with processes() as team, decoders_silent(), picture_progress(hidden=not team.first) as bar:
+        targets = _targets(overlays, marginals_kind, bins)
+        jobs = plan(_Job, [image], Path(output), targets, quiet=not team.first)
         for job in jobs:
-            try:
-                classes = _refine(
-                    job, chosen, options, classes_file, key, probabilities=probabilities, crop=crop
-                )
-            except (ValueError, OSError, MemoryError, RuntimeError) as error:
-                job.error = say(error, job.file)
-            bar.advance(task)
-    if classes is not None:
-        show_labels(jobs, classes)
-    done = sum(not job.error for job in jobs)
-    console.print(
-        f"{done} of {len(jobs)} pictures refined, {chosen.iterations} iterations,"
-        f" spatial {_kernel(chosen.pos_w, chosen.pos_xy_std)}, bilateral"
-        f" {_kernel(chosen.bi_w, chosen.bi_xy_std, chosen.bi_rgb_std)}",
-        highlight=False,
-        soft_wrap=True,
-    )
-    show_folders(jobs)
-    report = {
-        "params": asdict(chosen),
-        **options,
-        "pictures": [
-            {
-                "file": str(job.file),
-                "scores": str(job.scores),
-                "size": job.size,
-                "changed": job.changed,
-                **{kind: str(path) for kind, path in job.targets.items()},
-                **(labels_as_json(job, classes) if classes else {}),
-            }
-            for job in jobs
-            if not job.error
-        ],
-        "failed": [{"file": str(job.file), "error": job.error} for job in jobs if job.error],
-    }
-    write_json(json_file, report)
-    finish(jobs)
+            job.scores = _scores_of(job, Path(scores), is_folder=Path(image).is_dir())
+        mine = team.share(jobs)
+        todo = unfinished(mine, skip_existing)
+        task = bar.add_task("refining", total=len(todo))
+        work = _Work(chosen, options, classes_file, key, probabilities, crop, _device())
+        work_through(_refined(todo, work, workers), bar, task)
+        jobs = team.merge(mine)
+    if team.first:
+        _warn_of_probabilities(jobs)
+        count = next((job.classes for job in jobs if job.classes), None)
+        classes = _classes(classes_file, count) if count else None
+        if classes is not None:
+            show_labels(jobs, classes)
+        console.print(
+            f"{count_text(jobs)} refined, {chosen.iterations} iterations,"
+            f" spatial {_kernel(chosen.pos_w, chosen.pos_xy_std)}, bilateral"
+            f" {_kernel(chosen.bi_w, chosen.bi_xy_std, chosen.bi_rgb_std)}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        show_folders(jobs)
+        report = {
+            "params": asdict(chosen),
+            **options,
+            "device": device_text(work.device),
+            **jobs_as_json(
+                jobs,
+                lambda job: {
+                    "scores": str(job.scores),
+                    "changed": job.changed,
+                    **(labels_as_json(job, classes) if classes else {}),
+                },
+            ),
+        }
+        write_json(json_file, report)
+    finish(jobs, quiet=not team.first)
+
+
+def _targets(overlays: bool, marginals_kind: str, bins: bool) -> dict[str, str]:
+    """What is written of a picture."""
+    targets = {"labels": "labels/{}.png"}
+    if overlays:
+        targets |= {"overlay": "overlays/{}.png", "before_after": "before_after/{}.png"}
+    if marginals_kind != "none":
+        targets["marginals"] = f"marginals/{{}}{marginals_kind}"
+    if bins:
+        targets["bin"] = "bin/{}.bin"
+    return targets
 
 
 def _list_params(ctx: click.Context) -> None:
@@ -215,71 +274,126 @@ def _params(name: str, values: dict[str, str | None]) -> CRFParams:
 
 
 def _scores_of(job: _Job, scores: Path, *, is_folder: bool) -> Path:
-    from deeplab_repro.pictures.scores import ENDINGS
+    from deeplab_repro.pictures.scores import score_file
 
     if not is_folder:
         return scores
     # Of pictures of one name, each may have scores of its own: one.png.npy beside one.bmp.npy.
-    for name in dict.fromkeys((job.name, job.file.stem)):
-        for ending in ENDINGS:
-            if (scores / f"{name}{ending}").exists():
-                return scores / f"{name}{ending}"
-    return scores / f"{job.file.stem}.npy"  # which is reported as missing
+    found = score_file(scores, (job.name, job.file.stem))
+    return found or scores / f"{job.file.stem}.npy"  # which is reported as missing
 
 
-def _refine(
-    job: _Job,
-    params: CRFParams,
-    options: dict[str, Any],
-    classes_file: str | None,
-    key: str | None,
-    *,
-    probabilities: bool,
-    crop: bool,
-) -> Classes:
-    """Read, infer, write; returns the classes, which the scores count."""
+def _device() -> torch.device:
+    """A GPU for which there are kernels, or the CPU."""
+    import torch
+
+    from deeplab_repro.native.backends import backends
+
+    there = backends()
+    has_kernels = there["cuda"].available or there["cupy"].available
+    return local_device() if has_kernels else torch.device("cpu")
+
+
+def _classes(classes_file: str | None, count: int) -> Classes:
+    from deeplab_repro.pictures.palette import Classes, read_classes
+
+    return read_classes(classes_file, count) if classes_file is not None else Classes.default(count)
+
+
+def _refined(
+    jobs: Sequence[_Job], work: _Work, workers: int | None
+) -> Generator[tuple[_Job, Any], None, None]:
+    """Work through the pictures, several at a time."""
+    import torch
+
+    from deeplab_repro.inference.stages import Stages
+
+    # A picture on each thread takes less time than all threads on one picture after the other.
+    threads = torch.get_num_threads()
+    workers = max(1, min(workers or threads, len(jobs)))
+    stages = Stages[_Job, _Input, _Input, None](
+        read=lambda job: _read(job, work),
+        run=lambda inputs: inputs,
+        finish=lambda job, _, given: _refine(job, given, work),
+        finishers=workers,
+        begin=lambda: torch.set_num_threads(max(1, threads // workers)),
+    )
+    try:
+        yield from stages(jobs)
+    finally:
+        torch.set_num_threads(threads)
+
+
+class _Input(NamedTuple):
+    """A picture, (H, W, 3) uint8 BGR, and the energies of its labels, (C, H, W)."""
+
+    picture: NDArray[np.uint8]
+    unary: NDArray[np.float32]
+
+
+def _read(job: _Job, work: _Work) -> _Input:
+    from deeplab_repro.pictures.reading import read_picture
+    from deeplab_repro.pictures.scores import energies, look_like_probabilities, read_scores
+
+    picture = read_picture(job.file)
+    job.size = picture.shape[0], picture.shape[1]
+    scores = read_scores(job.scores, work.key)
+    job.probable = not work.probabilities and look_like_probabilities(scores)
+    try:
+        unary = energies(scores, job.size, probabilities=work.probabilities, crop=work.crop)
+    except BadInput as error:
+        raise error.with_file(job.scores) from None
+    return _Input(picture, unary)
+
+
+def _refine(job: _Job, given: _Input, work: _Work) -> None:
+    """Infer and write."""
     import numpy as np
     import torch
 
     from deeplab_repro.crf import dense_crf
+    from deeplab_repro.pictures.matlab import write_bin
     from deeplab_repro.pictures.overlay import draw_before_after, draw_overlay
-    from deeplab_repro.pictures.palette import Classes, class_shares, read_classes, write_label_png
-    from deeplab_repro.pictures.reading import read_picture
-    from deeplab_repro.pictures.scores import energies, look_like_probabilities, read_scores
+    from deeplab_repro.pictures.palette import class_shares, write_label_png
+    from deeplab_repro.pictures.scores import write_scores
 
-    with decoders_silent():
-        picture = read_picture(job.file)
-    job.size = picture.shape[0], picture.shape[1]
-    scores = read_scores(job.scores, key)
-    count = len(scores)
-    classes = (
-        read_classes(classes_file, count) if classes_file is not None else Classes.default(count)
-    )
-    if not probabilities and look_like_probabilities(scores):
-        click.echo(
-            f"deeplab-repro: warning: {job.scores}: these are probabilities, and are taken as"
-            " scores: --probabilities",
-            err=True,
-        )
-    try:
-        unary = energies(scores, job.size, probabilities=probabilities, crop=crop)
-    except BadInput as error:
-        raise error.with_file(job.scores) from None
+    picture, unary = given
+    count = len(unary)
+    classes = _classes(work.classes_file, count)
     rgb = np.ascontiguousarray(picture[:, :, ::-1].transpose(2, 0, 1))
-    q = dense_crf(torch.from_numpy(unary)[None], torch.from_numpy(rgb)[None], params, **options)
-    marginals = q[0].numpy()
+    q = dense_crf(
+        torch.from_numpy(unary)[None].to(work.device),
+        torch.from_numpy(rgb)[None].to(work.device),
+        work.params,
+        **work.options,
+    )
+    marginals = q[0].cpu().numpy()
     kind = np.uint8 if count <= 256 else np.int16
     before, labels = (values.argmax(0).astype(kind) for values in (-unary, marginals))
     for target in job.targets.values():
         make_folder(target.parent)
     write_label_png(job.targets["labels"], labels, classes.colours)
-    write_png(job.targets["overlay"], draw_overlay(picture, labels, classes))
-    write_png(job.targets["before_after"], draw_before_after(picture, before, labels, classes))
-    with replacing_file(job.targets["marginals"]) as out:
-        np.savez_compressed(out, marginals=marginals)
+    if "overlay" in job.targets:
+        write_png(job.targets["overlay"], draw_overlay(picture, labels, classes))
+        write_png(job.targets["before_after"], draw_before_after(picture, before, labels, classes))
+    if "marginals" in job.targets:
+        write_scores(job.targets["marginals"], marginals, name="marginals")
+    if "bin" in job.targets:
+        write_bin(job.targets["bin"], labels)
+    job.classes = count
     job.changed = int((before != labels).sum())
     job.shares = class_shares(labels, classes.names)
-    return classes
+
+
+def _warn_of_probabilities(jobs: Sequence[_Job]) -> None:
+    probable = [job for job in jobs if job.probable and not job.error]
+    if probable:
+        more = f" (and those of {len(probable) - 1} more pictures)" if len(probable) > 1 else ""
+        click.echo(
+            f"deeplab-repro: warning: {probable[0].scores}: these are probabilities, and are taken"
+            f" as scores: --probabilities{more}",
+            err=True,
+        )
 
 
 def _kernel(weight: float, *stds: float | Sequence[float]) -> str:

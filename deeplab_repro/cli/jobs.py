@@ -5,15 +5,22 @@ from __future__ import annotations
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.text import Text
 
 from deeplab_repro.cli.common import console, make_table, shown
@@ -23,14 +30,19 @@ from prototxt_import.files import replacing
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from numpy.typing import NDArray
 
     from deeplab_repro.pictures.palette import Classes
 
 __all__ = [
+    "SCORE_KINDS",
     "Job",
+    "count_text",
     "decoders_silent",
+    "device_text",
     "finish",
+    "jobs_as_json",
     "labels_as_json",
     "make_folder",
     "picture_progress",
@@ -38,9 +50,14 @@ __all__ = [
     "say",
     "show_folders",
     "show_labels",
+    "skip_option",
+    "unfinished",
+    "work_through",
     "write_png",
 ]
 
+#: As of `deeplab_repro.pictures.scores.WRITTEN`, which is not loaded for a help text.
+SCORE_KINDS = (".npy", ".npz", ".h5", ".mat", ".bin")
 #: Endings by which pictures in a folder are known; a file that is named itself may have any.
 _ENDINGS = (
     *(".avif", ".bmp", ".dib", ".exr", ".gif", ".hdr", ".jp2", ".jpe", ".jpeg", ".jpg"),
@@ -57,6 +74,7 @@ class Job:
         name: what its results are called, without their ending.
         targets: what is written of it, by kind.
         error: why it could not be used, one line.
+        skipped: all of its results were there already.
         size: its height and width.
         shares: (class, pixels) of its labels, the largest first.
     """
@@ -64,17 +82,23 @@ class Job:
     file: Path
     name: str
     targets: dict[str, Path]
-    picture: NDArray[np.uint8] | None = None
     error: str = ""
+    skipped: bool = False
     size: tuple[int, int] = (0, 0)
     shares: list[tuple[int, int]] = field(default_factory=list)
 
 
 _Job = TypeVar("_Job", bound=Job)
+_Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 def plan(
-    kind: type[_Job], pictures: Sequence[str], output: Path, targets: Mapping[str, str]
+    kind: type[_Job],
+    pictures: Sequence[str | Path],
+    output: Path,
+    targets: Mapping[str, str],
+    *,
+    quiet: bool = False,
 ) -> list[_Job]:
     """The pictures to work on, those in folders too, and the files to write, none of them twice.
 
@@ -86,6 +110,7 @@ def plan(
         pictures: files and folders.
         output: where the targets' folders lie.
         targets: kind of target -> its folder and name, such as ``"labels/{}.png"``.
+        quiet: no warning: another process says it.
 
     Raises:
         InputError: a folder without pictures, two pictures of one name, or a picture that
@@ -114,7 +139,8 @@ def plan(
             )
         places = {what: output / place.format(name) for what, place in targets.items()}
         jobs[name] = kind(file, name, places)
-    if kept := [job.file.name for job in jobs.values() if alike[job.file.stem] > 1]:
+    kept = [job.file.name for job in jobs.values() if alike[job.file.stem] > 1]
+    if kept and not quiet:
         click.echo(
             f"deeplab-repro: warning: {printable(', '.join(kept[:6]))} would have results of one"
             f" name: theirs keep the ending, as in {printable(kept[0])}.png",
@@ -156,7 +182,8 @@ def say(error: BaseException, file: Path) -> str:
 def decoders_silent() -> Iterator[None]:
     """Send file descriptor 2 nowhere: libpng and libjpeg complain there, over the progress bar.
 
-    What they have to say is reported by :func:`read_picture` in one line.
+    What they have to say is reported by :func:`read_picture` in one line.  Python's own messages
+    still come out, through another descriptor, whichever thread they are from.
     """
     sys.stderr.flush()
     try:
@@ -164,17 +191,23 @@ def decoders_silent() -> Iterator[None]:
     except OSError:  # there is none
         yield
         return
+    before = sys.stderr
+    with suppress(OSError, ValueError):  # one that is no file, as in a notebook
+        if before.fileno() == 2:
+            sys.stderr = open(kept, "w", buffering=1, closefd=False)  # noqa: SIM115
     try:
         with open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), 2)
         yield
     finally:
         os.dup2(kept, 2)
+        sys.stderr.flush()
+        sys.stderr = before
         os.close(kept)
 
 
-def picture_progress() -> Progress:
-    """A bar over pictures."""
+def picture_progress(*, hidden: bool = False) -> Progress:
+    """A bar over pictures, where there is a terminal to show it on."""
     errors = Console(stderr=True)
     return Progress(
         TextColumn("{task.description}"),
@@ -184,13 +217,59 @@ def picture_progress() -> Progress:
         TimeRemainingColumn(),
         console=errors,
         transient=True,
-        disable=not errors.is_terminal,
+        disable=hidden or not errors.is_terminal,
     )
+
+
+def skip_option(command: _Command) -> _Command:
+    """``--skip-existing``, for :func:`unfinished`."""
+    decorate = click.option(
+        "--skip-existing",
+        is_flag=True,
+        help="Leave out pictures whose results are there, as after a run that was stopped; they"
+        " must have been made with the same options.",
+    )
+    return decorate(command)
+
+
+def unfinished(jobs: Sequence[_Job], skip_existing: bool) -> list[_Job]:
+    """The jobs that are still to be done; the others are marked as skipped."""
+    for job in jobs:
+        job.skipped = skip_existing and all(path.is_file() for path in job.targets.values())
+    return [job for job in jobs if not job.skipped]
+
+
+def work_through(
+    outcomes: Generator[tuple[_Job, Any], None, None], bar: Progress, task: TaskID
+) -> None:
+    """Take what stages give of each job, and note the errors."""
+    with closing(outcomes):
+        for job, outcome in outcomes:
+            if isinstance(outcome, Exception):
+                job.error = say(outcome, job.file)
+            bar.advance(task)
+
+
+def count_text(jobs: Sequence[Job]) -> str:
+    """How many pictures, as "3 of 4 pictures" or "3 of 4 pictures (1 was there)"."""
+    skipped = sum(job.skipped for job in jobs)
+    done = sum(not job.error for job in jobs)
+    there = f" ({skipped} {'was' if skipped == 1 else 'were'} there)" if skipped else ""
+    return f"{done} of {len(jobs)} pictures{there}"
+
+
+def device_text(device: torch.device) -> str:
+    """A device for a report: "cpu", or the kind of GPU; not which one of several."""
+    if device.type != "cuda":
+        return device.type
+    import torch
+
+    return f"cuda ({torch.cuda.get_device_name(device)})"
 
 
 def show_labels(jobs: Sequence[Job], classes: Classes) -> None:
     """A table of the pictures, where they are several, and one of their classes."""
-    done = [job for job in jobs if not job.error]
+    done = [job for job in jobs if not job.error and not job.skipped]
     if len(done) > 1:
         table = make_table("", picture="left", size="right", largest_classes="left")
         for job in done:
@@ -236,10 +315,30 @@ def labels_as_json(job: Job, classes: Classes) -> dict[str, Any]:
     }
 
 
-def finish(jobs: Sequence[Job]) -> None:
-    """Say what went wrong; exit with 2 if anything did."""
+def jobs_as_json(
+    jobs: Sequence[_Job], entry: Callable[[_Job], Mapping[str, Any]]
+) -> dict[str, Any]:
+    """What every report says of its pictures: done (as ``entry`` has it), skipped and failed."""
+    return {
+        "pictures": [
+            {
+                "file": str(job.file),
+                "size": job.size,
+                **{kind: str(path) for kind, path in job.targets.items()},
+                **entry(job),
+            }
+            for job in jobs
+            if not job.error and not job.skipped
+        ],
+        "skipped": [str(job.file) for job in jobs if job.skipped],
+        "failed": [{"file": str(job.file), "error": job.error} for job in jobs if job.error],
+    }
+
+
+def finish(jobs: Sequence[Job], *, quiet: bool = False) -> None:
+    """Say what went wrong, unless another process does; exit with 2 if anything did."""
     for job in jobs:
-        if job.error:
+        if job.error and not quiet:
             click.echo(f"deeplab-repro: {printable(job.error)}", err=True)
     if any(job.error for job in jobs):
         raise click.exceptions.Exit(2)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,27 +20,36 @@ from deeplab_repro.cli.common import (
     write_json,
 )
 from deeplab_repro.cli.jobs import (
+    SCORE_KINDS,
     Job,
+    count_text,
     decoders_silent,
+    device_text,
     finish,
+    jobs_as_json,
     labels_as_json,
     make_folder,
     picture_progress,
     plan,
-    say,
     show_folders,
     show_labels,
+    skip_option,
+    unfinished,
+    work_through,
     write_png,
 )
 from deeplab_repro.errors import BadInput, InputError
+from deeplab_repro.processes import local_device, processes
 from prototxt_import import DIALECTS, Dialect
 
 if TYPE_CHECKING:
-    from deeplab_repro.crf import CRFParams
-    from deeplab_repro.inference.segmentation import Fuse, Segmentation, Segmenter
-    from deeplab_repro.pictures.palette import Classes
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
 
-_TARGETS: Final = {"labels": "labels/{}.png", "overlay": "overlays/{}.png"}
+    from deeplab_repro.crf import CRFParams
+    from deeplab_repro.inference.segmentation import Fuse, Segmenter
+    from deeplab_repro.pictures.palette import Classes
 
 
 class _Command(click.Command):
@@ -111,6 +120,19 @@ def _is_number(text: str) -> bool:
     " deeplab_v2_resnet101 (`deeplab-repro crf --list-params`).",
 )
 @click.option(
+    "--save-scores",
+    type=click.Choice(SCORE_KINDS),
+    help="Also write the network's scores, for `deeplab-repro crf`: .h5 compressed, .mat as Caffe's"
+    " MatWrite layer, .bin as DeepLab's Matlab scripts.",
+)
+@click.option(
+    "--overlays/--no-overlays",
+    default=True,
+    show_default=True,
+    help="Draw the labels over the pictures.",
+)
+@skip_option
+@click.option(
     "--classes",
     "classes_file",
     type=click.Path(),
@@ -143,6 +165,9 @@ def command(
     mean: str,
     pad_to: int | None,
     crf: str | None,
+    save_scores: str | None,
+    overlays: bool,
+    skip_existing: bool,
     classes_file: str | None,
     batch: int,
     upright: bool,
@@ -153,11 +178,17 @@ def command(
 
     Writes labels/NAME.png (class ids, with VOC's palette) and overlays/NAME.png (the picture with
     its labels and their legend) to the output folder.  A picture that cannot be used is reported
-    and the others go on; then the exit code is 2.
+    and the others go on; then the exit code is 2.  Reading, the network, and refining and writing
+    run at the same time, on a GPU where there is one; under `torchrun --nproc-per-node N -m
+    deeplab_repro segment ...` the pictures are shared out.
     """
-    jobs = plan(_Job, pictures, Path(output), _TARGETS)
-    with picture_progress() as bar:
-        task = bar.add_task("loading the network", total=len(jobs))
+    with processes() as team, decoders_silent(), picture_progress(hidden=not team.first) as bar:
+        jobs = plan(
+            _Job, pictures, Path(output), _targets(overlays, save_scores), quiet=not team.first
+        )
+        mine = team.share(jobs)
+        todo = unfinished(mine, skip_existing)
+        task = bar.add_task("loading the network", total=len(todo))
         segmenter, classes = _load(
             (model, prototxt, dialect, settings),
             classes_file,
@@ -169,27 +200,43 @@ def command(
             fuse=fuse,
             crf=_crf(crf),
         )
-        if segmenter.rule.zoom != 1:
+        if segmenter.rule.zoom != 1 and team.first:
             click.echo(
                 f"deeplab-repro: warning: the network ends before its scores are zoomed: blob"
                 f" '{segmenter.blob}' is zoomed by {segmenter.rule.zoom} here, as Interp does it;"
                 " its test prototxt may do more (--prototxt)",
                 err=True,
             )
-        for folder in ("labels", "overlays"):
-            make_folder(Path(output) / folder)
         bar.update(task, description="labelling")
-        for chunk in _batches(jobs, segmenter, batch, upright):
-            _segment(chunk, segmenter, classes)
-            bar.advance(task, len(chunk))
-    _show(jobs, classes, segmenter)
-    write_json(json_file, _as_json(model, segmenter, classes, jobs))
-    finish(jobs)
+        outcomes = segmenter.stream(
+            todo,
+            read=lambda job: _read(job, upright),
+            then=lambda job, picture, scores: _write(job, picture, scores, segmenter, classes),
+            batch=batch,
+        )
+        work_through(outcomes, bar, task)
+        jobs = team.merge(mine)
+    if team.first:
+        _show(jobs, classes, segmenter)
+        write_json(json_file, _as_json(model, segmenter, classes, jobs))
+    finish(jobs, quiet=not team.first)
 
 
 @dataclass
 class _Job(Job):
     input_sizes: tuple[tuple[int, int], ...] = ()
+
+
+def _targets(overlays: bool, save_scores: str | None) -> dict[str, str]:
+    """What is written of a picture."""
+    targets = {"labels": "labels/{}.png"}
+    if overlays:
+        targets["overlay"] = "overlays/{}.png"
+    if save_scores:
+        # Matlab's scripts look for the name that the MatWrite layer gives.
+        blob = "_blob_0" if save_scores == ".mat" else ""
+        targets["scores"] = f"scores/{{}}{blob}{save_scores}"
+    return targets
 
 
 def _load(
@@ -210,7 +257,9 @@ def _load(
         segmenter = Segmenter(net, blob=part.outputs[0], **options)
     except BadInput as error:
         raise error.with_file(model.weights_file or model.net_file) from None
+    net.to(local_device())
     count = segmenter.rule.classes
+    assert count is not None  # a Caffe network states it
     classes = (
         read_classes(classes_file, count) if classes_file is not None else Classes.default(count)
     )
@@ -230,66 +279,35 @@ def _scale(text: str) -> float:
     return scale
 
 
-def _batches(
-    jobs: Sequence[_Job], segmenter: Segmenter, batch: int, upright: bool
-) -> Iterator[list[_Job]]:
-    """Read the pictures and put those together that fit in one batch.
-
-    At most four times ``batch`` pictures wait for others of their size at a time.  A job that
-    failed comes alone.
-    """
+def _read(job: _Job, upright: bool) -> NDArray[np.uint8]:
     from deeplab_repro.pictures.reading import read_picture
 
-    waiting: dict[tuple[tuple[int, int], ...], list[_Job]] = {}
-    for job in jobs:
-        try:
-            with decoders_silent():
-                job.picture = read_picture(job.file, upright=upright)
-            job.size = job.picture.shape[0], job.picture.shape[1]
-            job.input_sizes = segmenter.input_sizes(*job.size)
-        except (BadInput, MemoryError) as error:
-            job.error = say(error, job.file)
-            yield [job]
-            continue
-        alike = waiting.setdefault(job.input_sizes, [])
-        alike.append(job)
-        if len(alike) == batch:
-            yield waiting.pop(job.input_sizes)
-        elif sum(map(len, waiting.values())) >= 4 * batch:
-            yield waiting.pop(max(waiting, key=lambda size: len(waiting[size])))
-    yield from waiting.values()
+    return read_picture(job.file, upright=upright)
 
 
-def _segment(jobs: list[_Job], segmenter: Segmenter, classes: Classes) -> None:
-    """Label the pictures of one batch and write the results."""
-    pictures = [job.picture for job in jobs if job.picture is not None]
-    try:
-        results = segmenter(pictures) if pictures else []
-    except (BadInput, MemoryError, RuntimeError) as error:  # torch's: out of memory
-        if len(jobs) > 1:  # only some of them may be at fault
-            for job in jobs:
-                _segment([job], segmenter, classes)
-            return
-        jobs[0].error = say(error, jobs[0].file)
-        results = []
-    for job, result in zip(jobs, results, strict=False):
-        try:
-            _write(job, result, classes)
-        except (BadInput, OSError) as error:
-            job.error = say(error, job.file)
-    for job in jobs:
-        job.picture = None
-
-
-def _write(job: _Job, result: Segmentation, classes: Classes) -> None:
+def _write(
+    job: _Job,
+    picture: NDArray[np.uint8],
+    scores: Tensor,
+    segmenter: Segmenter,
+    classes: Classes,
+) -> None:
+    """Refine the scores of one picture, and write what is made of them."""
     from deeplab_repro.pictures.overlay import draw_overlay
     from deeplab_repro.pictures.palette import class_shares, write_label_png
+    from deeplab_repro.pictures.scores import write_scores
 
-    assert job.picture is not None
-    overlay = draw_overlay(job.picture, result.labels, classes)
-    write_label_png(job.targets["labels"], result.labels, classes.colours)
-    write_png(job.targets["overlay"], overlay)
-    job.shares = class_shares(result.labels, classes.names)
+    labels = segmenter.label(scores, picture).labels
+    for target in job.targets.values():
+        make_folder(target.parent)
+    write_label_png(job.targets["labels"], labels, classes.colours)
+    if "overlay" in job.targets:
+        write_png(job.targets["overlay"], draw_overlay(picture, labels, classes))
+    if "scores" in job.targets:
+        write_scores(job.targets["scores"], scores.cpu().numpy())
+    job.size = picture.shape[0], picture.shape[1]
+    job.input_sizes = segmenter.input_sizes(*job.size)
+    job.shares = class_shares(labels, classes.names)
 
 
 def _show(jobs: list[_Job], classes: Classes, segmenter: Segmenter) -> None:
@@ -299,10 +317,8 @@ def _show(jobs: list[_Job], classes: Classes, segmenter: Segmenter) -> None:
         joined = ", ".join(f"{scale:g}" for scale in segmenter.scales)
         scales = f", {segmenter.fuse} over scales {joined}"
     refined = ", refined by a CRF" if segmenter.crf else ""
-    done = sum(not job.error for job in jobs)
     console.print(
-        f"{done} of {len(jobs)} pictures labelled by blob '{shown(segmenter.blob)}'{scales}"
-        f"{refined}",
+        f"{count_text(jobs)} labelled by blob '{shown(segmenter.blob)}'{scales}{refined}",
         highlight=False,
         soft_wrap=True,
     )
@@ -319,17 +335,10 @@ def _as_json(
         "fuse": segmenter.fuse,
         "zoomed_here": segmenter.rule.zoom,
         "crf": asdict(segmenter.crf) if segmenter.crf else None,
+        "device": device_text(segmenter.device),
         "classes": list(classes.names),
-        "pictures": [
-            {
-                "file": str(job.file),
-                "size": job.size,
-                "input_sizes": job.input_sizes,
-                **{kind: str(path) for kind, path in job.targets.items()},
-                **labels_as_json(job, classes),
-            }
-            for job in jobs
-            if not job.error
-        ],
-        "failed": [{"file": str(job.file), "error": job.error} for job in jobs if job.error],
+        **jobs_as_json(
+            jobs,
+            lambda job: {"input_sizes": job.input_sizes, **labels_as_json(job, classes)},
+        ),
     }

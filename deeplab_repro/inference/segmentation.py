@@ -4,32 +4,41 @@
 >>> from deeplab_repro.inference.segmentation import segment
 >>> net = load_caffe("test.prototxt", "train_iter_20000.caffemodel")
 >>> labels, scores = segment(net, cv2.imread("picture.jpg"))
+>>> for path, result in Segmenter(net).stream(Path("pictures").iterdir()):
+...     print(path, result.labels.shape)
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Generator, Iterable, Sequence
 from itertools import chain
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from deeplab_repro.caffe.net import CaffeNet
-from deeplab_repro.caffe.scoring import input_rule, scoring_net, zoom_between
+from deeplab_repro.caffe.scoring import InputRule, input_rule, scoring_net, zoom_between
 from deeplab_repro.crf import CRFParams, dense_crf
 from deeplab_repro.errors import InputError
-from deeplab_repro.pictures.reading import Preparation, resize_picture
+from deeplab_repro.inference.stages import Stages
+from deeplab_repro.pictures.reading import Preparation, read_picture, resize_picture
 from deeplab_repro.pictures.voc import VOC_MEAN
 from prototxt_import import CaffeImportError
 
-__all__ = ["Segmentation", "Segmenter", "segment"]
+__all__ = ["DEFAULT_RULE", "Segmentation", "Segmenter", "refine", "segment"]
 
 Fuse = Literal["max", "mean"]
 Array = NDArray[np.float32]
+Picture = NDArray[np.uint8]
+Job = TypeVar("Job")
+#: What suits a network whose scores lie at every eighth pixel, or zoomed from there to all: sides
+#: of 8k + 1, and 513 for the test crop.
+DEFAULT_RULE = InputRule((513, 513), 8, None)
 
 
 class Segmentation(NamedTuple):
@@ -53,12 +62,15 @@ class Segmenter:
     top left, and the label is the first maximum (matlab/my_script/EvalSegResults.m).
 
     Args:
-        net: the network, in the TEST phase.  Only what the scores need is kept in memory while it
-            runs if it was made from a :func:`~deeplab_repro.caffe.scoring.scoring_net`.
-        blob: the scores, see :func:`~deeplab_repro.caffe.scoring.scoring_net`.
+        net: a network from :func:`~deeplab_repro.load_caffe` in the TEST phase, or any module
+            that maps (N, 3, H, W) float32, BGR minus the mean, to scores (N, C, H', W').  Of a
+            CaffeNet only what the scores need is kept in memory while it runs if it was made from
+            a :func:`~deeplab_repro.caffe.scoring.scoring_net`.
+        rule: the input sizes that suit the network.  A CaffeNet's follow from its layers; of
+            another module it is :data:`DEFAULT_RULE` unless given.
+        blob: the scores of a CaffeNet, see :func:`~deeplab_repro.caffe.scoring.scoring_net`.
         mean: subtracted; three numbers (blue, green, red), a (3, H, W) picture, or None.
-        pad_to: pad to this side, or (H, W), instead of that of the
-            :class:`~deeplab_repro.caffe.scoring.InputRule`.
+        pad_to: pad to this side, or (H, W), instead of that of the rule.
         scales: multi-scale testing: the picture is resized by each factor (sizes are cut to whole
             pixels; OpenCV's bilinear), the scores are resized back the same way.
         fuse: over the scales, ``"max"`` as DeepLab v2 does (section 4.1.2), or ``"mean"``.
@@ -67,15 +79,20 @@ class Segmenter:
     Scores that the network does not zoom to the picture's size (a train network's) are zoomed here
     by Interp's rule: bilinear, the corners held in place.
 
+    Warns:
+        UserWarning: ``pad_to`` is no size that suits the network, so that its scores are shifted
+            against the picture; or a module in train mode.
+
     Raises:
-        CaffeImportError: a network without scores for a picture.
+        CaffeImportError: a CaffeNet without scores for a picture.
         InputError: scales or a way to fuse them that there are not.
     """
 
     def __init__(
         self,
-        net: CaffeNet,
+        net: nn.Module,
         *,
+        rule: InputRule | None = None,
         blob: str | None = None,
         mean: tuple[float, float, float] | Array | None = VOC_MEAN,
         pad_to: int | tuple[int, int] | None = None,
@@ -83,33 +100,44 @@ class Segmenter:
         fuse: Fuse = "max",
         crf: CRFParams | None = None,
     ) -> None:
-        part = scoring_net(net.net, blob)
-        self.net = net
-        self.blob = part.outputs[0]
-        self.picture = next(iter(net.net.inputs))
-        others = [name for name in part.inputs if name != self.picture]
-        if others or self.picture not in part.inputs:
-            raise CaffeImportError(
-                f"blob '{self.blob}' does not come from the picture alone",
-                file=net.net.file,
-                expected=f"input '{self.picture}'",
-                got=", ".join(part.inputs) or "no input",
-            )
         if not scales or not all(0 < scale < float("inf") for scale in scales):
             raise InputError("scales", expected="positive numbers", got=list(scales))
         if fuse not in ("max", "mean"):
             raise InputError("fuse", expected="max or mean", got=fuse)
+        self.net = net
         self.mean, self.scales, self.fuse = mean, tuple(scales), fuse
         self.pad_to = (pad_to, pad_to) if isinstance(pad_to, int) else pad_to
         self.crf = crf
-        self.rule = input_rule(part)
+        if isinstance(net, CaffeNet):
+            self._scores_of, self.blob, found = _caffe_scores(net, blob)
+            self.rule = rule or found
+        else:
+            self._scores_of, self.blob = net, blob or "scores"
+            self.rule = rule or DEFAULT_RULE
+            if net.training:
+                warnings.warn(
+                    "the network is in train mode: net.eval() gives its scores", stacklevel=2
+                )
+        if self.pad_to and not self.rule.suits(*self.pad_to):
+            height, width = self.pad_to
+            warnings.warn(
+                f"an input of {height}x{width} does not suit the network: its scores would be"
+                f" shifted against the picture (sides of {self.rule.words()} suit it)",
+                stacklevel=2,
+            )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network's parameters are; the CPU if it has none."""
+        parameter = next(chain(self.net.parameters(), self.net.buffers()), None)
+        return parameter.device if parameter is not None else torch.device("cpu")
 
     def input_sizes(self, height: int, width: int) -> tuple[tuple[int, int], ...]:
         """The padded size of a picture at each scale; pictures alike in it fit in one batch."""
         sizes = (self._scaled(height, width, scale) for scale in self.scales)
         return tuple(self.pad_to or self.rule.padded(*size) for size in sizes)
 
-    def __call__(self, pictures: Sequence[NDArray[np.uint8]]) -> list[Segmentation]:
+    def __call__(self, pictures: Sequence[Picture]) -> list[Segmentation]:
         """Label pictures in one batch.
 
         Args:
@@ -117,6 +145,59 @@ class Segmenter:
 
         Raises:
             InputError: pictures of another form, or larger than ``pad_to``; scores with NaN.
+        """
+        scores = self.scores(pictures)
+        return [self.label(one, picture) for one, picture in zip(scores, pictures, strict=True)]
+
+    def stream(
+        self,
+        jobs: Iterable[Job],
+        *,
+        read: Callable[[Job], Picture] = read_picture,  # type: ignore[assignment]
+        then: Callable[[Job, Picture, Tensor], Any] | None = None,
+        batch: int = 1,
+        readers: int = 2,
+        finishers: int = 1,
+    ) -> Generator[tuple[Job, Any], None, None]:
+        """Label any number of pictures: the next are read, and the last refined, meanwhile.
+
+        The network runs in the thread that asks for the results.  A few pictures are in memory at
+        a time, however many there are; one that fails does not stop the others.
+
+        Args:
+            jobs: one for each picture; paths, unless ``read`` is given.
+            read: job -> (H, W, 3) uint8, BGR; called in several threads.
+            then: (job, picture, scores) -> result: what to do behind the network with what
+                :meth:`scores` gave, such as :meth:`label` and to write it; in ``finishers``
+                threads.  By default :meth:`label`.
+            batch: pictures alike in :meth:`input_sizes` that go through the network together.
+            readers: threads that read.
+            finishers: threads that call ``then``.
+
+        Yields:
+            (job, result) in the order of the jobs, the result a :class:`Segmentation` or what
+            ``then`` returned; of a picture that failed, in its place the error, one of
+            :data:`~deeplab_repro.inference.stages.FAILURES`.
+        """
+        stages = Stages[Job, Picture, Tensor, Any](
+            read=read,
+            run=self.scores,
+            finish=then or (lambda job, picture, scores: self.label(scores, picture)),
+            alike=lambda picture: self.input_sizes(picture.shape[0], picture.shape[1]),
+            batch=batch,
+            readers=readers,
+            finishers=finishers,
+        )
+        return stages(jobs)
+
+    def scores(self, pictures: Sequence[Picture]) -> list[Tensor]:
+        """The network's part of the work: (C, H, W) float32 of each picture, where the network is.
+
+        Args:
+            pictures: as for a call.
+
+        Raises:
+            InputError: pictures of another form, or larger than ``pad_to``.
         """
         for picture in pictures:
             if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
@@ -140,12 +221,21 @@ class Segmenter:
             )
         if self.fuse == "mean":
             fused = [scores / len(self.scales) for scores in fused]
+        return fused
+
+    def label(self, scores: Tensor, picture: Picture) -> Segmentation:
+        """The rest of it: refine by the CRF, if there is one, and take the first maximum.
+
+        Args:
+            scores: (C, H, W), of :meth:`scores`.
+            picture: (H, W, 3) uint8, BGR.
+
+        Raises:
+            InputError: scores with NaN, or that the CRF cannot use.
+        """
         if self.crf:
-            fused = [
-                _refined(scores, picture, self.crf)
-                for scores, picture in zip(fused, pictures, strict=True)
-            ]
-        return [_labelled(scores) for scores in fused]
+            scores = refine(scores, picture, self.crf)
+        return _labelled(scores)
 
     def _fused(self, a: Tensor, b: Tensor) -> Tensor:
         return torch.maximum(a, b) if self.fuse == "max" else a + b
@@ -155,7 +245,7 @@ class Segmenter:
         return max(1, int(height * scale)), max(1, int(width * scale))
 
     def _run(
-        self, pictures: Sequence[NDArray[np.uint8]], scale: float, size: tuple[int, int]
+        self, pictures: Sequence[Picture], scale: float, size: tuple[int, int]
     ) -> list[Tensor]:
         """Scores (C, H, W) of each picture at its own size, from one scale."""
         prepared, shown = [], []
@@ -165,14 +255,14 @@ class Segmenter:
                 picture = resize_picture(picture, (height, width))
             shown.append((height, width))
             prepared.append(Preparation(self.mean, pad_to=size).apply(picture))
-        values = torch.from_numpy(np.concatenate(prepared))
-        parameter = next(chain(self.net.parameters(), self.net.buffers()), values)
+        values = torch.from_numpy(np.concatenate(prepared)).to(self.device)
         with torch.inference_mode():
-            inputs = {self.picture: values.to(parameter.device)}
-            if self.net.outputs == [self.blob]:
-                scores = self.net(**inputs)[self.blob]
-            else:
-                scores = self.net.blobs(**inputs)[self.blob]
+            scores = self._scores_of(values)
+            if not isinstance(scores, Tensor) or scores.dim() != 4 or len(scores) != len(values):
+                got = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+                raise InputError(
+                    "the network gives no scores", expected=f"({len(values)}, C, H, W)", got=got
+                )
             scores = _full_size(scores, size, self.blob)
             found = []
             for picture, one, (height, width) in zip(pictures, scores, shown, strict=True):
@@ -184,13 +274,13 @@ class Segmenter:
         return found
 
 
-def segment(net: CaffeNet, picture: NDArray[np.uint8], **options: Any) -> Segmentation:
+def segment(net: nn.Module, picture: Picture, **options: Any) -> Segmentation:
     """Label one picture; for several make a :class:`Segmenter`, whose options these are.
 
     Args:
         net: the network, in the TEST phase.
         picture: (H, W, 3) uint8, BGR.
-        options: ``blob``, ``mean``, ``pad_to``, ``scales``, ``fuse``, ``crf``.
+        options: ``rule``, ``blob``, ``mean``, ``pad_to``, ``scales``, ``fuse``, ``crf``.
 
     Returns:
         labels (H, W) uint8 (int16 beyond 256 classes) and scores (C, H, W) float32.
@@ -200,6 +290,30 @@ def segment(net: CaffeNet, picture: NDArray[np.uint8], **options: Any) -> Segmen
         InputError: a picture that does not fit.
     """
     return Segmenter(net, **options)([picture])[0]
+
+
+def _caffe_scores(
+    net: CaffeNet, blob: str | None
+) -> tuple[Callable[[Tensor], Tensor], str, InputRule]:
+    """What maps a batch of pictures to the scores, their blob, and the sizes that suit."""
+    part = scoring_net(net.net, blob)
+    scores = part.outputs[0]
+    picture = next(iter(net.net.inputs))
+    others = [name for name in part.inputs if name != picture]
+    if others or picture not in part.inputs:
+        raise CaffeImportError(
+            f"blob '{scores}' does not come from the picture alone",
+            file=net.net.file,
+            expected=f"input '{picture}'",
+            got=", ".join(part.inputs) or "no input",
+        )
+
+    def scores_of(values: Tensor) -> Tensor:
+        run = net if net.outputs == [scores] else net.blobs
+        found: Tensor = run(**{picture: values})[scores]
+        return found
+
+    return scores_of, scores, input_rule(part)
 
 
 def _full_size(scores: Tensor, size: tuple[int, int], blob: str) -> Tensor:
@@ -217,8 +331,20 @@ def _full_size(scores: Tensor, size: tuple[int, int], blob: str) -> Tensor:
     )
 
 
-def _refined(scores: Tensor, picture: NDArray[np.uint8], params: CRFParams) -> Tensor:
-    """Marginals (C, H, W) of scores and a picture, (H, W, 3) BGR."""
+def refine(scores: Tensor, picture: Picture, params: CRFParams) -> Tensor:
+    """Marginals of a dense CRF over scores and their picture, as DeepLab's programs compute them.
+
+    Args:
+        scores: (C, H, W) float, on any device; the CRF runs there.
+        picture: (H, W, 3) uint8, BGR.
+        params: of the CRF.
+
+    Returns:
+        (C, H, W), like the scores.
+
+    Raises:
+        InputError: scores that the CRF cannot use.
+    """
     rgb = torch.from_numpy(np.ascontiguousarray(picture[:, :, ::-1].transpose(2, 0, 1)))
     try:
         q: Tensor = dense_crf(-scores[None], rgb[None].to(scores.device), params)

@@ -1,9 +1,11 @@
-"""Score maps out of files, as energies of a picture's pixels."""
+"""Score maps in files of several kinds, and as energies of a picture's pixels."""
 
 from __future__ import annotations
 
+import io
 import os
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,15 +14,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deeplab_repro.errors import BadInput, InputError
+from deeplab_repro.pictures.matlab import (
+    VARIABLE,
+    chosen,
+    is_hdf5,
+    read_bin,
+    read_mat,
+    write_bin,
+    write_mat,
+)
 from deeplab_repro.pictures.reading import load_npy
-from prototxt_import.files import open_file
+from prototxt_import.files import open_file, replacing_file
 from prototxt_import.hdf5 import children, member, open_hdf5, read_dataset, walk_groups
 from prototxt_import.limits import MAX_BLOB_BYTES
 
-__all__ = ["ENDINGS", "energies", "look_like_probabilities", "read_scores"]
+__all__ = [
+    "ENDINGS",
+    "WRITTEN",
+    "energies",
+    "look_like_probabilities",
+    "read_scores",
+    "score_file",
+    "write_scores",
+]
 
 #: Kinds of files that hold scores.
-ENDINGS: Final = (".npy", ".npz", ".h5", ".hdf5")
+ENDINGS: Final = (".npy", ".npz", ".h5", ".hdf5", ".mat", ".bin")
+#: Those that are written.
+WRITTEN: Final = (".npy", ".npz", ".h5", ".mat", ".bin")
 Array = NDArray[np.float32]
 _LAYOUTS: Final = "(C, H, W) or (1, C, H, W)"
 
@@ -29,9 +50,11 @@ def read_scores(path: str | os.PathLike[str], key: str | None = None) -> Array:
     """The scores of one picture, (C, H, W) float32.
 
     Args:
-        path: an ``.npy``, ``.npz``, ``.h5`` or ``.hdf5`` with an array (C, H, W) or (1, C, H, W).
-        key: which array of an .npz or HDF5 file; of an activation file, a blob's name.  Not
-            needed where there is only one.
+        path: an ``.npy``, ``.npz``, ``.h5`` or ``.hdf5`` with an array (C, H, W) or (1, C, H, W);
+            a ``.mat`` of any version with W x H x C x 1, as Caffe's MatWrite layer writes it; a
+            ``.bin`` of DeepLab's Matlab scripts.
+        key: which array of a file that can hold several; of an activation file, a blob's name.
+            Not needed where there is only one, or in a ``.mat`` one called ``data``.
 
     Raises:
         BadInput: another kind of file, no or several arrays, another layout.
@@ -45,15 +68,84 @@ def read_scores(path: str | os.PathLike[str], key: str | None = None) -> Array:
         values = load_npy(path)
     elif ending == ".npz":
         values = _from_npz(path, key)
+    elif ending == ".bin":
+        values = read_bin(path)
+        if values.dtype.kind != "f":
+            raise InputError(
+                "holds labels, no scores", file=path, expected="float32", got=values.dtype
+            )
+    elif ending == ".mat" and not is_hdf5(path):
+        values = read_mat(path, key)
     else:
-        values = _from_hdf5(path, key)
+        values = _from_hdf5(path, key, usual=VARIABLE if ending == ".mat" else None)
     if values.ndim == 4 and values.shape[0] == 1:
         values = values[0]
     if values.ndim != 3 or not values.size:
         raise InputError(
             "holds no scores of one picture", file=path, expected=_LAYOUTS, got=values.shape
         )
-    return np.asarray(values, np.float32)
+    return np.ascontiguousarray(values, np.float32)
+
+
+def write_scores(
+    path: str | os.PathLike[str], scores: NDArray[Any], *, name: str = "scores"
+) -> None:
+    """Write the scores of one picture, whole or not at all.
+
+    Args:
+        path: its ending decides the kind: ``.npy``; ``.npz``; ``.h5``, compressed; ``.mat`` as
+            Caffe's MatWrite layer writes a blob of one picture; ``.bin`` as DeepLab's Matlab
+            scripts hand scores to the densecrf program.
+        scores: (C, H, W), written as float32.
+        name: of the array in an ``.npz`` or ``.h5``.
+
+    Raises:
+        BadInput: another ending or layout, or the file cannot be written.
+    """
+    ending = Path(path).suffix.lower()
+    values = np.ascontiguousarray(scores, np.float32)
+    if ending not in WRITTEN:
+        raise InputError(
+            "is no kind of score file", file=path, expected=", ".join(WRITTEN), got=ending or "none"
+        )
+    if values.ndim != 3 or not values.size:
+        raise InputError("scores", file=path, expected="(C, H, W)", got=values.shape)
+    if ending == ".mat":
+        write_mat(path, values[None])
+    elif ending == ".bin":
+        write_bin(path, values)
+    else:
+        with replacing_file(path) as out:
+            if ending == ".h5":
+                with h5py.File(out, "w") as file:
+                    # Neighbouring floats differ in their last bytes: put first bytes together.
+                    file.create_dataset(
+                        name, data=values, chunks=(1, *values.shape[1:]), shuffle=True,
+                        compression="gzip", compression_opts=1,
+                    )  # fmt: skip
+            elif ending == ".npz":
+                # Not compressed: that makes floats a tenth smaller, and takes fifty times as long.
+                np.savez(out, **{name: values})  # type: ignore[arg-type]
+            else:
+                memory = io.BytesIO()  # np.save would write past `out`, which keeps the error
+                np.save(memory, values)
+                out.write(memory.getbuffer())
+
+
+def score_file(folder: str | os.PathLike[str], names: Iterable[str]) -> Path | None:
+    """The file in a folder that holds a picture's scores; None if there is none.
+
+    Args:
+        folder: where to look.
+        names: what the picture may be called, the likeliest first.  Caffe's MatWrite layer adds
+            ``_blob_0``.
+    """
+    for name in names:
+        for ending in (*ENDINGS, "_blob_0.mat"):
+            path = Path(folder, name + ending)
+            if path.exists():
+                return path
+    return None
 
 
 def energies(
@@ -116,7 +208,7 @@ def _from_npz(path: str | os.PathLike[str], key: str | None) -> NDArray[Any]:
     try:
         with open_file(path) as file, zipfile.ZipFile(file) as archive:
             names = [name.removesuffix(".npy") for name in archive.namelist()]
-            name = _chosen(names, key, path)
+            name = chosen(names, key, path)
             entry = archive.getinfo(f"{name}.npy")
             MAX_BLOB_BYTES.check(entry.file_size, f"{name} is too large, in bytes", file=path)
             with archive.open(entry) as member_file:
@@ -131,7 +223,8 @@ def _from_npz(path: str | os.PathLike[str], key: str | None) -> NDArray[Any]:
     return values
 
 
-def _from_hdf5(path: str | os.PathLike[str], key: str | None) -> NDArray[Any]:
+def _from_hdf5(path: str | os.PathLike[str], key: str | None, usual: str | None) -> NDArray[Any]:
+    """``usual`` is what the array is called where there are several and no key."""
     with open_hdf5(path) as file:
         if key is not None:
             top = file["blobs"] if f"blobs/{key}" in file else file
@@ -144,17 +237,5 @@ def _from_hdf5(path: str | os.PathLike[str], key: str | None) -> NDArray[Any]:
                 for name, item in members
                 if isinstance(item, h5py.Dataset)
             }
-            found = sets[_chosen(list(sets), key, path)]
+            found = sets[chosen(list(sets), usual if usual in sets else None, path)]
         return read_dataset(found, path, kinds="fiu")
-
-
-def _chosen(names: list[str], key: str | None, path: object) -> str:
-    if key in names or (key is None and len(names) == 1):
-        return key or names[0]
-    listed = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
-    raise InputError(
-        "which array holds the scores?" if key is None else f"holds no array {key}",
-        file=path,
-        expected=f"--key with one of {listed}" if names else "an array",
-        got=key,
-    )

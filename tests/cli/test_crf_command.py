@@ -9,12 +9,15 @@ import cv2
 import h5py
 import numpy as np
 import pytest
+import scipy.io
 import torch
 
 from deeplab_repro import load_caffe
 from deeplab_repro.crf import CRFParams, dense_crf
 from deeplab_repro.inference.segmentation import segment
+from deeplab_repro.pictures.matlab import read_bin
 from deeplab_repro.pictures.reading import read_picture
+from deeplab_repro.pictures.scores import read_scores, write_scores
 from deeplab_repro.pictures.voc import VOC_CLASSES
 from tests.cli.test_segment_command import MODEL, PICTURE, SMALL, labels_in, write_picture
 from tests.crf.recorded import Case
@@ -78,13 +81,16 @@ def test_labels_of_the_program(run, tmp_path):
 
 
 def test_kinds_of_score_files(run, tmp_path, scores):
-    files = {name: tmp_path / f"s{name}" for name in (".npy", "4.npy", ".npz", "2.npz", ".h5")}
+    endings = (".npy", "4.npy", ".npz", "2.npz", ".h5", ".mat", ".bin")
+    files = {name: tmp_path / f"s{name}" for name in endings}
     np.save(files[".npy"], scores)
     np.save(files["4.npy"], scores[None].astype(np.float64))
     np.savez(files[".npz"], scores)
     np.savez_compressed(files["2.npz"], other=scores[:1], mine=scores)
     with h5py.File(files[".h5"], "w") as file:
         file["a/b"] = scores
+    scipy.io.savemat(files[".mat"], {"data": scores[None].T, "diff": scores[None].T})
+    write_scores(files[".bin"], scores)
     seen = []
     for name, file in files.items():
         key = ("--key", "mine") if name == "2.npz" else ()
@@ -134,6 +140,65 @@ def test_folders(run, tmp_path):
     assert [path.name for path in (tmp_path / "o" / "labels").iterdir()] == ["a.png"]
     content = json.loads((tmp_path / "r.json").read_text())
     assert [Path(entry["file"]).name for entry in content["failed"]] == ["b.png", "c.png"]
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_folder_of_matlabs_files(run, tmp_path, workers):
+    """As the MatWrite layer writes them, padded; labels as the densecrf program writes them."""
+    pictures, maps, out = tmp_path / "pictures", tmp_path / "scores", tmp_path / "o"
+    pictures.mkdir()
+    maps.mkdir()
+    expected = {}
+    for i in range(5):
+        name = f"2007_{i}"
+        write_picture(pictures / f"{name}.png", 12, 10 + i, i)
+        padded = np.random.default_rng(i).normal(0, 3, (3, 17, 17)).astype(np.float32)
+        scipy.io.savemat(maps / f"{name}_blob_0.mat", {"data": padded[None].T})
+        part = np.ascontiguousarray(-padded[:, :12, : 10 + i])
+        expected[name] = marginals(part, pictures / f"{name}.png", CRFParams())
+    arguments = ("crf", "--image", pictures, "--scores", maps, "-o", out, "--workers", workers)
+    code, _, err = run(*arguments)
+    assert code == 2
+    assert err.count("(--crop takes the part of a padded picture)") == 5
+    assert not out.exists()
+    options = ("--crop", "--bin", "--marginals", ".mat", "--no-overlays")
+    threads = torch.get_num_threads()
+    code, shown, _ = run(*arguments, *options, "--json", tmp_path / "r.json")
+    assert code == 0
+    assert torch.get_num_threads() == threads
+    assert "5 of 5 pictures refined" in shown
+    assert sorted(path.name for path in out.iterdir()) == ["bin", "labels", "marginals"]
+    for name, q in expected.items():
+        labels = labels_in(out / "labels" / f"{name}.png")
+        assert np.array_equal(labels, q.argmax(0))
+        assert np.array_equal(read_bin(out / "bin" / f"{name}.bin")[0], labels)
+        np.testing.assert_array_equal(read_scores(out / "marginals" / f"{name}.mat"), q)
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert report["device"] == "cpu"
+    assert [Path(entry["file"]).stem for entry in report["pictures"]] == list(expected)
+    # What is there is left alone, and none of what was to be written is missing.
+    (out / "bin" / "2007_3.bin").unlink()
+    (out / "labels" / "2007_1.png").write_bytes(b"as it was")
+    code, shown, _ = run(*arguments, *options, "--skip-existing", "--json", tmp_path / "r.json")
+    assert code == 0
+    assert "5 of 5 pictures (4 were there) refined" in shown
+    assert (out / "bin" / "2007_3.bin").is_file()
+    assert (out / "labels" / "2007_1.png").read_bytes() == b"as it was"
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert [Path(entry["file"]).stem for entry in report["pictures"]] == ["2007_3"]
+    assert run(*arguments, *options, "--skip-existing")[0] == 0
+
+
+def test_probabilities_of_many_pictures_are_one_warning(run, tmp_path):
+    for i in range(3):
+        write_picture(tmp_path / f"{i}.png", 5, 6, i)
+        np.save(tmp_path / f"{i}.npy", np.full((4, 5, 6), 0.25))
+    arguments = ("--image", tmp_path, "--scores", tmp_path, "-o", tmp_path / "o")
+    code, _, err = run("crf", *arguments, "--marginals", "none")
+    assert code == 0
+    (line,) = err.splitlines()
+    assert line.endswith("--probabilities (and those of 2 more pictures)")
+    assert not (tmp_path / "o" / "marginals").exists()
 
 
 def test_normalization_and_relaxation(run, tmp_path, scores):
@@ -187,7 +252,11 @@ def test_bad_input(run, tmp_path, scores, options, message):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("s.txt", b"1 2", "is no file of scores; expected .npy, .npz, .h5, .hdf5, got .txt"),
+        (
+            "s.txt",
+            b"1 2",
+            "is no file of scores; expected .npy, .npz, .h5, .hdf5, .mat, .bin, got .txt",
+        ),
         ("s.npy", b"1 2", "is no .npy"),
         ("s.npz", b"PK\x03\x04", "is no .npz"),
         ("s.npz", b"", "is no .npz"),

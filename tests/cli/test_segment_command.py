@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import struct
 import subprocess
 import sys
+import time
 import zlib
 from pathlib import Path
 
@@ -18,6 +20,7 @@ import pytest
 from deeplab_repro import load_caffe
 from deeplab_repro.inference.segmentation import segment
 from deeplab_repro.pictures.reading import read_picture
+from deeplab_repro.pictures.scores import read_scores
 from deeplab_repro.pictures.voc import VOC_CLASSES, voc_palette
 
 ROOT = Path(__file__).parents[2]
@@ -287,3 +290,161 @@ def test_output_that_cannot_be_a_folder(run, tmp_path):
     assert code == 2
     assert len(err.splitlines()) == 1
     assert (tmp_path / "o").read_text() == "a file"
+
+
+def test_a_picture_that_is_not_there_leaves_no_folders(run, tmp_path):
+    code, _, err = run("segment", tmp_path / "none.png", *SMALL, "-o", tmp_path / "o")
+    assert code == 2
+    assert "none.png: No such file" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---------------------------------------------------------------- scores, and what is there
+
+
+def test_scores_go_on_to_crf(run, tmp_path, net):
+    """In every kind of file; what is refined later is what --crf refines at once."""
+    picture = write_picture(tmp_path / "p.png", 40, 60)
+    expected = segment(net, picture, pad_to=97).scores
+    crf = ("--crf", "deeplab_largefov")
+    assert run("segment", tmp_path / "p.png", *SMALL, *crf, "-o", tmp_path / "at_once")[0] == 0
+    at_once = (tmp_path / "at_once" / "labels" / "p.png").read_bytes()
+    for kind in (".npy", ".npz", ".h5", ".mat", ".bin"):
+        out = tmp_path / kind[1:]
+        arguments = ("segment", tmp_path / "p.png", *SMALL, *crf, "--no-overlays", "-o", out)
+        code, shown, _ = run(*arguments, "--save-scores", kind, "--json", tmp_path / "r.json")
+        assert code == 0
+        assert f"written: {out}/scores" in shown
+        (file,) = (out / "scores").iterdir()
+        assert file.name == ("p_blob_0.mat" if kind == ".mat" else f"p{kind}")
+        np.testing.assert_array_equal(read_scores(file), expected)  # those before the CRF
+        assert not (out / "overlays").exists()
+        report = json.loads((tmp_path / "r.json").read_text())
+        assert report["device"] == "cpu"
+        assert report["pictures"][0]["scores"] == str(file)
+        (tmp_path / "pictures").mkdir(exist_ok=True)
+        write_picture(tmp_path / "pictures" / "p.png", 40, 60)
+        arguments = ("--image", tmp_path / "pictures", "--scores", out / "scores", "-o", out)
+        assert run("crf", *arguments, "--params", "deeplab_largefov")[0] == 0
+        assert (out / "labels" / "p.png").read_bytes() == at_once
+
+
+def test_what_is_there_is_left_alone(run, tmp_path):
+    for name in "abc":
+        write_picture(tmp_path / f"{name}.png", 20, 30)
+    arguments = ("segment", tmp_path, *SMALL, "-o", tmp_path / "o", "--skip-existing")
+    assert run(*arguments)[0] == 0
+    for file in ("labels/a.png", "overlays/b.png"):
+        (tmp_path / "o" / file).unlink()
+    (tmp_path / "o" / "labels" / "c.png").write_bytes(b"as it was")
+    code, out, _ = run(*arguments, "--json", tmp_path / "r.json")
+    assert code == 0
+    assert "3 of 3 pictures (1 was there) labelled" in out
+    assert (tmp_path / "o" / "labels" / "c.png").read_bytes() == b"as it was"
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert [Path(p["file"]).name for p in report["pictures"]] == ["a.png", "b.png"]
+    assert report["skipped"] == [str(tmp_path / "c.png")]
+    code, out, _ = run(*arguments)
+    assert code == 0
+    assert "3 of 3 pictures (3 were there) labelled" in out
+
+
+def test_a_size_that_does_not_suit(run, tmp_path):
+    picture = ("segment", PICTURE, "--model", MODEL, "--pad-to", 100, "-o", tmp_path)
+    code, _, err = run(*picture)
+    assert code == 0
+    assert "warning: an input of 100x100 does not suit the network" in err
+    assert "sides of 8k + 1 suit it" in err
+
+
+# ---------------------------------------------------------------- processes
+
+
+def command_line(*arguments):
+    return [sys.executable, "-m", "deeplab_repro", *map(str, arguments)]
+
+
+def in_processes(count, *arguments):
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    return subprocess.run(
+        [*launcher, "--nproc-per-node", str(count), *command_line(*arguments)[1:]],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+    )
+
+
+@pytest.mark.slow
+def test_several_processes(run, tmp_path):
+    """Every file and every line as from one process, the errors of all of them too."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for i in range(5):
+        write_picture(folder / f"p{i}.png", 20 + i, 30, i)
+    (folder / "p1.png").write_text("no picture")
+    shared = ("segment", folder, *SMALL, "--save-scores", ".mat")
+    code, out, err = run(*shared, "-o", tmp_path / "o", "--json", tmp_path / "r.json")
+    assert code == 2
+    alone = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    for path in alone:
+        if folder not in path.parents:
+            path.unlink()
+    done = in_processes(3, *shared, "-o", tmp_path / "o", "--json", tmp_path / "r.json")
+    assert done.returncode != 0
+    assert done.stdout == out
+    assert done.stderr.startswith(err) or f"\n{err}" in done.stderr
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == alone
+    scores = ("crf", "--image", folder, "--scores", tmp_path / "o" / "scores")
+    code, out, _ = run(*scores, "-o", tmp_path / "1", "--json", tmp_path / "1.json")
+    assert code == 2
+    done = in_processes(2, *scores, "-o", tmp_path / "2", "--json", tmp_path / "2.json")
+    assert done.stdout == out.replace(str(tmp_path / "1"), str(tmp_path / "2"))
+    for path in (tmp_path / "1").rglob("*.png"):
+        other = tmp_path / "2" / path.relative_to(tmp_path / "1")
+        assert other.read_bytes() == path.read_bytes()
+
+
+@pytest.mark.slow
+def test_ctrl_c(tmp_path):
+    """One line, exit code 2; what is written is whole, and nothing else is there."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for i in range(100):
+        write_picture(folder / f"p{i:03}.png", 97, 97, i)
+    arguments = command_line("segment", folder, *SMALL, "-o", tmp_path / "o")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+    labels = tmp_path / "o" / "labels"
+    while process.poll() is None and not (labels.is_dir() and len(list(labels.iterdir())) > 3):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err.strip()) == (2, "", "deeplab-repro: stopped")
+    written = sorted(path for path in (tmp_path / "o").rglob("*") if path.is_file())
+    assert 3 < len(written) < 200
+    for path in written:
+        assert cv2.imread(str(path)) is not None
+    # The next run does the rest.
+    arguments += ["--skip-existing", "--json", str(tmp_path / "r.json")]
+    subprocess.run(arguments, check=True, capture_output=True, env=environment)
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert len(report["skipped"]) > 0
+    assert len(report["skipped"]) + len(report["pictures"]) == 100
+    assert len(list(labels.iterdir())) == 100
+
+
+@pytest.mark.slow
+def test_complaints_of_decoders_and_of_python(tmp_path):
+    """libjpeg's go nowhere, in whichever thread it runs; ours are shown."""
+    write_picture(tmp_path / "p.jpg", 60, 60)
+    content = (tmp_path / "p.jpg").read_bytes()
+    (tmp_path / "p.jpg").write_bytes(content[: len(content) * 3 // 4])
+    arguments = ("segment", tmp_path / "p.jpg", "--model", TRAINED, "--pad-to", 97)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        command_line(*arguments, "-o", tmp_path), capture_output=True, text=True, env=environment
+    )
+    assert all(line.startswith("deeplab-repro: ") for line in done.stderr.splitlines())
+    assert "zoomed by 8 here" in done.stderr

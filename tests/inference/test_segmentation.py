@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from deeplab_repro import CaffeNet, load_caffe
-from deeplab_repro.caffe.scoring import input_rule, scoring_net
+from deeplab_repro.caffe.scoring import InputRule, input_rule, scoring_net
 from deeplab_repro.errors import InputError
 from deeplab_repro.inference.segmentation import Segmenter, segment
 from deeplab_repro.models import NETWORKS, write_network
@@ -316,6 +318,7 @@ def test_bad_arguments(
         segment(sums, picture, **options)
 
 
+@pytest.mark.filterwarnings("ignore:an input of 100x100 does not suit")
 def test_scores_that_do_not_cover_the_input(data: Path) -> None:
     """96 is no 8k + 1: 12 score rows, of which no whole zoom makes 96."""
     net = load_caffe(data / "caffe" / "train_sgd_poly" / "snap_iter_10.caffemodel")
@@ -324,6 +327,7 @@ def test_scores_that_do_not_cover_the_input(data: Path) -> None:
     assert read_net(data / "caffe" / "train_sgd_poly" / "snap_iter_10.caffemodel").inputs["label"]
 
 
+@pytest.mark.filterwarnings("ignore:an input of 100x100 does not suit")
 def test_scores_beyond_the_input_are_cut_off(largefov: CaffeNet) -> None:
     """A size of no rule, as some deploy files state: 100 gives 105 rows of scores."""
     picture = some_picture(99, 98)
@@ -335,3 +339,130 @@ def test_scores_beyond_the_input_are_cut_off(largefov: CaffeNet) -> None:
     assert np.array_equal(
         segment(largefov, picture, pad_to=100).scores, scores[0, :, :99, :98].numpy()
     )
+
+
+# ---------------------------------------------------------------- a stream of pictures
+
+
+def test_a_stream_is_like_one_by_one(largefov: CaffeNet, tmp_path: Path) -> None:
+    sizes = [(40, 60), (97, 97), (98, 20), (60, 40), (3, 3)]
+    paths = [tmp_path / f"{i}.png" for i in range(len(sizes))]
+    for i, (path, size) in enumerate(zip(paths, sizes, strict=True)):
+        cv2.imwrite(str(path), some_picture(*size, seed=i))
+    paths.insert(2, tmp_path / "none.png")
+    segmenter = Segmenter(largefov, pad_to=97)
+    found = list(segmenter.stream(iter(paths), batch=2))
+    assert [path for path, _ in found] == paths
+    for path, result in found:
+        if path.stem == "none":
+            assert "No such file" in str(result)
+        elif path.stem == "2":
+            assert "larger than the size to pad to" in str(result)
+        else:
+            alone = segment(largefov, cv2.imread(str(path)), pad_to=97)
+            np.testing.assert_array_equal(result.labels, alone.labels)
+            # A library may add up in another order for another batch size.
+            largest = np.abs(alone.scores).max()
+            np.testing.assert_allclose(result.scores, alone.scores, rtol=0, atol=1e-5 * largest)
+
+
+def test_what_is_made_of_the_scores_of_a_stream(sums: CaffeNet) -> None:
+    pictures = {"a": some_picture(4, 9), "b": some_picture(7, 5)}
+    then = lambda job, picture, scores: (job, picture.shape[:2], tuple(scores.shape))  # noqa: E731
+    found = dict(Segmenter(sums).stream(pictures, read=pictures.__getitem__, then=then))
+    assert found == {"a": ("a", (4, 9), (3, 4, 9)), "b": ("b", (7, 5), (3, 7, 5))}
+
+
+# ---------------------------------------------------------------- any module
+
+
+class Eighth(nn.Module):
+    """Scores at every eighth pixel: B, G and R of that pixel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[int, ...]] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen.append(tuple(x.shape[2:]))
+        return x[:, :, ::8, ::8]
+
+
+def test_any_module() -> None:
+    """8k + 1 and 513 by default, as for the networks of the papers."""
+    net = Eighth().eval()
+    picture = np.zeros((30, 523, 3), np.uint8)
+    picture[:, 100:] = (10, 20, 90)
+    labels, scores = segment(net, picture, mean=None)
+    assert net.seen == [(513, 529)]
+    assert scores[:, 0, 104].tolist() == [10, 20, 90]
+    # Between the corners that are held: pixel 100 is half way from score 12 to score 13.
+    assert scores[2, 0, 96:105:4].tolist() == [0, 45, 90]
+    assert labels[0, [0, 400]].tolist() == [0, 2]
+    net.seen.clear()
+    rule = InputRule((33, 33), 16, None)
+    assert Segmenter(net, rule=rule).input_sizes(30, 34) == ((33, 49),)
+    same = segment(nn.Sequential(net).eval(), picture, mean=None, rule=rule)
+    assert net.seen == [(33, 529)]
+    np.testing.assert_array_equal(same.scores, scores)
+
+
+def test_a_module_that_cannot_be_used() -> None:
+    with pytest.warns(UserWarning, match=r"is in train mode: net.eval\(\)"):
+        Segmenter(Eighth())
+    for output, got in ((lambda x: {"out": x}, "dict"), (lambda x: x[:, 0], r"\(1, 513, 513\)")):
+        net = nn.Identity().eval()
+        net.forward = output  # type: ignore[method-assign]
+        with pytest.raises(InputError, match=rf"gives no scores; .*\(1, C, H, W\), got {got}"):
+            segment(net, some_picture(4, 4))
+
+
+# ---------------------------------------------------------------- mistakes of other programs
+
+
+@pytest.fixture(scope="module")
+def recorded(data: Path) -> dict[str, np.ndarray]:
+    """Blobs that Caffe computed for the recorded network of ``largefov``."""
+    with h5py.File(data / "caffe" / "largefov_v2_w8" / "activations_sampled.h5") as file:
+        names = ("data", "fc8_interp")
+        return {name: file[f"blobs/{name}/full"][()] for name in names}
+
+
+def caffes_picture(recorded: dict[str, np.ndarray]) -> np.ndarray:
+    return np.rint(recorded["data"][0].transpose(1, 2, 0) + MEAN).astype(np.uint8)
+
+
+def test_corners_are_aligned(largefov: CaffeNet, recorded: dict[str, np.ndarray]) -> None:
+    """Zoomed here the scores are those of Caffe's Interp; torch's default would shift them."""
+    caffes = recorded["fc8_interp"][0]
+    segmenter = Segmenter(largefov, blob="fc8_voc12", pad_to=97)
+    assert segmenter.rule.zoom == 8
+    (ours,) = segmenter([caffes_picture(recorded)])
+    assert np.linalg.norm(ours.scores - caffes) <= 1e-5 * np.linalg.norm(caffes)
+    with torch.inference_mode():
+        small = largefov.blobs(data=torch.from_numpy(recorded["data"]))["fc8_voc12"]
+    half_pixels = F.interpolate(small, caffes.shape[1:], mode="bilinear", align_corners=False)
+    shifted = half_pixels[0].numpy()
+    assert np.linalg.norm(shifted - caffes) > 0.01 * np.linalg.norm(caffes)
+    assert (shifted.argmax(0) != ours.labels).mean() > 0.001
+
+
+def test_blue_comes_first(largefov: CaffeNet, recorded: dict[str, np.ndarray]) -> None:
+    caffes = recorded["fc8_interp"][0]
+    picture = caffes_picture(recorded)
+    swapped = segment(largefov, picture[:, :, ::-1])
+    assert np.array_equal(segment(largefov, picture).labels, caffes.argmax(0))
+    assert np.linalg.norm(swapped.scores - caffes) > 0.01 * np.linalg.norm(caffes)
+    assert (swapped.labels != caffes.argmax(0)).mean() > 0.001
+
+
+def test_a_size_that_does_not_suit_is_said(largefov: CaffeNet) -> None:
+    """Scores of a picture that is not padded to 8k + 1 lie beside it."""
+    with pytest.warns(UserWarning, match=r"500x375 does not suit .* shifted .* 8k \+ 1"):
+        Segmenter(largefov, pad_to=(500, 375))
+    with pytest.warns(UserWarning, match=r"512x512 does not suit .* 8k \+ 1"):
+        Segmenter(Eighth().eval(), pad_to=512)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for size in (97, 513, (65, 1025)):
+            Segmenter(largefov, pad_to=size)
