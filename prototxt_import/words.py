@@ -1,11 +1,12 @@
-"""How sizes are written for people; every message and table of both packages uses these."""
+"""How sizes and numbers are written in the messages, tables and reports of both packages."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from fractions import Fraction
 
-__all__ = ["megabytes", "pair", "show"]
+__all__ = ["finite_or_none", "megabytes", "pair", "show"]
 
 
 def show(shape: Sequence[int | None]) -> str:
@@ -37,3 +38,8 @@ def megabytes(count: int | None) -> str:
         '1,234.6 MB'
     """
     return "unknown" if count is None else f"{count / 1e6:,.1f} MB"
+
+
+def finite_or_none(value: float) -> float | None:
+    """The value for JSON, which has no NaN and no infinity."""
+    return value if math.isfinite(value) else None

@@ -31,7 +31,6 @@ __all__ = [
     "ALGORITHMS",
     "algorithm_option",
     "console",
-    "finite_or_none",
     "input_shape_option",
     "json_option",
     "load_net",
@@ -245,11 +244,6 @@ def json_option(command: _Command) -> _Command:
     """``--json FILE``."""
     decorate = click.option("--json", "json_file", type=click.Path(), help="Write the report here.")
     return decorate(command)
-
-
-def finite_or_none(value: float) -> float | None:
-    """The value for JSON, which has no NaN and no infinity."""
-    return value if math.isfinite(value) else None
 
 
 def write_json(path: str | None, report: Any) -> None:

@@ -10,7 +10,6 @@ import click
 from deeplab_repro.cli.common import (
     algorithm_option,
     console,
-    finite_or_none,
     json_option,
     make_table,
     model_options,
@@ -21,7 +20,7 @@ from deeplab_repro.cli.common import (
     write_json,
 )
 from prototxt_import import Dialect
-from prototxt_import.words import show
+from prototxt_import.words import finite_or_none, show
 
 if TYPE_CHECKING:
     from deeplab_repro.parity.causes import Cause

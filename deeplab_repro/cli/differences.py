@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from deeplab_repro.cli.common import console, finite_or_none, shown, write_json
+from deeplab_repro.cli.common import console, shown, write_json
 from deeplab_repro.errors import InputError
 from deeplab_repro.parity.differences import Differences, LayerDifference, differences
 from prototxt_import import Model, Phase, Shape
+from prototxt_import.words import finite_or_none
 
 __all__ = ["show_differences"]
 

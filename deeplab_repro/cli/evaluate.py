@@ -13,7 +13,6 @@ import click
 
 from deeplab_repro.cli.common import (
     console,
-    finite_or_none,
     json_option,
     make_table,
     shown,
@@ -233,45 +232,10 @@ def _percent(value: float) -> str:
 def _as_json(
     dataset: Dataset, found: Evaluation, predictions: str, trained_on: str | None, seen: str
 ) -> dict[str, Any]:
-    confusion, trimap = found.confusion, found.trimap
     return {
         "predictions": predictions,
         "data": dataset.name,
         "trained_on": trained_on,
         "seen_in_training": seen or None,
-        "pictures": len(found.pictures),
-        "pixels": confusion.pixels,
-        "pixel_accuracy": finite_or_none(confusion.pixel_accuracy),
-        "mean_accuracy": finite_or_none(confusion.mean_accuracy),
-        "mean_iou": finite_or_none(confusion.mean_iou),
-        "mean_iou_of_all_classes": confusion.mean_iou_of_all,
-        "frequency_weighted_iou": finite_or_none(confusion.frequency_weighted_iou),
-        "not_the_metric": {"mean_of_picture_iou": finite_or_none(found.mean_of_picture_iou)},
-        "classes": [
-            {
-                "id": i,
-                "name": name,
-                "iou": finite_or_none(float(confusion.iou[i])),
-                "accuracy": finite_or_none(float(confusion.accuracy[i])),
-            }
-            for i, name in enumerate(dataset.classes.names)
-        ],
-        "confusion_matrix": confusion.matrix.tolist(),
-        "trimap": None
-        if trimap is None
-        else {
-            "widths": list(trimap.widths),
-            "pixel_accuracy": [finite_or_none(float(v)) for v in trimap.pixel_accuracy],
-            "mean_iou": [finite_or_none(float(v)) for v in trimap.mean_iou],
-        },
-        "each_picture": [
-            {
-                "name": score.name,
-                "size": score.size,
-                "pixels": score.pixels,
-                "correct": score.correct,
-                "mean_iou": finite_or_none(score.mean_iou),
-            }
-            for score in found.pictures
-        ],
+        **found.as_json(dataset.classes.names),
     }

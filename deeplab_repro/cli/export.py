@@ -10,7 +10,6 @@ import click
 
 from deeplab_repro.cli.common import (
     console,
-    finite_or_none,
     input_shape_option,
     json_option,
     make_table,
@@ -25,7 +24,7 @@ from deeplab_repro.cli.common import (
 from deeplab_repro.errors import BadInput, InputError
 from prototxt_import import Dialect
 from prototxt_import.files import replacing
-from prototxt_import.words import megabytes, show
+from prototxt_import.words import finite_or_none, megabytes, show
 
 if TYPE_CHECKING:
     from deeplab_repro.parity.onnx import Check

@@ -22,6 +22,7 @@ from deeplab_repro.evaluation.confusion import Confusion
 from deeplab_repro.evaluation.trimap import Trimap
 from deeplab_repro.pictures import scores as score_files
 from deeplab_repro.processes import Processes
+from prototxt_import.words import finite_or_none
 
 __all__ = ["Evaluation", "Pair", "PictureScore", "evaluate", "pair_up", "read_prediction"]
 
@@ -88,6 +89,51 @@ class Evaluation:
         """
         values = [score.mean_iou for score in self.pictures if score.pixels]
         return float(np.mean(values)) if values else float("nan")
+
+    def as_json(self, classes: Sequence[str]) -> dict[str, Any]:
+        """All numbers for a report; shares are from 0 to 1, and None where there is none.
+
+        Args:
+            classes: names of the class ids.
+        """
+        confusion, trimap = self.confusion, self.trimap
+        return {
+            "pictures": len(self.pictures),
+            "pixels": confusion.pixels,
+            "pixel_accuracy": finite_or_none(confusion.pixel_accuracy),
+            "mean_accuracy": finite_or_none(confusion.mean_accuracy),
+            "mean_iou": finite_or_none(confusion.mean_iou),
+            "mean_iou_of_all_classes": confusion.mean_iou_of_all,
+            "frequency_weighted_iou": finite_or_none(confusion.frequency_weighted_iou),
+            "not_the_metric": {"mean_of_picture_iou": finite_or_none(self.mean_of_picture_iou)},
+            "classes": [
+                {
+                    "id": i,
+                    "name": name,
+                    "iou": finite_or_none(float(confusion.iou[i])),
+                    "accuracy": finite_or_none(float(confusion.accuracy[i])),
+                }
+                for i, name in enumerate(classes)
+            ],
+            "confusion_matrix": confusion.matrix.tolist(),
+            "trimap": None
+            if trimap is None
+            else {
+                "widths": list(trimap.widths),
+                "pixel_accuracy": [finite_or_none(float(v)) for v in trimap.pixel_accuracy],
+                "mean_iou": [finite_or_none(float(v)) for v in trimap.mean_iou],
+            },
+            "each_picture": [
+                {
+                    "name": score.name,
+                    "size": score.size,
+                    "pixels": score.pixels,
+                    "correct": score.correct,
+                    "mean_iou": finite_or_none(score.mean_iou),
+                }
+                for score in self.pictures
+            ],
+        }
 
     @property
     def worst(self) -> list[PictureScore]:

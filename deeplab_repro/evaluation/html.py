@@ -84,7 +84,9 @@ def evaluation_page(
         rows=list(_class_rows(confusion, classes)),
         names=classes.names,
         shares=_shares_of_truth(confusion).tolist(),
-        curves=Markup(trimap_plot(trimap)) if trimap is not None and trimap.rings.any() else "",
+        curves=Markup(trimap_plot({"": trimap}))
+        if trimap is not None and trimap.rings.any()
+        else "",
         worst=worst,
     )
 

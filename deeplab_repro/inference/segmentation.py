@@ -235,7 +235,7 @@ class Segmenter:
         """
         if self.crf:
             scores = refine(scores, picture, self.crf)
-        return _labelled(scores)
+        return first_maximum(scores)
 
     def _fused(self, a: Tensor, b: Tensor) -> Tensor:
         return torch.maximum(a, b) if self.fuse == "max" else a + b
@@ -353,7 +353,15 @@ def refine(scores: Tensor, picture: Picture, params: CRFParams) -> Tensor:
     return q[0]
 
 
-def _labelled(scores: Tensor) -> Segmentation:
+def first_maximum(scores: Tensor) -> Segmentation:
+    """The label of each pixel: the first of its largest scores, as Matlab's ``max`` takes it.
+
+    Args:
+        scores: (C, H, W).
+
+    Raises:
+        InputError: scores with NaN.
+    """
     values: Array = scores.cpu().numpy()
     if np.isnan(values).any():
         raise InputError("the scores hold NaN")
