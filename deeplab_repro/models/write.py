@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from deeplab_repro.models.architectures import expand
-from deeplab_repro.models.catalogue import FORMATS, PHASES, find
+from deeplab_repro.models.catalogue import FORMATS, PHASES, check_width, find
 from deeplab_repro.models.graph import Settings, net_message
 from deeplab_repro.models.prototxt import to_text
 
-# All published channel counts are multiples of this, so any divisor of it is a valid width.
-_COMMON_CHANNELS = 64
 _MAX_VALUES = 2**31 - 1  # of one blob in Caffe (blob.cpp, Reshape)
 
 
@@ -59,8 +57,7 @@ def write_network(
     _check_choice("format", format, FORMATS)
     if num_labels < 1:
         raise ValueError(f"num_labels: expected at least 1, got {num_labels}")
-    if width < 1 or _COMMON_CHANNELS % width:
-        raise ValueError(f"width: expected a divisor of {_COMMON_CHANNELS}, got {width}")
+    check_width(width)
     training = phase == "TRAIN"
     if batch is None:
         batch = network.batch if training else 1
