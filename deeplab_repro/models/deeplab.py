@@ -23,6 +23,7 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from deeplab_repro.caffe.layers.combine import maximum
@@ -176,9 +177,9 @@ class DeepLab(nn.Module):
                 8k + 2 for the first DeepLab.
 
         Returns:
-            In eval mode, (N, num_classes, H, W).  Sides that do not fit the rule give the scores
-            the size that Caffe's layers give them: a few rows and columns more than the picture
-            has, to be cut off at the bottom and right.
+            In eval mode, (N, num_classes, H, W).  For sides that do not fit the rule the scores
+            have the size that Caffe's layers give them, which is a few rows and columns more or
+            less than the picture's.
 
             In train mode, the coarse scores that the losses read, a tuple in the order of `rules`:
             one, or for three scales four: fused, at the picture's size, at 0.75 of it (zoomed back
@@ -353,14 +354,15 @@ class DeepLab(nn.Module):
         return list(self.scales.values())  # type: ignore[arg-type]
 
     def _check_sizes(self, x: Tensor, maps: Sequence[Tensor]) -> None:
+        if torch.compiler.is_compiling():  # a program for any size does not ask for one
+            return
         sizes = ["x".join(map(str, scores.shape[2:])) for scores in maps]
         if len(set(sizes)) > 1:
-            step, rest = self.architecture.input_rule(self.output_stride)
             height, width = x.shape[2:]
+            rule = self.architecture.rule_for(height, self.output_stride)
             raise ValueError(
-                f"input {height}x{width}: {self.name or 'this network'} takes sides of "
-                f"{step}k + {rest}, such as {height - (height - rest) % step}; its scores come out "
-                f"as {', '.join(sizes)}"
+                f"input {height}x{width}: {self.name or 'this network'} takes {rule}; its scores "
+                f"come out as {', '.join(sizes)}"
             )
 
     def _balance(self) -> None:

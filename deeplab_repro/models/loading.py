@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final, TypeAlias
 
 import torch
@@ -21,13 +22,11 @@ from deeplab_repro.models.modules import NormFactory
 from deeplab_repro.models.ports import Ported, translate
 from deeplab_repro.models.write import write_network
 from prototxt_import import DIALECTS, CaffeImportError, Model, read_model
-from prototxt_import.files import open_file
+from prototxt_import.files import kind_of
 from prototxt_import.text import parse_text
 
-__all__ = ["is_torch_file", "load", "read_torch_file"]
+__all__ = ["load", "read_torch_file"]
 
-#: How files of torch.save start: those of today are zip archives, old ones bare pickles.
-_SIGNATURES: Final = (b"PK\x03\x04", b"\x80\x02")
 #: Under which key a checkpoint keeps its state dict.
 _INNER: Final = ("state_dict", "model_state_dict", "model", "net")
 
@@ -71,11 +70,11 @@ def load(
     """
     if isinstance(source, Mapping):
         model, ported = _understood(source, name, None)
-    elif is_torch_file(source):
+    elif kind_of(source) == "torch":
         model, ported = read_torch_file(source, name)
     else:
         model, ported = read_model(source), None
-    identity = identify(model, ported.network if ported is not None and name is None else name)
+    identity = identify(model, name if ported is None else ported.network)
     numbers = identity.options()
     if num_classes is not None:
         numbers["num_classes"] = num_classes
@@ -92,16 +91,6 @@ def load(
     except CaffeImportError as error:
         raise error.with_file(model.weights_file or "the weights") from None
     return net
-
-
-def is_torch_file(path: str | os.PathLike[str]) -> bool:
-    """Whether a file was written by `torch.save`.
-
-    Raises:
-        CaffeImportError: there is no such file.
-    """
-    with open_file(path) as file:
-        return file.read(4).startswith(_SIGNATURES)
 
 
 def read_torch_file(
@@ -126,7 +115,13 @@ def read_torch_file(
         raise InputError(
             f"cannot be read as a file of tensors ({reason})", file=path, expected="a state dict"
         ) from None
-    return _understood(content, name, os.fspath(path))
+    model, ported = _understood(content, name, os.fspath(path))
+    if model.raw is None:
+        identity = identify(model, name if ported is None else ported.network)
+        numbers = identity.options()
+        text = write_network(identity.name, num_labels=numbers.pop("num_classes"), **numbers)
+        model.raw, model.net_file = parse_text(text), os.fspath(path)
+    return model, ported
 
 
 def _understood(content: Any, name: str | None, file: str | None) -> tuple[Model, Ported | None]:
@@ -146,11 +141,10 @@ def _understood(content: Any, name: str | None, file: str | None) -> tuple[Model
             expected="keys of kazuto1011, isht7, speedinghzl, wangleihitcs or of create_model",
             got=", ".join([*list(state)[:3], "..."]),
         )
-    identity = identify(Model(weights=ported.weights, weights_file=file), name or ported.network)
-    options = identity.options()
-    weights = with_copies(expand(find(identity.name).architecture, **options), ported.weights)
-    text = write_network(identity.name, num_labels=options.pop("num_classes"), **options)
-    return Model(parse_text(text), False, weights, file, file), ported
+    network = find(name or ported.network)
+    identity = identify(Model(weights=ported.weights, weights_file=file), network.full_name)
+    weights = with_copies(expand(network.architecture, **identity.options()), ported.weights)
+    return Model(weights=weights, weights_file=file), replace(ported, network=identity.name)
 
 
 def _state_dict(content: Any, file: str | None) -> StateDict:
@@ -186,7 +180,7 @@ def _converted(content: Mapping[str, Any], file: str | None) -> Model:
     raw = parse_text(
         content["prototxt"], forced=dialect if dialect in DIALECTS else None, file=file
     )
-    return Model(raw, False, weights, file, file)
+    return Model(raw, content.get("filtered") is True, weights, file, file)
 
 
 def _own(state: StateDict, name: str | None, file: str | None) -> Model:
@@ -195,7 +189,7 @@ def _own(state: StateDict, name: str | None, file: str | None) -> Model:
         raise InputError(
             "is the state dict of a network of create_model, which does not say of which",
             file=file,
-            expected="its name as well",
+            expected="the network's name, too",
         )
     firsts = {
         path.rpartition(".")[2]: [value.numpy()]
@@ -210,4 +204,4 @@ def _own(state: StateDict, name: str | None, file: str | None) -> Model:
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise InputError(f"does not fit {identity.name}: {reason}", file=file) from None
-    return Model(parse_text(model.prototxt()), False, model.caffe_weights(), file, file)
+    return Model(weights=model.caffe_weights(), weights_file=file)

@@ -76,7 +76,13 @@ def write_network(
         width=width,
         exp=settings.exp,
     )
-    _check_size(name, architecture.input_rule(output_stride), input_size)
+    step, rest = architecture.input_rule(output_stride)
+    for side in input_size:
+        if side < step + rest or side % step != rest:
+            raise ValueError(
+                f"input_size {input_size[0]}x{input_size[1]}: {name} takes "
+                f"{architecture.rule_for(side, output_stride)}"
+            )
     if 3 * batch * input_size[0] * input_size[1] > _MAX_VALUES:
         raise ValueError(
             f"batch {batch} of {input_size[0]}x{input_size[1]}: the blobs of Caffe hold at most "
@@ -90,14 +96,3 @@ def write_network(
 def _check_choice(what: str, value: str, choices: Sequence[str]) -> None:
     if value not in choices:
         raise ValueError(f"{what}: expected one of {', '.join(choices)}; got {value!r}")
-
-
-def _check_size(name: str, rule: tuple[int, int], size: tuple[int, int]) -> None:
-    step, rest = rule
-    for side in size:
-        if side < step + rest or side % step != rest:
-            below = max(step + rest, side - (side - rest) % step)
-            raise ValueError(
-                f"input_size {size[0]}x{size[1]}: {name} takes sides of {step}k + {rest}, "
-                f"such as {below} or {below + step}"
-            )
