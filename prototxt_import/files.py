@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 
 __all__ = ["FileKind", "kind_of", "open_file", "read_text", "replacing", "replacing_file"]
 
-FileKind = Literal["prototxt", "protobuf", "hdf5", "safetensors"]
+FileKind = Literal["prototxt", "protobuf", "hdf5", "safetensors", "torch"]
 _HDF5_SIGNATURE: Final = b"\x89HDF\r\n\x1a\n"
+#: Files of torch.save: zip archives, and the pickles of old versions, which start with a number.
+_TORCH_SIGNATURES: Final = (b"PK\x03\x04", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.")
 _TEXT_ENDINGS: Final = (".prototxt", ".pbtxt", ".txt")
 
 
@@ -71,6 +73,8 @@ def kind_of(path: str | os.PathLike[str]) -> FileKind:
         head, size = file.read(512), os.fstat(file.fileno()).st_size
     if head.startswith(_HDF5_SIGNATURE):
         return "hdf5"
+    if head.startswith(_TORCH_SIGNATURES):
+        return "torch"
     if path.suffix in _TEXT_ENDINGS:
         return "prototxt"
     if not head:

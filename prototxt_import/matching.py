@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -14,7 +14,7 @@ from prototxt_import.inference import NetShapes, ShapedLayer
 from prototxt_import.layers import Shape
 from prototxt_import.words import show
 
-__all__ = ["WeightMatch", "match_weights", "shared_parameters"]
+__all__ = ["WeightMatch", "match_blobs", "match_weights", "shared_parameters"]
 
 Key = tuple[str, int]  # layer name, blob number
 
@@ -28,12 +28,17 @@ class WeightMatch:
         unused: layers of the file that the network does not have, or has without blobs.
         missing: layers of the network for some of whose blobs the file has nothing.
         conflicts: one line for each shared parameter whose copies in the file differ.
+        reshaped: layers whose blobs have the same values in another shape in the file.
+        unfit: one line for each layer whose blobs do not fit; see ``strict`` of
+            :func:`match_blobs`.
     """
 
     copied: list[str] = field(default_factory=list)
     unused: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     conflicts: list[str] = field(default_factory=list)
+    reshaped: list[str] = field(default_factory=list)
+    unfit: list[str] = field(default_factory=list)
 
 
 def shared_parameters(shapes: NetShapes) -> dict[Key, Key]:
@@ -75,16 +80,52 @@ def match_weights(
     layers: dict[str, ShapedLayer] = {}
     for item in shapes.layers:
         layers.setdefault(item.layer.name, item)  # of several, Caffe fills the first
-    shared = shared_parameters(shapes)
+    return match_blobs(
+        {name: item.shapes.params for name, item in layers.items()},
+        weights,
+        shared=shared_parameters(shapes),
+        # strict_dim: false (v1 fork) asks for no more than the same number of values.
+        by_count={name for name, item in layers.items() if not item.layer.strict_dim},
+    )
+
+
+def match_blobs(
+    wanted: Mapping[str, Sequence[Shape]],
+    weights: Mapping[str, Sequence[np.ndarray[Any, Any]]],
+    *,
+    shared: Mapping[Key, Key],
+    by_count: Container[str] = (),
+    strict: bool = True,
+) -> WeightMatch:
+    """Hold blobs against the layers that want them.
+
+    Args:
+        wanted: layer -> shapes of its blobs.
+        weights: layer -> blobs.
+        shared: blob -> the blob that it shares memory with.
+        by_count: layers whose blobs need to have no more than the right number of values.
+        strict: False leaves out layers that do not fit, and says so in ``unfit``.
+
+    Raises:
+        CaffeImportError: the blobs of a layer do not match it in number or shape.
+    """
     match = WeightMatch()
     written: dict[Key, tuple[str, np.ndarray[Any, Any]]] = {}
     for name, blobs in weights.items():
-        target = layers.get(name)
-        if target is None or not (blobs or target.shapes.params):
+        expected = wanted.get(name)
+        if expected is None or not (blobs or expected):
             match.unused.append(name)
             continue
-        _check_layer(target, blobs)
+        try:
+            _check_layer(name, expected, blobs, count_only=name in by_count)
+        except CaffeImportError as error:
+            if strict:
+                raise
+            match.unfit.append(str(error))
+            continue
         match.copied.append(name)
+        if any(blob.shape != tuple(shape) for shape, blob in zip(expected, blobs, strict=True)):
+            match.reshaped.append(name)
         for i, blob in enumerate(blobs):
             key = shared.get((name, i), (name, i))
             other, first = written.setdefault(key, (name, blob))
@@ -98,29 +139,31 @@ def match_weights(
             written[key] = name, blob
     match.missing = [
         name
-        for name, item in layers.items()
-        if any(
-            shared.get((name, i), (name, i)) not in written for i in range(len(item.shapes.params))
-        )
+        for name, expected in wanted.items()
+        if any(shared.get((name, i), (name, i)) not in written for i in range(len(expected)))
     ]
     return match
 
 
-def _check_layer(target: ShapedLayer, blobs: Sequence[np.ndarray[Any, Any]]) -> None:
-    layer, expected = target.layer, target.shapes.params
+def _check_layer(
+    name: str,
+    expected: Sequence[Shape],
+    blobs: Sequence[np.ndarray[Any, Any]],
+    *,
+    count_only: bool,
+) -> None:
     if len(expected) != len(blobs):
         raise CaffeImportError(
             "the weights have another number of blobs",
-            layer=layer.name,
+            layer=name,
             expected=len(expected),
             got=len(blobs),
         )
     for i, (shape, blob) in enumerate(zip(expected, blobs, strict=True)):
-        # strict_dim: false (v1 fork) asks for no more than the same number of values.
-        if not _compatible(blob.shape, shape, count_only=not layer.strict_dim):
+        if not _compatible(blob.shape, shape, count_only=count_only):
             raise CaffeImportError(
                 f"blob {i} has another shape",
-                layer=layer.name,
+                layer=name,
                 expected=show(shape),
                 got=show(blob.shape),
             )

@@ -205,6 +205,12 @@ def _read_weights(
     name = os.fspath(path)
     if kind == "prototxt":
         raise CaffeImportError("is a prototxt", file=path, expected="weights")
+    if kind == "torch":
+        raise CaffeImportError(
+            "is a file of torch.save",
+            file=path,
+            expected="a caffemodel, .caffemodel.h5 or safetensors file",
+        )
     if kind == "hdf5":
         return Model(weights=hdf5.read_hdf5(path) if want_weights else {}, weights_file=name)
     if kind == "safetensors":

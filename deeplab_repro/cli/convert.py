@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,15 +19,23 @@ from deeplab_repro.cli.common import (
 )
 from deeplab_repro.errors import BadInput, InputError
 from prototxt_import import Dialect, Model, infer_net, write_weights
-from prototxt_import.files import replacing_file
+from prototxt_import.files import kind_of, replacing_file
 from prototxt_import.matching import WeightMatch, match_weights, shared_parameters
 from prototxt_import.words import megabytes
+
+if TYPE_CHECKING:
+    from deeplab_repro.models.ports import Ported
 
 _ENDINGS = (".safetensors", ".pt", ".caffemodel", ".h5")
 
 
 @click.command("convert")
 @model_options
+@click.option(
+    "--network",
+    metavar="NAME",
+    help="Of a PyTorch state dict, where its keys do not say it; see `networks list`.",
+)
 @click.option(
     "-o", "--output", type=click.Path(), help="OUT.safetensors|.pt|.caffemodel|.caffemodel.h5"
 )
@@ -37,6 +45,7 @@ def command(
     prototxt: str | None,
     dialect: Dialect | None,
     settings: tuple[str, ...],
+    network: str | None,
     output: str | None,
     json_file: str | None,
 ) -> None:
@@ -44,6 +53,11 @@ def command(
 
     Without -o it writes MODEL.safetensors, which carries the network in its metadata and stands
     for MODEL everywhere.
+
+    MODEL may also be a PyTorch state dict (.pth, .pt): of this package's own models, or of the
+    ports kazuto1011/deeplab-pytorch, isht7/pytorch-deeplab-resnet, speedinghzl/Pytorch-Deeplab and
+    wangleihitcs/DeepLab-V1-PyTorch, which are told by their keys.  It becomes a file with the
+    network in it that stands for a caffemodel.
     """
     target = Path(output) if output is not None else _with_ending(model, ".safetensors")
     if target.suffix not in _ENDINGS:
@@ -53,7 +67,7 @@ def command(
     if target.exists() and target.samefile(model):
         raise InputError("would replace the model itself", file=target, expected="another -o")
     with progress("reading", "checking", "writing") as advance:
-        source = read(model, prototxt, dialect, settings)
+        source, ported = _read(model, prototxt, dialect, settings, network)
         if not source.weights:
             raise InputError("holds no weights", file=model, expected="a caffemodel")
         advance()
@@ -61,13 +75,36 @@ def command(
         advance()
         _write(target, source)
         advance()
-    report = _report(source, match, model, target)
+    report = {**_report(source, match, model, target), **_origin(ported)}
     _show(report)
     write_json(json_file, report)
 
 
+def _read(
+    model: str,
+    prototxt: str | None,
+    dialect: Dialect | None,
+    settings: tuple[str, ...],
+    network: str | None,
+) -> tuple[Model, Ported | None]:
+    """The model, and where the weights of a port came from."""
+    is_state_dict = kind_of(model) == "torch"
+    given = {"--prototxt": prototxt, "--dialect": dialect, "--set": settings}
+    for option, value in given.items() if is_state_dict else [("--network", network)]:
+        if value:
+            expected = "a Caffe model" if is_state_dict else "a PyTorch state dict"
+            raise InputError(f"does not go with {option}", file=model, expected=expected)
+    if not is_state_dict:
+        return read(model, prototxt, dialect, settings), None
+    from deeplab_repro.models.loading import read_torch_file
+
+    return read_torch_file(model, network)
+
+
 def _with_ending(model: str, ending: str) -> Path:
-    name = model.removesuffix(".h5").removesuffix(".caffemodel")
+    name = model.removesuffix(".h5")
+    for suffix in (".caffemodel", ".pth", ".pt"):
+        name = name.removesuffix(suffix)
     return Path(name + ending)
 
 
@@ -109,6 +146,7 @@ def _write_pt(target: Path, source: Model) -> None:
         "state_dict": state,
         "prototxt": source.raw.text() if source.raw else None,
         "dialect": source.raw.dialect if source.raw else None,
+        "filtered": source.filtered,
     }
     with replacing_file(target) as out:
         torch.save(content, out)
@@ -132,9 +170,25 @@ def _report(source: Model, match: WeightMatch | None, model: str, target: Path) 
     }
 
 
+def _origin(ported: Ported | None) -> dict[str, Any]:
+    if ported is None:
+        return {}
+    return {
+        "state_dict_of": ported.origin,
+        "network": ported.network,
+        "moved": ported.moved,
+        "dropped": list(ported.dropped),
+    }
+
+
 def _show(report: dict[str, Any]) -> None:
     table = make_table("", what="left", value="left")
     table.show_header = False
+    if "moved" in report:
+        table.add_row("state dict of", report["state_dict_of"])
+        table.add_row("network", report["network"])
+        dropped = f", {len(report['dropped'])} have no counterpart" if report["dropped"] else ""
+        table.add_row("keys", f"{len(report['moved'])} copied (--json lists them){dropped}")
     dialect = report["dialect"] or "not needed: the file holds names and blobs only"
     if report["same_in"]:
         dialect += f" (reads the same in {', '.join(report['same_in'])})"

@@ -1,4 +1,4 @@
-"""The DeepLab networks as tables, and as Caffe's prototxt text that is written from these.
+"""The DeepLab networks: as PyTorch modules, and as Caffe's prototxt; both from the same tables.
 
 The way of a network, file by file:
 
@@ -7,14 +7,73 @@ The way of a network, file by file:
     blocks              what backbones and heads are made of: a new kind is one class
     walk                the atrous rule: from strides and output stride to the rates
     steps               the list that comes out: every layer with its numbers worked out
-    graph, v1_format    Caffe's layers for the steps, in two formats
     catalogue           all networks by name, with what the papers state about them
 
->>> from deeplab_repro.models import NETWORKS, write_network
+From there to PyTorch:
+
+    deeplab             the whole network: backbone, head, side branches, scales
+    modules             what a block is as a module
+    layers              the layers that torch does not have as Caffe computes them
+    losses, learning    what training minimises, and how fast each parameter learns
+    create              networks by name
+    caffe_blobs         weights to and from Caffe's layers
+    loading, identify     a network from a file of weights, and which network it is
+    ports               the state dicts of other PyTorch ports
+
+and to Caffe:
+
+    graph, v1_format    Caffe's layers for the steps, in two formats
+    prototxt, write     the text
+
+>>> from deeplab_repro.models import create_model, list_models, write_network
+>>> model = create_model("deeplab_v2_resnet101_msc", num_classes=21)
 >>> text = write_network("aspp-l", phase="TRAIN", num_labels=60)
 """
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from deeplab_repro.models.catalogue import FORMATS, NETWORKS, PHASES, Network
 from deeplab_repro.models.write import write_network
 
-__all__ = ["FORMATS", "NETWORKS", "PHASES", "Network", "write_network"]
+if TYPE_CHECKING:
+    from deeplab_repro.models.create import create_model, list_models
+    from deeplab_repro.models.deeplab import DeepLab
+    from deeplab_repro.models.learning import parameter_groups
+    from deeplab_repro.models.loading import load
+
+__all__ = [
+    "FORMATS",
+    "NETWORKS",
+    "PHASES",
+    "DeepLab",
+    "Network",
+    "create_model",
+    "list_models",
+    "load",
+    "parameter_groups",
+    "write_network",
+]
+
+# Looked up at first use: the tables and prototxt need no torch.
+_HOMES = {
+    "DeepLab": "deeplab",
+    "create_model": "create",
+    "list_models": "create",
+    "load": "loading",
+    "parameter_groups": "learning",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -77,6 +77,12 @@ class Architecture:
         stride = self.output_stride if output_stride is None else output_stride
         return stride * lcm(*(scale.shrink for scale in self.scales)), 1 + self.label_skip
 
+    def rule_for(self, side: int, output_stride: int | None = None) -> str:
+        """`input_rule` in words, with the fitting sides next to one that does not fit."""
+        step, rest = self.input_rule(output_stride)
+        below = max(step + rest, side - (side - rest) % step)
+        return f"sides of {step}k + {rest}, such as {below} or {below + step}"
+
 
 @dataclass(frozen=True)
 class Expansion:

@@ -10,6 +10,8 @@ from deeplab_repro.models import resnet101, vgg16
 from deeplab_repro.models.architectures import Architecture, expand
 from deeplab_repro.models.steps import Norm
 
+# All published channel counts are multiples of this, so any divisor of it is a valid width.
+COMMON_CHANNELS = 64
 PHASES = ("TRAIN", "TEST", "DEPLOY")
 FORMATS = ("v1", "v2")
 
@@ -258,3 +260,9 @@ def find(name: str) -> Network:
     if name not in by_name:
         raise ValueError(f"network: expected one of {', '.join(NETWORKS)}; got {name!r}")
     return by_name[name]
+
+
+def check_width(width: int) -> None:
+    """Raise ValueError if the published channel counts cannot be divided by `width`."""
+    if width < 1 or COMMON_CHANNELS % width:
+        raise ValueError(f"width: expected a divisor of {COMMON_CHANNELS}, got {width}")

@@ -22,6 +22,9 @@ _STAGES = (
     (5, ("a", "b", "c"), 512, 2048, 2),
 )
 
+# stage -> what stands for each of its blocks in the names of layers
+BLOCKS = {stage: blocks for stage, blocks, *_ in _STAGES}
+
 
 def backbone(multi_grid: tuple[int, int, int] = (1, 1, 1)) -> tuple[Stage, ...]:
     """The root and the four stages of bottleneck blocks.

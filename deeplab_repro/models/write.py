@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from deeplab_repro.models.architectures import expand
-from deeplab_repro.models.catalogue import FORMATS, PHASES, find
+from deeplab_repro.models.catalogue import FORMATS, PHASES, check_width, find
 from deeplab_repro.models.graph import Settings, net_message
 from deeplab_repro.models.prototxt import to_text
 
-# All published channel counts are multiples of this, so any divisor of it is a valid width.
-_COMMON_CHANNELS = 64
 _MAX_VALUES = 2**31 - 1  # of one blob in Caffe (blob.cpp, Reshape)
 
 
@@ -59,8 +57,7 @@ def write_network(
     _check_choice("format", format, FORMATS)
     if num_labels < 1:
         raise ValueError(f"num_labels: expected at least 1, got {num_labels}")
-    if width < 1 or _COMMON_CHANNELS % width:
-        raise ValueError(f"width: expected a divisor of {_COMMON_CHANNELS}, got {width}")
+    check_width(width)
     training = phase == "TRAIN"
     if batch is None:
         batch = network.batch if training else 1
@@ -79,7 +76,13 @@ def write_network(
         width=width,
         exp=settings.exp,
     )
-    _check_size(name, architecture.input_rule(output_stride), input_size)
+    step, rest = architecture.input_rule(output_stride)
+    for side in input_size:
+        if side < step + rest or side % step != rest:
+            raise ValueError(
+                f"input_size {input_size[0]}x{input_size[1]}: {name} takes "
+                f"{architecture.rule_for(side, output_stride)}"
+            )
     if 3 * batch * input_size[0] * input_size[1] > _MAX_VALUES:
         raise ValueError(
             f"batch {batch} of {input_size[0]}x{input_size[1]}: the blobs of Caffe hold at most "
@@ -93,14 +96,3 @@ def write_network(
 def _check_choice(what: str, value: str, choices: Sequence[str]) -> None:
     if value not in choices:
         raise ValueError(f"{what}: expected one of {', '.join(choices)}; got {value!r}")
-
-
-def _check_size(name: str, rule: tuple[int, int], size: tuple[int, int]) -> None:
-    step, rest = rule
-    for side in size:
-        if side < step + rest or side % step != rest:
-            below = max(step + rest, side - (side - rest) % step)
-            raise ValueError(
-                f"input_size {size[0]}x{size[1]}: {name} takes sides of {step}k + {rest}, "
-                f"such as {below} or {below + step}"
-            )

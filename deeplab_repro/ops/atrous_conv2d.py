@@ -242,7 +242,11 @@ def im2col(
 def _autocast(x: Any, *others: Any) -> list[Any]:
     """The tensors in autocast's dtype, where it is on and x is of a dtype that it casts."""
     tensors = [x, *others]
-    if not isinstance(x, torch.Tensor) or not torch.is_autocast_enabled(x.device.type):
+    if (
+        not isinstance(x, torch.Tensor)
+        or not torch.amp.is_autocast_available(x.device.type)  # not on the meta device
+        or not torch.is_autocast_enabled(x.device.type)
+    ):
         return tensors
     dtype = torch.get_autocast_dtype(x.device.type)
     return [

@@ -28,6 +28,7 @@ __all__ = [
     "label_numbers",
     "register",
     "straight_through",
+    "whole_labels",
 ]
 
 
@@ -247,13 +248,21 @@ def straight_through(x: Tensor, values: Tensor) -> Tensor:
 def label_numbers(
     module: CaffeLayer, labels: Tensor, classes: int, ignore: Sequence[int] = ()
 ) -> tuple[Tensor, Tensor]:
+    """:func:`whole_labels` of a layer, which an error names."""
+    where = f"layer '{module.layer.name}': {module.layer.type}"
+    return whole_labels(labels, classes, ignore, where)
+
+
+def whole_labels(
+    labels: Tensor, classes: int, ignore: Sequence[int], where: str
+) -> tuple[Tensor, Tensor]:
     """Labels as Caffe reads them from floats: cut to whole numbers.
 
     Args:
-        module: the layer, for the message.
         labels: any shape.
         classes: labels must lie in [0, classes).
         ignore: labels that do not count, in or out of that range.
+        where: for the message.
 
     Returns:
         labels as int64 with 0 in place of ignored ones, and which of them count (bool).
@@ -270,8 +279,7 @@ def label_numbers(
         bad = (numbers < 0) | (numbers >= classes)
         if bool(bad.any()):
             raise ValueError(
-                f"layer '{module.layer.name}': {module.layer.type}: unexpected label "
-                f"{int(numbers[bad][0])}; expected 0..{classes - 1}"
+                f"{where}: unexpected label {int(numbers[bad][0])}; expected 0..{classes - 1}"
                 + (f" or ignored {sorted(ignore)}" if ignore else "")
             )
     return numbers, counts

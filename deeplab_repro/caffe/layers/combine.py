@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from deeplab_repro.caffe.layers.base import CaffeLayer, register
 from prototxt_import import layers as kinds
 
-__all__ = ["Eltwise", "SpatialProduct"]
+__all__ = ["Eltwise", "SpatialProduct", "maximum"]
 
 
 class _UnstableProduct(torch.autograd.Function):
@@ -36,6 +37,17 @@ class _UnstableProduct(torch.autograd.Function):
         return tuple(grads[0] * (product / factor) for factor in factors)
 
 
+def maximum(bottoms: Sequence[Tensor]) -> Tensor:
+    """The largest of two or more tensors of one shape, place by place (eltwise_layer.cpp).
+
+    The gradient goes to one of them: of equal ones, to 1 before 0, else to the earlier.
+    """
+    top = torch.where(bottoms[0] > bottoms[1], bottoms[0], bottoms[1])
+    for x in bottoms[2:]:
+        top = torch.where(x > top, x, top)
+    return top
+
+
 @register("Eltwise")
 class Eltwise(CaffeLayer):
     """Sum with coefficients, product or maximum of bottoms of one shape (eltwise_layer.cpp)."""
@@ -47,7 +59,7 @@ class Eltwise(CaffeLayer):
         if self.layer.operation == "SUM":
             return self._sum(bottoms)
         if self.layer.operation == "MAX":
-            return self._max(bottoms)
+            return maximum(bottoms)
         if not self.layer.stable_prod_grad:
             product: Tensor = _UnstableProduct.apply(*bottoms)
             return product
@@ -61,13 +73,6 @@ class Eltwise(CaffeLayer):
         top = bottoms[0] if first == 1 else bottoms[0] * first
         for x, factor in zip(bottoms[1:], coeff, strict=True):
             top = torch.add(top, x, alpha=factor)
-        return top
-
-    def _max(self, bottoms: tuple[Tensor, ...]) -> Tensor:
-        """The gradient goes to one bottom: of equal ones, to 1 before 0, else to the earlier."""
-        top = torch.where(bottoms[0] > bottoms[1], bottoms[0], bottoms[1])
-        for x in bottoms[2:]:
-            top = torch.where(x > top, x, top)
         return top
 
 

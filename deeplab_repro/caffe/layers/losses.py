@@ -28,6 +28,7 @@ __all__ = [
     "MultinomialLogisticLoss",
     "SigmoidCrossEntropyLoss",
     "SoftmaxWithLoss",
+    "log_probability",
 ]
 
 #: No probability is taken for less before its logarithm: FLT_MIN in softmax_loss_layer.cpp ...
@@ -43,6 +44,21 @@ _LEAST_ROOT: Final = 1e-6
 def _floor(x: Tensor, least: float) -> Tensor:
     """``max(x, least)`` that passes every gradient, as Caffe's losses do."""
     return straight_through(x, x.clamp(min=least))
+
+
+def log_probability(scores: Tensor, numbers: Tensor, axis: int) -> Tensor:
+    """``log softmax`` at the labels, no less than FLT_MIN's (softmax_loss_layer.cpp).
+
+    Args:
+        scores: any shape.
+        numbers: labels, int64, in that shape without ``axis``.
+        axis: of the classes.
+
+    Returns:
+        in the shape of ``numbers``.
+    """
+    log_p = F.log_softmax(scores, axis).gather(axis, numbers.unsqueeze(axis)).squeeze(axis)
+    return _floor(log_p, math.log(_SOFTMAX_FLOOR))
 
 
 class _Loss(CaffeLayer):
@@ -92,8 +108,7 @@ class SoftmaxWithLoss(_Loss):
         places = scores.shape[:axis] + scores.shape[axis + 1 :]
         numbers, counts = label_numbers(self, labels, scores.shape[axis], self.layer.ignore)
         numbers, counts = numbers.reshape(places), counts.reshape(places)
-        log_p = F.log_softmax(scores, axis).gather(axis, numbers.unsqueeze(axis)).squeeze(axis)
-        log_p = _floor(log_p, math.log(_SOFTMAX_FLOOR))
+        log_p = log_probability(scores, numbers, axis)
         if self.is_legacy:
             weights = counts.to(scores.dtype)
             if self.class_weights is not None:

@@ -1,0 +1,163 @@
+"""Which network of the catalogue a file of weights belongs to."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from deeplab_repro.errors import InputError
+from deeplab_repro.models.architectures import Architecture, Expansion, expand
+from deeplab_repro.models.blocks import ConvUnit, Head
+from deeplab_repro.models.caffe_blobs import wanted
+from deeplab_repro.models.catalogue import COMMON_CHANNELS, NETWORKS, Network, find
+from deeplab_repro.models.steps import Conv, Pool
+from prototxt_import import CaffeImportError, Model
+from prototxt_import import layers as kinds
+from prototxt_import.matching import match_blobs
+
+__all__ = ["Identity", "identify"]
+
+Weights: TypeAlias = "Mapping[str, Sequence[np.ndarray[Any, Any]]]"
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A network of the catalogue, with the numbers that the weights have.
+
+    Attributes:
+        name: full name in `deeplab_repro.models.NETWORKS`.
+        num_classes: channels of its scores.
+        width: divides the published channel counts.
+        exp: what the released files call ${EXP} in the names of layers.
+    """
+
+    name: str
+    num_classes: int
+    width: int
+    exp: str
+
+    def options(self) -> dict[str, Any]:
+        """For `expand`, and for `create_model` behind the name."""
+        return {"num_classes": self.num_classes, "width": self.width, "exp": self.exp}
+
+
+def identify(source: Model, name: str | None = None) -> Identity:
+    """The network that weights belong to.
+
+    Names and shapes of the layers decide, then the network that the file embeds: the kernels, rates
+    and paddings of its layers.
+
+    Args:
+        source: the weights, with or without a network.
+        name: the network, where it is known; the numbers alone are then looked up.
+
+    Raises:
+        InputError: the weights fit none of the networks, or more than one.
+        ValueError: there is no network of this name.
+    """
+    weights = {layer: blobs for layer, blobs in source.weights.items() if blobs}
+    if name is not None:
+        return _numbers(find(name), weights) or _refuse(source, f"weights of {name}")
+    candidates: dict[int, Identity] = {}  # networks that differ in their training data are one
+    for network in NETWORKS.values():
+        identity = _numbers(network, weights)
+        key = id(network.architecture)
+        if identity is not None and key not in candidates and _fits(network, identity, weights):
+            candidates[key] = identity
+    found = list(candidates.values())
+    if len(found) > 1 and source.raw is not None:
+        found = [one for one in found if _computes(source, one)]
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        _refuse(source, "weights of one of the DeepLab networks")
+    names = ", ".join(identity.name for identity in found)
+    raise InputError(
+        "the weights fit several networks, which differ in what the file does not hold",
+        file=source.weights_file,
+        expected="the name of one of them",
+        got=names,
+    )
+
+
+def _refuse(source: Model, expected: str) -> Any:
+    layers = [layer for layer, blobs in source.weights.items() if blobs]
+    raise InputError(
+        "holds other layers",
+        file=source.weights_file,
+        expected=expected,
+        got=f"{len(layers)} layers with weights"
+        + (f", {layers[0]} to {layers[-1]}" if layers else ""),
+    )
+
+
+def _numbers(network: Network, weights: Weights) -> Identity | None:
+    """What the shapes of the first layer and of a classifier say, if the network has these."""
+    template, first = _classifier(network.architecture), _first(network.architecture)
+    pattern = re.escape(template).replace(r"\{exp\}", "(.+?)").replace(r"\{copy\}", "")
+    found = [match for layer in weights if (match := re.fullmatch(pattern, layer))]
+    if not found or first not in weights or weights[first][0].ndim != 4:
+        return None
+    exp = found[0][1] if found[0].groups() else "voc12"
+    channels = weights[first][0].shape[0]
+    if channels < 1 or COMMON_CHANNELS % channels:
+        return None
+    classes = weights[found[0][0]][0].shape[0]
+    return Identity(network.full_name, int(classes), COMMON_CHANNELS // channels, exp)
+
+
+def _classifier(architecture: Architecture) -> str:
+    """Name of the head's first classifier, as the table has it."""
+    head = architecture.head
+    assert isinstance(head, Head)
+    unit = head.branches[0][-1]
+    assert isinstance(unit, ConvUnit)
+    return unit.name
+
+
+def _first(architecture: Architecture) -> str:
+    unit = architecture.backbone[0][0]
+    assert isinstance(unit, ConvUnit)
+    return unit.name
+
+
+def _fits(network: Network, identity: Identity, weights: Weights) -> bool:
+    """Whether the layers are just the network's, the copies for other scales included."""
+    shapes, shared = wanted(expand(network.architecture, **identity.options()))
+    if shapes.keys() != weights.keys():
+        return False
+    try:
+        match_blobs(shapes, weights, shared=shared)
+    except CaffeImportError:
+        return False
+    return True
+
+
+def _computes(source: Model, identity: Identity) -> bool:
+    """Whether the network in the file has the same windows, layer by layer."""
+    expansion = expand(find(identity.name).architecture, **identity.options())
+    return _windows_of(source) == _windows(expansion)
+
+
+def _windows(expansion: Expansion) -> dict[str, tuple[int, ...]]:
+    """Layer -> kernel, rate and padding."""
+    return {
+        step.name: (step.kernel, step.rate if isinstance(step, Conv) else 1, step.pad)
+        for step in expansion.steps
+        if isinstance(step, Conv | Pool)
+    }
+
+
+def _windows_of(source: Model) -> dict[str, tuple[int, ...]]:
+    windows: dict[str, tuple[int, ...]] = {}
+    for layer in source.net("TEST").layers:
+        if isinstance(layer, kinds.Convolution):
+            window = layer.window_over(2)
+            windows[layer.name] = window.kernel[0], window.dilation[0], window.pad[0]
+        elif isinstance(layer, kinds.Pooling) and layer.pool.kernel is not None:
+            windows[layer.name] = layer.pool.kernel[0], 1, layer.pool.pad[0]
+    return windows

@@ -1,0 +1,33 @@
+"""Narrow networks whose every layer matters, for the tests of the modules."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deeplab_repro.models import DeepLab, create_model
+
+
+def narrow(name: str, num_classes: int = 4, **options: Any) -> DeepLab:
+    """A network of the catalogue with few channels and random weights."""
+    return randomize(create_model(name, num_classes, **{"width": 32, **options}))
+
+
+def randomize(model: DeepLab) -> DeepLab:
+    """Weights, biases and statistics that no layer leaves as it is."""
+    with torch.no_grad():
+        for tensor in (*model.parameters(), *model.buffers()):
+            # Convolutions that keep the size of the values that they read.
+            tensor.normal_(0, (2 / tensor[0].numel()) ** 0.5 if tensor.dim() > 1 else 0.5)
+        for module in model.modules():
+            if hasattr(module, "running_var"):
+                module.running_var.uniform_(0.5, 2)
+                module.weight.uniform_(0.5, 1)
+    return model
+
+
+def picture(size: tuple[int, int], batch: int = 1) -> Tensor:
+    """Values as of pictures minus their mean."""
+    return torch.randn(batch, 3, *size) * 50
