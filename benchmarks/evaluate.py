@@ -60,7 +60,7 @@ def draw(random: np.random.Generator, size: tuple[int, int]) -> tuple[np.ndarray
 
 
 def counted_otherwise(folder: Path, some: int) -> np.ndarray:
-    """The confusion matrix, pixel by pixel; on `some` pictures the trimap is held against dilation."""
+    """The confusion matrix, pixel by pixel; `some` pictures show that the trimap is dilation."""
     matrix = np.zeros((CLASSES, CLASSES), np.int64)
     names = sorted(file.stem for file in (folder / "labels").iterdir())
     trimap, dilated = Trimap(CLASSES, (1, 7, 40)), np.zeros((3, CLASSES, CLASSES), np.int64)

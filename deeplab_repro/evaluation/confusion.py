@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from deeplab_repro.errors import InputError
 from deeplab_repro.pictures.voc import IGNORE_LABEL
 
-__all__ = ["Confusion", "count_pairs", "label_and_prediction"]
+__all__ = ["Confusion", "count_pairs", "label_and_prediction", "pair_codes"]
 
 Counts = NDArray[np.int64]
 
@@ -177,10 +177,20 @@ def _as_bytes(values: ArrayLike) -> NDArray[np.uint8]:
 
 def count_pairs(truth: NDArray[np.uint8], predicted: NDArray[np.uint8], num_classes: int) -> Counts:
     """(classes, classes) pixels of each pair, of what :func:`label_and_prediction` returns."""
-    # Void falls into rows of its own, behind those of the classes, so that no pixel is picked out.
-    code = truth.ravel() * np.intp(num_classes) + predicted.ravel()
-    rows = np.bincount(code, minlength=num_classes * num_classes)[: num_classes * num_classes]
-    return rows.reshape(num_classes, num_classes).astype(np.int64)
+    # Void falls behind the pairs of classes, so that no pixel needs to be picked out.
+    pairs = num_classes * num_classes
+    counts = np.bincount(pair_codes(truth, predicted, num_classes).ravel(), minlength=pairs)
+    return counts[:pairs].reshape(num_classes, num_classes).astype(np.int64)
+
+
+def pair_codes(
+    truth: NDArray[np.uint8], predicted: NDArray[np.uint8], num_classes: int
+) -> NDArray[np.uint16]:
+    """truth * classes + prediction of each pixel; with 255 classes and void it is below 2^16."""
+    codes = truth.astype(np.uint16)
+    codes *= np.uint16(num_classes)
+    codes += predicted
+    return codes
 
 
 def _refuse(what: str, wrong: NDArray[np.uint8], allowed: str) -> None:

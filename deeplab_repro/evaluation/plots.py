@@ -27,7 +27,7 @@ def trimap_plot(trimaps: Mapping[str, Trimap]) -> str:
     axes = figure.subplots()
     axes.set_facecolor("none")
     axes.tick_params(colors=TEXT, labelsize=9, length=0)
-    axes.grid(color=GRID, linewidth=0.8)
+    axes.grid(color=GRID, linewidth=0.8, clip_on=False)
     axes.set_axisbelow(True)
     axes.spines[:].set_visible(False)
     axes.set_xlabel("width of the band in pixels", color=TEXT, fontsize=9)
@@ -40,7 +40,7 @@ def trimap_plot(trimaps: Mapping[str, Trimap]) -> str:
             values = 100 * getattr(trimap, attribute)
             known = ~np.isnan(values)
             widths = np.array(trimap.widths)[known]
-            axes.plot(widths, values[known], color=colour, alpha=0.5, linewidth=1)
+            axes.plot(widths, values[known], color=colour, alpha=0.5, linewidth=1, clip_on=False)
             (marks,) = axes.plot(
                 widths,
                 values[known],
@@ -49,7 +49,7 @@ def trimap_plot(trimaps: Mapping[str, Trimap]) -> str:
                 markersize=4,
                 label=label,
             )
-            marks.set(markeredgewidth=0, gid=gid)
+            marks.set(markeredgewidth=0, clip_on=False, gid=gid)
             hints[gid] = [
                 f"width {width}: {label} {value:.2f} %"
                 for width, value in zip(widths, values[known], strict=True)

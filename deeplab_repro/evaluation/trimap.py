@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from deeplab_repro.errors import InputError
-from deeplab_repro.evaluation.confusion import Confusion, label_and_prediction
+from deeplab_repro.evaluation.confusion import Confusion, label_and_prediction, pair_codes
 from deeplab_repro.pictures.voc import IGNORE_LABEL
 
 __all__ = ["Trimap"]
@@ -65,9 +65,10 @@ class Trimap:
         # With this mask the transform is exact for the chessboard distance, in whole numbers.
         distance = cv2.distanceTransform(counted.view(np.uint8), cv2.DIST_C, cv2.DIST_MASK_3)
         band = counted & (distance <= most)
-        ring = distance[band].astype(np.intp) - 1
-        code = (ring * classes + truth[band]) * classes + predicted[band]
-        return np.bincount(code, minlength=self.rings.size).reshape(self.rings.shape)
+        codes = (distance[band].astype(np.intp) - 1) * (classes * classes)
+        codes += pair_codes(truth, predicted, classes)[band]
+        counts = np.bincount(codes, minlength=self.rings.size)
+        return counts.reshape(self.rings.shape).astype(np.int64)
 
     @property
     def matrices(self) -> NDArray[np.int64]:

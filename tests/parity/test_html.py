@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import warnings
-from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -27,6 +26,7 @@ from deeplab_repro.parity.plot import error_plot
 from deeplab_repro.parity.recordings import Recording
 from deeplab_repro.parity.tolerances import AGREEMENT
 from tests.parity.spoil import change, network, picture
+from tests.testing.html_tags import Tags
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None
@@ -63,31 +63,10 @@ def page(spoilt, tmp_path_factory):
     return path
 
 
-class _Tags(HTMLParser):
-    """Tags that were opened and closed in the wrong order, and addresses that leave the page."""
-
-    VOID = frozenset(["meta", "input", "img", "br", "circle", "rect", "line", "polyline"])
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.wrong: list[str] = []
-        self.addresses: list[str] = []
-
-    def handle_starttag(self, tag, attrs):
-        if tag not in self.VOID:
-            self.open.append(tag)
-        self.addresses += [v or "" for k, v in attrs if k in ("src", "href", "action", "data")]
-
-    def handle_endtag(self, tag):
-        if tag not in self.VOID and (not self.open or self.open.pop() != tag):
-            self.wrong.append(tag)
-
-
 @pytest.mark.slow
 def test_page_is_whole_and_alone(page):
     text = page.read_text(encoding="utf-8")
-    tags = _Tags()
+    tags = Tags()
     tags.feed(text)
     assert (tags.open, tags.wrong) == ([], [])
     assert tags.addresses
