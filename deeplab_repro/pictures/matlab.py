@@ -10,6 +10,7 @@ import io
 import os
 import struct
 import zlib
+from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO, Final
 
 import numpy as np
@@ -20,7 +21,7 @@ from deeplab_repro.errors import BadInput, InputError
 from prototxt_import.files import open_file, replacing_file
 from prototxt_import.limits import MAX_HDF5_EXPANSION, SMALL_BYTES
 
-__all__ = ["VARIABLE", "is_hdf5", "read_bin", "read_mat", "write_bin", "write_mat"]
+__all__ = ["VARIABLE", "is_hdf5", "load_variable", "read_bin", "read_mat", "write_bin", "write_mat"]
 
 #: What Caffe calls the blob that it writes (matio_io.cpp, WriteBlobToMat).
 VARIABLE: Final = "data"
@@ -61,24 +62,46 @@ def read_mat(path: str | os.PathLike[str], key: str | None = None) -> NDArray[An
         BadInput: another kind of file, a damaged one, none or several arrays, or a file whose
             compressed part is larger than ``MAX_HDF5_EXPANSION`` allows.
     """
+
+    def choose(kinds: Mapping[str, str]) -> str:
+        names = [name for name, kind in kinds.items() if kind in _NUMBERS]
+        return chosen(names, VARIABLE if key is None and VARIABLE in names else key, path)
+
+    name, values = load_variable(path, choose)
+    if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiu":
+        raise InputError(f"{name} holds no real numbers", file=path)
+    return values.T
+
+
+def load_variable(
+    path: str | os.PathLike[str], choose: Callable[[Mapping[str, str]], str]
+) -> tuple[str, Any]:
+    """One variable of a Matlab file of version 5, as scipy gives it, with Matlab's axes.
+
+    Args:
+        path: the file.
+        choose: {name: Matlab's word for the kind} -> the name to load.
+
+    Returns:
+        Its name and value.
+
+    Raises:
+        BadInput: another kind of file, a damaged one, two variables of this name, or a file whose
+            compressed part is larger than ``MAX_HDF5_EXPANSION`` allows.
+    """
     try:
         with open_file(path) as file:
             source = _inflated(file, path)
-            names = [name for name, _, kind in scipy.io.whosmat(source) if kind in _NUMBERS]
-            if key is None and VARIABLE in names:
-                key = VARIABLE
-            name = chosen(names, key, path)
-            if names.count(name) > 1:
+            entries = [(name, kind) for name, _, kind in scipy.io.whosmat(source)]
+            name = choose(dict(entries))
+            if sum(name == each for each, _ in entries) > 1:
                 raise InputError(f"holds several variables {name}", file=path)
             source.seek(0)
-            values = scipy.io.loadmat(source, variable_names=[name])[name]
+            return name, scipy.io.loadmat(source, variable_names=[name])[name]
     except BadInput:
         raise
     except Exception as error:  # scipy raises whatever fits the place where a damaged file shows
         raise InputError(f"is no .mat file, or damaged ({error})", file=path) from None
-    if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiu":
-        raise InputError(f"{name} holds no real numbers", file=path)
-    return values.T
 
 
 def chosen(names: list[str], key: str | None, path: object) -> str:
@@ -170,7 +193,7 @@ def read_bin(path: str | os.PathLike[str]) -> NDArray[Any]:
     (matlab/my_script/SaveBinFile.m).  What numbers they are follows from the file's size.
 
     Returns:
-        (channels, rows, columns): uint8, int16 (label maps), float32 (scores) or float64.
+        (channels, rows, columns): uint8, int16 or int32 (label maps), float32 (scores) or float64.
 
     Raises:
         BadInput: a file that is not as long as its header says.
@@ -178,19 +201,31 @@ def read_bin(path: str | os.PathLike[str]) -> NDArray[Any]:
     with open_file(path) as file:
         size = os.fstat(file.fileno()).st_size
         header = file.read(_BIN_HEADER.size)
-        sizes = _BIN_HEADER.unpack(header) if len(header) == _BIN_HEADER.size else (0, 0, 0)
-        rows, columns, channels = sizes
-        count = max(1, rows * columns * channels)
-        width, rest = divmod(size - _BIN_HEADER.size, count)
-        if min(sizes) < 1 or rest or width not in _BIN_NUMBERS:
+        sizes = _BIN_HEADER.unpack(header) if len(header) == _BIN_HEADER.size else ()
+        if not sizes or min(sizes) < 1:
             raise InputError(
                 "is no .bin of an array",
                 file=path,
-                expected="rows, columns and channels as int32, and as many numbers",
-                got=f"{rows}, {columns}, {channels} in {size} bytes",
+                expected="rows, columns and channels as int32, at least 1",
+                got=list(sizes) or f"{size} bytes",
             )
-        values = np.frombuffer(file.read(), np.dtype(_BIN_NUMBERS[width]).newbyteorder("<"))
-    return values.reshape(channels, columns, rows).transpose(0, 2, 1)
+        rows, columns, channels = sizes
+        count = rows * columns * channels
+        width, rest = divmod(size - _BIN_HEADER.size, count)
+        if rest or width not in _BIN_NUMBERS:
+            raise InputError(
+                f"has another size than its header of {rows}x{columns}x{channels} says",
+                file=path,
+                expected=f"{count} numbers of 1, 2, 4 or 8 bytes",
+                got=f"{size - _BIN_HEADER.size} bytes",
+            )
+        flat = np.frombuffer(file.read(), np.dtype(_BIN_NUMBERS[width]).newbyteorder("<"))
+    if width == 4:
+        # Of the two kinds of four bytes, no float but 0 is a small whole number.
+        numbers = flat.view("<i4")
+        if ((numbers >= -1) & (numbers < 1 << 16)).all() and numbers.any():
+            flat = numbers
+    return flat.reshape(channels, columns, rows).transpose(0, 2, 1)
 
 
 def write_bin(path: str | os.PathLike[str], values: NDArray[Any]) -> None:

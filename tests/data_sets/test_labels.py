@@ -121,7 +121,7 @@ def save(kind, **options):
         ("a.jpg", save(WITHOUT_VOID), "is a JPEG, which changes values; expected PNG"),
         ("a.png", lambda path: path.write_bytes(b"no picture"), "is no label picture, or damaged"),
         ("a.png", lambda path: None, "No such file"),
-        ("a.bin", lambda path: path.write_bytes(b"\1\0"), "is no .bin of DeepLab; .* got 2 bytes"),
+        ("a.bin", lambda path: path.write_bytes(b"\1\0"), "is no .bin of an array; .* got 2 bytes"),
         (
             "a.bin",
             lambda path: write_bin(path, IDS, "u1", header=(2, -3, 1)),
@@ -130,9 +130,9 @@ def save(kind, **options):
         (
             "a.bin",
             lambda path: write_bin(path, IDS, "<i2", header=(2, 4, 1)),
-            "another size than its header of 2x4x1 says; expected 8 values .* got 12 bytes",
+            "another size than its header of 2x4x1 says; expected 8 numbers .* got 12 bytes",
         ),
-        ("a.mat", lambda path: path.write_bytes(b"MATLAB?" * 40), "is no .mat that scipy reads"),
+        ("a.mat", lambda path: path.write_bytes(b"MATLAB?" * 40), "is no .mat file"),
         (
             "a.mat",
             lambda path: scipy.io.savemat(path, {"a": IDS, "b": IDS}),
