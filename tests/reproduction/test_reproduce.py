@@ -1,0 +1,233 @@
+"""`deeplab-repro reproduce`: one process, three, killed, resumed: the same numbers."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from deeplab_repro.cli import main
+from deeplab_repro.inference.segmentation import Segmenter
+from tests.reproduction.conftest import World
+
+PICTURES = 30
+
+
+def run(*words: object) -> int:
+    """Exit code of the command in this process."""
+    with pytest.raises(SystemExit) as exit_:
+        main([str(word) for word in words])
+    return int(exit_.value.code or 0)
+
+
+def reproduce(world: World, folder: Path, *words: object) -> int:
+    """Exit code of reproducing the toy model into a folder."""
+    return run("reproduce", "toy", "--voc", world.voc, "-o", folder, *words)
+
+
+def report(folder: Path) -> dict[str, Any]:
+    """What the run has written."""
+    content: dict[str, Any] = json.loads((folder / "report.json").read_text())
+    return content
+
+
+def labels(folder: Path) -> dict[str, bytes]:
+    """Every label map of a run, by its name."""
+    return {
+        str(file.relative_to(folder)): file.read_bytes() for file in folder.glob("labels*/*.png")
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    assert start(world, folder).wait() == 1  # random weights reproduce nothing
+    assert len(labels(folder)) == 2 * PICTURES
+    return folder
+
+
+def start(world: World, folder: Path, processes: int = 1) -> subprocess.Popen[bytes]:
+    """The command as a program of its own, on one thread a process."""
+    launcher = ["-m", "deeplab_repro"]
+    if processes > 1:
+        launcher = [
+            *("-m", "torch.distributed.run", "--standalone"),
+            *("--nproc-per-node", str(processes), *launcher),
+        ]
+    return subprocess.Popen(
+        [
+            *(sys.executable, *launcher, "reproduce", "toy"),
+            *("--voc", str(world.voc), "-o", str(folder)),
+        ],
+        env={**os.environ, **world.variables, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+@pytest.mark.slow
+def test_scores_are_those_of_the_label_maps(whole: Path, world: World) -> None:
+    """By sets of pixels, class by class: another way than a confusion matrix."""
+    names = (world.voc / "ImageSets/Segmentation/val.txt").read_text().split()
+    assert len(names) == PICTURES
+    found = report(whole)
+    for part, place in (("before_crf", "labels"), ("after_crf", "labels_crf")):
+        truth, predicted = [], []
+        for name in names:
+            label = np.array(Image.open(world.voc / f"SegmentationClass/{name}.png"))
+            truth.append(label[label != 255])
+            predicted.append(np.array(Image.open(whole / place / f"{name}.png"))[label != 255])
+        t, p = np.concatenate(truth), np.concatenate(predicted)
+        ious = [
+            ((t == c) & (p == c)).sum() / ((t == c) | (p == c)).sum()
+            for c in range(21)
+            if ((t == c) | (p == c)).any()
+        ]
+        assert len(set(p)) > 3  # the net is not one that says the same everywhere
+        assert found["parts"][part]["mean_iou"] == pytest.approx(np.mean(ious), rel=1e-12)
+        assert found["parts"][part]["pixel_accuracy"] == pytest.approx((t == p).mean(), rel=1e-12)
+    assert not list((whole / "scores").iterdir())  # each went when its CRF was through
+    for page in ("report.html", "before_crf.html", "after_crf.html"):
+        assert "Toy" in (whole / page).read_text()
+
+
+@pytest.mark.slow
+def test_three_processes(whole: Path, world: World, tmp_path: Path) -> None:
+    assert start(world, tmp_path / "run", processes=3).wait() != 2
+    assert labels(tmp_path / "run") == labels(whole)
+    assert report(tmp_path / "run") == report(whole)
+
+
+@pytest.mark.slow
+def test_killed_ten_times(whole: Path, world: World, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    moments = random.Random(5)
+    killed = 0
+    seen: dict[str, int] = {}
+    while killed < 10:
+        process = start(world, folder)
+        before = len(list(folder.glob("labels*/*.png")))
+        wanted = before + moments.randint(1, 2 * PICTURES // 12)
+        while process.poll() is None and len(list(folder.glob("labels*/*.png"))) < wanted:
+            time.sleep(0.005)
+        time.sleep(moments.uniform(0, 0.2))
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            killed += 1
+        process.wait()
+        now = {name: (folder / name).stat().st_mtime_ns for name in labels(folder)}
+        assert all(now[name] == then for name, then in seen.items())  # nothing is done twice
+        seen = now
+        if (folder / "report.json").exists():
+            break
+    assert killed >= 8
+    assert start(world, folder).wait() == 1
+    assert labels(folder) == labels(whole)
+    assert report(folder) == report(whole)
+    assert not list(folder.glob("*/.*"))
+
+
+@pytest.mark.slow
+def test_what_is_done_is_not_done_again(
+    toy: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a picture killed between network and CRF goes on at the CRF."""
+    ran: list[int] = []
+    scores = Segmenter.scores
+
+    def counted(self: Segmenter, pictures: Any) -> Any:
+        ran.append(len(pictures))
+        return scores(self, pictures)
+
+    monkeypatch.setattr(Segmenter, "scores", counted)
+    assert reproduce(toy, tmp_path, "--limit", 2, "--keep-scores") == 0
+    assert sum(ran) == 2
+    first = labels(tmp_path)
+    refined = sorted(tmp_path.glob("labels_crf/*.png"))
+    refined[0].unlink()
+    (tmp_path / "labels" / refined[1].name).unlink()
+    assert reproduce(toy, tmp_path, "--limit", 3) == 0
+    assert sum(ran) == 3
+    assert {name: labels(tmp_path)[name] for name in first} == first
+    rows = report(tmp_path)["rows"]
+    assert {row["reason"] for row in rows} == {"only 3 of 30 pictures were run"}
+
+
+@pytest.mark.slow
+def test_another_run_is_not_mixed_in(
+    toy: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert reproduce(toy, tmp_path, "--limit", 1) == 0
+    assert reproduce(toy, tmp_path, "--limit", 1, "--no-crf") == 2
+    assert "belongs to a run with another 'crf'" in capsys.readouterr().err
+    assert reproduce(toy, tmp_path, "--limit", 1, "--file", "train2_iter_10") == 2
+    assert "belongs to a run with another 'weights'" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_weights_that_saw_the_pictures(
+    toy: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert reproduce(toy, tmp_path, "--limit", 1, "--file", "train2_iter_10", "--no-crf") == 0
+    assert "trained on trainval_aug and have seen val" in capsys.readouterr().err
+    assert report(tmp_path)["rows"][0]["verdict"] == "no verdict"
+
+
+@pytest.mark.slow
+def test_a_damaged_picture(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """It is named, the others are done, there is no score; mended, the run goes on."""
+    for name, value in world.variables.items():
+        monkeypatch.setenv(name, value)
+    voc = tmp_path / "VOC2012"
+    names = (world.voc / "ImageSets/Segmentation/val.txt").read_text().split()[:3]
+    for folder, ending in (("JPEGImages", "jpg"), ("SegmentationClass", "png")):
+        (voc / folder).mkdir(parents=True)
+        for name in names:
+            content = (world.voc / folder / f"{name}.{ending}").read_bytes()
+            (voc / folder / f"{name}.{ending}").write_bytes(content)
+    (voc / "ImageSets/Segmentation").mkdir(parents=True)
+    (voc / "ImageSets/Segmentation/val.txt").write_text("\n".join(names))
+    picture = voc / "JPEGImages" / f"{names[1]}.jpg"
+    whole = picture.read_bytes()
+    picture.write_bytes(whole[:100])
+    own = World(voc, world.variables)
+    folder = tmp_path / "run"
+    assert reproduce(own, folder) == 2
+    said = capsys.readouterr().err
+    assert names[1] in said
+    assert "1 of 3 pictures failed" in said
+    assert len(labels(folder)) == 4
+    assert not (folder / "report.json").exists()
+    picture.write_bytes(whole)
+    assert reproduce(own, folder) == 1
+    assert len(labels(folder)) == 6
+
+
+def test_bad_input_is_one_line(
+    toy: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words, line in (
+        (("reproduce", "toi", "--voc", toy.voc), "no released model is named 'toi'"),
+        (("reproduce", "toy", "--voc", tmp_path), "is no PASCAL VOC"),
+        (("reproduce", "toy", "--voc", toy.voc, "--split", "vla"), "has no list 'vla'"),
+        (("reproduce", "toy", "--voc", toy.voc, "--file", "x"), "no weights of this name"),
+    ):
+        assert run(*words, "-o", tmp_path / "run") == 2
+        said = capsys.readouterr().err
+        assert line in said
+        assert said.count("\n") == 1
+    assert not (tmp_path / "run").exists()
