@@ -27,6 +27,7 @@ _COMMANDS: Final = {
     "segment": "Label the pixels of pictures.",
     "crf": "Refine score maps by a dense CRF.",
     "networks": "List the DeepLab networks, or write one as prototxt.",
+    "weights": "List the released models, and get their weights.",
     "export": "Export a network to ONNX.",
     "doctor": "Show what this installation can do, and why not more.",
     "build": "Compile the native libraries into the user's cache.",
