@@ -102,13 +102,16 @@ setup(
     packages=[
         *find_packages(include=["deeplab_repro*", "prototxt_import*"]),
         *CSRC_PACKAGES,
+        "deeplab_repro._weights",  # the manifest of the released models
     ],
-    package_dir={"deeplab_repro._csrc": "csrc"},
+    package_dir={"deeplab_repro._csrc": "csrc", "deeplab_repro._weights": "weights"},
     package_data={
         "": ["py.typed", "*.proto", "*.binpb"],
         "deeplab_repro.evaluation": ["page/*"],
         "deeplab_repro.pages": ["shared/*"],
         "deeplab_repro.parity": ["page/*"],
+        "deeplab_repro.reproduction": ["page/*"],
+        "deeplab_repro._weights": ["manifest.json"],
         **{package: ["*"] for package in CSRC_PACKAGES},
     },
     cmdclass={"build_native": BuildNative, "bdist_wheel": StableAbiWheel},

@@ -30,6 +30,8 @@ REQUIRED = (
     "pillow",
     "matplotlib",
     "jinja2",
+    "httpx",
+    "filelock",
 )
 # Distributions that bring the same module under another name.
 _SAME_MODULE = {

@@ -14,7 +14,7 @@ from prototxt_import.inference import NetShapes, ShapedLayer
 from prototxt_import.layers import Shape
 from prototxt_import.words import show
 
-__all__ = ["WeightMatch", "match_blobs", "match_weights", "shared_parameters"]
+__all__ = ["WeightMatch", "match_blobs", "match_weights", "same_shape", "shared_parameters"]
 
 Key = tuple[str, int]  # layer name, blob number
 
@@ -58,7 +58,7 @@ def shared_parameters(shapes: NetShapes) -> dict[Key, Key]:
             key, shape = owners.setdefault(blob.share_name, ((layer.name, i), params[i]))
             if key == (layer.name, i):
                 continue
-            if not _compatible(params[i], shape, count_only=blob.permissive):
+            if not same_shape(params[i], shape, count_only=blob.permissive):
                 raise CaffeImportError(
                     f"shares parameter '{blob.share_name}' with layer '{key[0]}'",
                     layer=layer.name,
@@ -160,7 +160,7 @@ def _check_layer(
             got=len(blobs),
         )
     for i, (shape, blob) in enumerate(zip(expected, blobs, strict=True)):
-        if not _compatible(blob.shape, shape, count_only=count_only):
+        if not same_shape(blob.shape, shape, count_only=count_only):
             raise CaffeImportError(
                 f"blob {i} has another shape",
                 layer=name,
@@ -169,8 +169,16 @@ def _check_layer(
             )
 
 
-def _compatible(got: Shape, expected: Shape, *, count_only: bool) -> bool:
-    """blob.cpp, ShapeEquals: old files give every blob four axes, biases as 1x1x1xN."""
+def same_shape(got: Shape, expected: Shape, *, count_only: bool = False) -> bool:
+    """Whether Caffe takes a blob of one shape for one of another (blob.cpp, ShapeEquals).
+
+    Old files give every blob four axes, biases as 1x1x1xN.
+
+    Args:
+        got: The shape that a file states; None for a size that is not known, which fits any.
+        expected: The shape that is wanted.
+        count_only: The same number of values is enough.
+    """
     if count_only:
         known = None not in got and None not in expected
         return not known or prod(got) == prod(expected)  # type: ignore[arg-type]

@@ -107,13 +107,20 @@ def model_options(command: _Command) -> _Command:
 def read(
     model: str, prototxt: str | None, dialect: Dialect | None, settings: Sequence[str]
 ) -> Model:
-    """Read what :func:`model_options` named."""
+    """Read what :func:`model_options` named.
+
+    Where there is no file of this name, it may be that of a released model in the local store.
+    """
+    from deeplab_repro.released import resolve
+
     placeholders = {}
     for setting in settings:
         name, equals, value = setting.partition("=")
         if not equals or not name:
             raise InputError("--set", expected="NAME=VALUE", got=setting)
         placeholders[name] = value
+    if not os.path.exists(model):
+        model = str(resolve(model) or model)
     return read_model(model, prototxt, dialect=dialect, placeholders=placeholders)
 
 

@@ -84,10 +84,15 @@ def source_hash(folder: Path | None = None) -> str:
     return digest.hexdigest()[:16] if files else ""
 
 
+def user_cache() -> Path:
+    """This package's folder in the user's cache (XDG_CACHE_HOME, or else ~/.cache)."""
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "deeplab-repro"
+
+
 def cache_dir() -> Path:
     """Where `deeplab-repro build` puts the libraries: the user's cache, one folder per source."""
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "deeplab-repro" / f"{platform.machine()}-{source_hash()}"
+    return user_cache() / f"{platform.machine()}-{source_hash()}"
 
 
 def find_tools() -> Toolchain:

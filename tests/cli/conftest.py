@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from deeplab_repro.cli import main
+from tests.released.conftest import caffemodel, server, shelf  # noqa: F401
 
 
 @pytest.fixture

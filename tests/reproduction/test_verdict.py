@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from deeplab_repro.released import find
 
+from deeplab_repro.released import find
 from deeplab_repro.reproduction.verdict import compare
 
 

@@ -1,0 +1,23 @@
+"""The models that were released: what they score, where their files are, and getting them.
+
+    manifest    weights/manifest.json, read: models, scores, addresses
+    structure   which layers and shapes a model's weights have, from its network
+    download    one file from the first of several addresses that gives it
+    archive     zip and tar, taken apart safely
+    convert     a caffemodel to safetensors with the network inside
+    store       where all this is kept, and the sums of what came
+    acquire     all of this together: fetching, and adding what is already here
+    identify    which model a file holds
+    lookup      models by name
+
+>>> from deeplab_repro.released import find
+>>> model = find("deeplab_v2_resnet101")
+>>> model.network, model.published["miou"], model.trained_on
+('resnet101-msc-aspp', 76.35, 'train_aug')
+>>> weights = model.file()  # where `deeplab-repro weights fetch` has put them
+"""
+
+from deeplab_repro.released.lookup import find, names, resolve
+from deeplab_repro.released.manifest import Manifest, ReleasedModel, WeightsFile, read_manifest
+
+__all__ = ["Manifest", "ReleasedModel", "WeightsFile", "find", "names", "read_manifest", "resolve"]

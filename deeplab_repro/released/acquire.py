@@ -1,0 +1,373 @@
+"""Bringing released weights into the store: downloaded, or from a file that is already here."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import BinaryIO, Final, cast
+
+from deeplab_repro.errors import BadInput, InputError
+from deeplab_repro.released.archive import Archive, is_archive, open_archive
+from deeplab_repro.released.convert import checked_weights, read_any_weights, write_converted
+from deeplab_repro.released.download import Patience, Reporter, download
+from deeplab_repro.released.manifest import Manifest, ReleasedModel, WeightsFile
+from deeplab_repro.released.store import Record, Store
+from deeplab_repro.released.structure import compare_structure, nearest_structures
+from prototxt_import import Weights
+from prototxt_import.files import FileKind, kind_of
+
+__all__ = ["Obtained", "add", "fetch"]
+
+#: Under which name the sum of a file is recorded, by the kind of file.
+_ENDINGS: Final[dict[FileKind, str]] = {
+    "protobuf": ".caffemodel",
+    "hdf5": ".caffemodel.h5",
+    "safetensors": ".safetensors",
+}
+_Candidate = tuple[ReleasedModel, WeightsFile]
+
+
+@dataclass(frozen=True)
+class Obtained:
+    """A set of weights that is in the store now.
+
+    model, file   what it is
+    path          the safetensors in the store
+    record        of the file that it was converted from; None if it was in the store already and
+                  nothing is known
+    first_use     there was no sum to compare with, neither published nor of an earlier time
+    already       it was in the store before
+    """
+
+    model: ReleasedModel
+    file: WeightsFile
+    path: Path
+    record: Record | None
+    first_use: bool = False
+    already: bool = False
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """Weights that are what the manifest says, not yet in the store.
+
+    records    of the files that they came in, by MODEL/NAME; last the one that holds them
+    first_use  as of `Obtained`
+    """
+
+    file: WeightsFile
+    weights: Weights
+    records: dict[str, Record]
+    first_use: bool
+
+
+def fetch(
+    model: ReleasedModel,
+    files: Sequence[WeightsFile],
+    store: Store,
+    *,
+    sources: Sequence[str] = (),
+    accept_changed: bool = False,
+    patience: Patience | None = None,
+    reporter: Reporter | None = None,
+) -> list[Obtained]:
+    """Download weights, unless they are in the store.
+
+    Args:
+        model: The model.
+        files: Sets of weights of it.
+        store: Where to keep them.
+        sources: Addresses to try before those of the manifest.
+        accept_changed: Take a file whose sum is not the recorded one.
+        patience: How long to try.
+        reporter: Is told how it goes.
+
+    Raises:
+        InputError: No address gave the right file.
+        CaffeImportError, OSError: The store cannot be written to; what has come stays in it.
+    """
+    taker = _Taker(model, store, accept_changed, reporter or Reporter())
+    with taker.alone():
+        return [taker.fetch(file, sources, patience) for file in files]
+
+
+def add(
+    path: Path,
+    manifest: Manifest,
+    store: Store,
+    *,
+    model: ReleasedModel | None = None,
+    file: str | None = None,
+    accept_changed: bool = False,
+    reporter: Reporter | None = None,
+) -> list[Obtained]:
+    """Take weights into the store that somebody has already: as good as a download.
+
+    Args:
+        path: A caffemodel, .caffemodel.h5, safetensors, or an archive as it was published, of which
+            everything that the manifest knows is taken.
+        manifest: The models that it may be.
+        store: Where to keep them.
+        model: Which model it is, where layers and names do not tell.
+        file: Which of the model's weights it is, where the file's name does not tell.
+        accept_changed: Take a file whose sum is not the recorded one.
+        reporter: Is told how it goes.
+
+    Raises:
+        BadInput: It is none of the models, or it may be several; or it cannot be read.
+    """
+    models = [model] if model is not None else list(manifest.models.values())
+    takers = [_Taker(each, store, accept_changed, reporter or Reporter()) for each in models]
+    if model is not None and file is not None:
+        model.weights(file)  # refuses an unknown name
+    if is_archive(path):
+        with open_archive(path) as archive:
+            taker, held = _choose_in_archive(archive, takers, file)
+            with taker.alone():
+                return [taker.unpack(archive, name, each, str(path)) for each, name in held]
+    chosen = _choose(path, models, file, store)
+    taker = next(each for each in takers if each.model is chosen[0])
+    with taker.alone():
+        return [taker.take(path, chosen[1], str(path))]
+
+
+class _Taker:
+    """Brings weights of one model into the store; the only one at it while inside `alone`."""
+
+    def __init__(
+        self, model: ReleasedModel, store: Store, accept_changed: bool, reporter: Reporter
+    ) -> None:
+        self.model = model
+        self._store = store
+        self._accept_changed = accept_changed
+        self._reporter = reporter
+        self._folder = store.root / model.name
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other processes out, and sweep away what one that was killed has left."""
+
+        def waiting() -> None:
+            self._reporter.note(f"another process is bringing in {self.model.name}: waiting for it")
+
+        self._store.records()  # refuses damaged ones before anything is done
+        with self._store.locked(self.model, waiting):
+            for path in self._folder.iterdir():
+                if path.name.startswith(".") and path.name != ".lock":
+                    path.unlink(missing_ok=True)
+            yield
+
+    def fetch(
+        self, file: WeightsFile, sources: Sequence[str], patience: Patience | None
+    ) -> Obtained:
+        """Download a set of weights, unless it or the archive that holds it is in the store."""
+        path = self._store.converted(self.model, file)
+        if path.is_file():
+            record = self._store.record(self._key(file.name + ".caffemodel"))
+            return Obtained(self.model, file, path, record, already=True)
+        wanted = file.download
+        published = self._store.published(self.model, wanted)
+        if published.is_file():
+            record = self._store.record(self._key(wanted.name))
+            origin = record.origin if record else str(published)
+            return self._keep(self._check_published(published, file, origin))
+        published.parent.mkdir(parents=True, exist_ok=True)
+        checked: list[_Checked] = []
+
+        def check(arrived: Path, url: str) -> None:
+            self._reporter.note(f"checking {wanted.name}")
+            checked[:] = [self._check_published(arrived, file, url)]
+
+        addresses = [*sources, *(source.url for source in wanted.sources)]
+        download(addresses, published, check, patience=patience, reporter=self._reporter)
+        return self._keep(checked[0])
+
+    def take(self, path: Path, file: WeightsFile, origin: str) -> Obtained:
+        """Check a file with weights, record its sum, and convert it."""
+        return self._keep(self._check(path, file, origin))
+
+    def unpack(self, archive: Archive, name: str, file: WeightsFile, origin: str) -> Obtained:
+        """Take a set of weights out of an archive."""
+        with self.unpacked(archive, name) as path:
+            checked = self._check(path, file, origin)
+        return self._keep(checked)
+
+    def _check_published(self, path: Path, file: WeightsFile, origin: str) -> _Checked:
+        """Look at a file as it was published: is it the right one, and what are its weights?"""
+        wanted = file.download
+        length = path.stat().st_size
+        if wanted.bytes not in (None, length):
+            raise InputError("has another length than published", expected=wanted.bytes, got=length)
+        if file.member is None:
+            return self._check(path, file, origin, wanted.sha256)
+        if not is_archive(path):
+            read_any_weights(path)  # says what else it is
+            raise InputError("is no archive", file=path, expected=f"one that holds {file.member}")
+        record = Record.of(path, origin)
+        first_use = self._compare(wanted.name, record, wanted.sha256)
+        with open_archive(path) as archive:
+            name = archive.find(file.member)
+            if name is None:
+                raise InputError("lacks a file", file=path, expected=file.member)
+            with self.unpacked(archive, name) as unpacked:
+                checked = self._check(unpacked, file, origin)
+        records = {self._key(wanted.name): record, **checked.records}
+        return replace(checked, records=records, first_use=first_use and checked.first_use)
+
+    def _check(
+        self, path: Path, file: WeightsFile, origin: str, published: str | None = None
+    ) -> _Checked:
+        """Look at a file with weights.
+
+        Raises:
+            BadInput: It is damaged, is not what the manifest says, or has another sum than known.
+        """
+        weights = checked_weights(path, self.model, file)
+        name = file.name + _ENDINGS[kind_of(path)]
+        record = Record.of(path, origin)
+        first_use = self._compare(name, record, published)
+        return _Checked(file, weights, {self._key(name): record}, first_use)
+
+    def _keep(self, checked: _Checked) -> Obtained:
+        """Record the sums, and write the safetensors."""
+        for key, record in checked.records.items():
+            self._store.remember(key, record)
+        target = self._store.converted(self.model, checked.file)
+        write_converted(target, checked.weights, self.model, checked.file)
+        *_, record = checked.records.values()
+        return Obtained(self.model, checked.file, target, record, checked.first_use)
+
+    @contextmanager
+    def unpacked(self, archive: Archive, name: str) -> Iterator[Path]:
+        """A file of an archive as a file of its own, in a temporary place in the store."""
+        with tempfile.NamedTemporaryFile(prefix=".unpacked-", dir=self._folder) as out:
+            try:
+                archive.copy(name, cast(BinaryIO, out))
+                out.flush()
+            except OSError as error:  # such as a full disk; as it comes it names no file
+                raise OSError(error.errno, error.strerror, str(self._folder)) from error
+            yield Path(out.name)
+
+    def _compare(self, name: str, record: Record, published: str | None) -> bool:
+        """Hold a file against what is known of it; whether nothing is known.
+
+        Raises:
+            InputError: Its sum is another one.
+        """
+        key = self._key(name)
+        if published and record.sha256 != published:
+            raise InputError(
+                f"{key} has another SHA-256 than published", expected=published, got=record.sha256
+            )
+        known = self._store.record(key)
+        if known and known.sha256 != record.sha256 and not self._accept_changed:
+            raise InputError(
+                f"{key} has another SHA-256 than at its first use",
+                expected=f"{known.sha256} (of {known.date}, from {known.origin};"
+                " --accept-changed takes the new one)",
+                got=record.sha256,
+            )
+        return not published and known is None
+
+    def _key(self, name: str) -> str:
+        return f"{self.model.name}/{name}"
+
+
+def _choose(
+    path: Path, models: Sequence[ReleasedModel], file: str | None, store: Store
+) -> _Candidate:
+    """Which weights of which model a file holds.
+
+    Its layers and shapes decide, then a sum that is known, then its name.
+    """
+    known = [(model, each) for model in models for each in model.files if file in (None, each.name)]
+    if file is not None and len(known) == 1:
+        return known[0]  # said by the user: a difference is then told in full
+    weights = read_any_weights(path)
+    fitting = _fitting(known, weights)
+    if not fitting:
+        _refuse(path, models, weights)
+    sum_ = Record.of(path, "").sha256
+    records = {key for key, record in store.records().items() if record.sha256 == sum_}
+    name = path.name.removesuffix(".h5").removesuffix(".caffemodel").removesuffix(".safetensors")
+    hints: tuple[Callable[[_Candidate], bool], ...] = (
+        lambda each: any(key.startswith(f"{each[0].name}/{each[1].name}.") for key in records),
+        lambda each: each[1].name == name,
+    )
+    for hint in hints:
+        if hinted := list(filter(hint, fitting)):
+            return _only(path, hinted)
+    return _only(path, [each for each in fitting if each[1].use != "init"] or fitting, sure=False)
+
+
+def _only(path: Path, fitting: list[_Candidate], *, sure: bool = True) -> _Candidate:
+    """The one candidate that is left.
+
+    Args:
+        path: For the message.
+        fitting: The candidates.
+        sure: Something else than layers and shapes speaks for them.  Any weights with the right
+            backbone fit as weights to start from.
+    """
+    if len(fitting) == 1 and (sure or fitting[0][1].use != "init"):
+        return fitting[0]
+    raise InputError(
+        "does not tell which weights it holds",
+        file=path,
+        expected="--model NAME and --file FILE that say which",
+        got=", ".join(f"{model.name}/{each.name}" for model, each in fitting),
+    )
+
+
+def _choose_in_archive(
+    archive: Archive, takers: Sequence[_Taker], file: str | None
+) -> tuple[_Taker, list[tuple[WeightsFile, str]]]:
+    """Whose weights an archive holds, and the name in it of each."""
+    found: list[tuple[_Taker, list[tuple[WeightsFile, str]]]] = []
+    for taker in takers:
+        files = [each for each in taker.model.files if file in (None, each.name)]
+        names = [archive.find(each.member or f"{each.name}.caffemodel") for each in files]
+        held = [(each, name) for each, name in zip(files, names, strict=True) if name]
+        if held:
+            found.append((taker, held))
+    if len(found) > 1:
+        found = [(taker, held) for taker, held in found if _holds(archive, taker, held)]
+    if len(found) == 1:
+        return found[0]
+    raise InputError(
+        "holds the weights of no released model" if not found else "may be several models",
+        file=archive.path,
+        expected="--model NAME that says which" if found else None,
+        got=", ".join([taker.model.name for taker, _ in found] or archive.names) or "no files",
+    )
+
+
+def _holds(archive: Archive, taker: _Taker, held: Sequence[tuple[WeightsFile, str]]) -> bool:
+    """Whether the first weights of an archive that are to be scored are those of a model."""
+    file, name = min(held, key=lambda each: each[0].use == "init")
+    with taker.alone(), taker.unpacked(archive, name) as path:
+        try:
+            weights = read_any_weights(path)
+        except BadInput as error:
+            raise InputError(f"{name} in it {error.message}", file=archive.path) from None
+        return compare_structure(taker.model, weights).fits_for(file.use)
+
+
+def _fitting(candidates: Sequence[_Candidate], weights: Weights) -> list[_Candidate]:
+    structures = {model.name: compare_structure(model, weights) for model, _ in candidates}
+    return [
+        (model, file) for model, file in candidates if structures[model.name].fits_for(file.use)
+    ]
+
+
+def _refuse(path: Path, models: Sequence[ReleasedModel], weights: Weights) -> None:
+    """Say how the file differs from the model that is most like it."""
+    nearest = nearest_structures(models, weights)[0]
+    raise InputError(
+        f"holds the weights of no released model; {nearest.model.name} is most like it, but"
+        f" {nearest.difference()}",
+        file=path,
+    )

@@ -1,0 +1,44 @@
+"""Released models by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from deeplab_repro.released.manifest import ReleasedModel, read_manifest
+
+__all__ = ["find", "names", "resolve"]
+
+
+def names() -> tuple[str, ...]:
+    """The names of all released models, in the order of the papers."""
+    return tuple(read_manifest().models)
+
+
+def find(name: str) -> ReleasedModel:
+    """A released model.
+
+    Args:
+        name: Its name, the full name of its network, or its authors' name.
+
+    Raises:
+        InputError: There is none; the message names those that are spelled alike.
+    """
+    return read_manifest().find(name)
+
+
+def resolve(model: str) -> Path | None:
+    """The weights that a MODEL on the command line stands for.
+
+    Args:
+        model: NAME of a released model, or NAME/FILE for one of its weights, such as
+            deeplab_v2_resnet101/train2_iter_20000.
+
+    Returns:
+        The safetensors in the local store; None if no released model has this name.
+
+    Raises:
+        InputError: The weights have not been fetched, or the model has none of this name.
+    """
+    name, _, file = model.partition("/")
+    known = read_manifest().get(name)
+    return None if known is None else known.file(file or None)

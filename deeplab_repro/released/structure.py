@@ -1,0 +1,212 @@
+"""Which layers and blobs the weights of a model have, and how those of a file differ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from deeplab_repro.models.architectures import expand
+from deeplab_repro.models.blocks import run
+from deeplab_repro.models.steps import Conv, Norm, Step
+from deeplab_repro.models.walk import Walk
+from deeplab_repro.released.manifest import ReleasedModel, Use
+from prototxt_import.matching import same_shape
+from prototxt_import.words import show
+
+__all__ = ["Structure", "blob_shapes", "compare_structure", "count_values", "nearest_structures"]
+
+_Shapes = tuple[tuple[int, ...], ...]
+_Weights = Mapping[str, Sequence[np.ndarray[Any, Any]]]
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """What a file should hold of a layer.
+
+    shapes      of its blobs
+    copy        it shares its parameters with an earlier layer, so that a file may leave it out
+    classifier  its number of outputs is the number of labels
+    """
+
+    shapes: _Shapes
+    copy: bool
+    classifier: bool
+
+
+@dataclass(frozen=True)
+class Structure:
+    """How the weights of a file compare with those of a released model.
+
+    model      the model
+    classes    number of labels of the file's classifiers, None where it has none or they disagree
+    shared     layers that both have and whose blobs are the same in number and shape
+    missing    layers that the file lacks
+    extra      layers of the file that the model does not have; Caffe ignores these
+    differing  layer whose blobs have another number or other shapes -> what differs, in a line
+    """
+
+    model: ReleasedModel
+    classes: int | None
+    shared: tuple[str, ...]
+    missing: tuple[str, ...]
+    extra: tuple[str, ...]
+    differing: Mapping[str, str]
+
+    @property
+    def same_network(self) -> bool:
+        """All layers are there and fit, for whatever number of labels."""
+        return not self.missing and not self.differing
+
+    @property
+    def fits(self) -> bool:
+        """The file holds weights for the model."""
+        return self.same_network and self.classes == self.model.num_classes
+
+    @property
+    def fits_as_init(self) -> bool:
+        """Training can start from the file.
+
+        The backbone is there, and what else there is fits, but for the classifiers.
+        """
+        return not self._misfits_of_init()
+
+    def fits_for(self, use: Use) -> bool:
+        """`fits_as_init` for weights to start from, `fits` for those to score."""
+        return self.fits_as_init if use == "init" else self.fits
+
+    def difference(self, use: Use = "val") -> str:
+        """What keeps the file from being used so, in a line that names the first layer; or ""."""
+        if use == "init":
+            return next(iter(self._misfits_of_init()), "")
+        lines = [*self.differing.values(), *map(_missing, self.missing)]
+        if not lines and self.classes != self.model.num_classes:
+            lines = [f"it has {self.classes} labels in place of {self.model.num_classes}"]
+        return (
+            lines[0] + (f" (and {len(lines) - 1} more)" if len(lines) > 1 else "") if lines else ""
+        )
+
+    def _misfits_of_init(self) -> list[str]:
+        layers = _layers(self.model)
+        differing = [line for name, line in self.differing.items() if not layers[name].classifier]
+        backbone = _backbone(self.model)
+        return [*differing, *(_missing(name) for name in self.missing if name in backbone)]
+
+
+def blob_shapes(model: ReleasedModel, num_classes: int | None = None) -> dict[str, _Shapes]:
+    """Layer -> shapes of its blobs in Caffe's order, for all layers that have any.
+
+    Args:
+        model: Its network at its width.
+        num_classes: Labels; those of the model where None.
+    """
+    return {
+        name: shapes
+        for step in _steps(model, num_classes or model.num_classes)
+        for name, _, shapes in _layers_of(step)
+    }
+
+
+def count_values(model: ReleasedModel) -> int:
+    """Numbers in the weights of a model, those that several layers share counted once."""
+    layers = _layers(model).values()
+    return sum(prod(shape) for layer in layers if not layer.copy for shape in layer.shapes)
+
+
+def compare_structure(model: ReleasedModel, weights: _Weights) -> Structure:
+    """Hold the weights of a file against a released model.
+
+    Args:
+        model: The model.
+        weights: Layer -> blobs, as `prototxt_import.read_weights` gives them; blobs of old files
+            with four axes fit where their sizes do.
+    """
+    layers = _layers(model)
+    held = {name: [blob.shape for blob in blobs] for name, blobs in weights.items() if blobs}
+    heads = {
+        held[name][0][0] for name, layer in layers.items() if layer.classifier and name in held
+    }
+    classes = heads.pop() if len(heads) == 1 else None
+    expected = _layers(model, classes) if classes else layers
+    shared, missing, differing = [], [], {}
+    for name, layer in expected.items():
+        if name not in held:
+            if not layer.copy:
+                missing.append(name)
+        elif line := _difference(name, layer.shapes, held[name]):
+            differing[name] = line
+        else:
+            shared.append(name)
+    extra = [name for name in held if name not in expected]
+    return Structure(model, classes, tuple(shared), tuple(missing), tuple(extra), differing)
+
+
+def nearest_structures(models: Sequence[ReleasedModel], weights: _Weights) -> list[Structure]:
+    """How the weights of a file compare with each model, the most alike first."""
+
+    def distance(structure: Structure) -> tuple[int, int]:
+        differences = structure.missing, structure.extra, structure.differing
+        return sum(map(len, differences)), structure.classes != structure.model.num_classes
+
+    return sorted((compare_structure(model, weights) for model in models), key=distance)
+
+
+def _difference(name: str, expected: _Shapes, got: Sequence[tuple[int, ...]]) -> str:
+    if len(expected) != len(got):
+        return f"layer '{name}' has {len(got)} blobs in place of {len(expected)}"
+    for i, (shape, held) in enumerate(zip(expected, got, strict=True)):
+        if not same_shape(held, shape):
+            return f"layer '{name}', blob {i} is {show(held)} in place of {show(shape)}"
+    return ""
+
+
+def _layers(model: ReleasedModel, num_classes: int | None = None) -> dict[str, _Layer]:
+    count = num_classes or model.num_classes
+    one_more = blob_shapes(model, count + 1)
+    return {
+        name: _Layer(shapes, name != owner, shapes != one_more[name])
+        for step in _steps(model, count)
+        for name, owner, shapes in _layers_of(step)
+    }
+
+
+def _steps(model: ReleasedModel, num_classes: int) -> tuple[Step, ...]:
+    architecture = model.definition.architecture
+    expansion = expand(architecture, num_classes=num_classes, width=model.width, exp=model.exp)
+    return expansion.steps
+
+
+def _backbone(model: ReleasedModel) -> set[str]:
+    """The layers below the head that have blobs."""
+    architecture = model.definition.architecture
+    walk = Walk(
+        num_classes=model.num_classes,
+        training=False,
+        output_stride=architecture.output_stride,
+        width=model.width,
+        exp=model.exp,
+    )
+    feature = walk.input("data", 3)
+    for stage in architecture.backbone:
+        feature = run(stage, walk, feature)
+    return {name for step in walk.steps for name, _, _ in _layers_of(step)}
+
+
+def _layers_of(step: Step) -> Iterator[tuple[str, str, _Shapes]]:
+    """(name, name of the layer whose parameters it shares, shapes of the blobs)."""
+    match step:
+        case Conv():
+            window = (step.kernel, step.kernel)
+            weight = (step.out_channels, step.in_channels // step.groups, *window)
+            yield step.name, step.owner, (weight, *([(step.out_channels,)] if step.bias else []))
+        case Norm():
+            channels = (step.channels,)
+            yield step.name, step.owner, (channels, channels, (1,))
+            yield step.scale, step.scale_owner, (channels, channels)
+
+
+def _missing(name: str) -> str:
+    return f"layer '{name}' is missing"
