@@ -130,7 +130,7 @@ def test_a_port_by_its_keys(
     assert loaded.name == model.name
     assert loaded.options == model.options
     assert loaded.load_report is not None
-    assert not (loaded.load_report.missing or loaded.load_report.unused)
+    assert loaded.load_report.missing == loaded.load_report.unused == []
     assert_same_scores(loaded, model)
 
 
