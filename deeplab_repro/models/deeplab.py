@@ -32,6 +32,7 @@ from deeplab_repro.models.architectures import Architecture, Expansion, InputSca
 from deeplab_repro.models.layers import Convolution, resize
 from deeplab_repro.models.losses import LossRule, loss_rules
 from deeplab_repro.models.modules import Builder, NormFactory, ResidualSum, chain, module_of
+from deeplab_repro.models.steps import Resize
 from deeplab_repro.models.write import write_network
 from deeplab_repro.pictures.voc import IGNORE_LABEL
 from prototxt_import import parse_net, write_weights
@@ -74,14 +75,14 @@ class ScaledCopy(nn.Module):
 
     Args:
         scale: its entry in the architecture.
-        output_stride: of the network.
+        score_stride: pixels for a row or column of scores, at the picture's own size.
     """
 
-    def __init__(self, scale: InputScale, output_stride: int) -> None:
+    def __init__(self, scale: InputScale, score_stride: int) -> None:
         super().__init__()
         self.zoom, self.shrink = scale.zoom, scale.shrink
         #: Scores are compared with labels at their own size where these can be picked unmixed.
-        stride = output_stride * Fraction(scale.shrink, scale.zoom)
+        stride = score_stride * Fraction(scale.shrink, scale.zoom)
         self.is_compared_fitted = stride.denominator > 1
 
     def picture(self, x: Tensor) -> Tensor:
@@ -117,6 +118,7 @@ class DeepLab(nn.Module):
 
     Attributes:
         backbone, head, side_branches, scales: the parts, see the head of this file.
+        zoom: factor from the coarse scores to those of the input's size.
         rules: the losses of training, see :meth:`losses`.
         name: in `deeplab_repro.models.NETWORKS`, where it was made by its name.
         load_report: what the last weights file brought; None before.
@@ -161,10 +163,12 @@ class DeepLab(nn.Module):
         self.side_branches = nn.ModuleDict(
             {branch.source: module_of(branch, build) for branch in architecture.side_branches}
         )
+        interp = build.test.get(f"{architecture.stem}_interp")
+        self.zoom = interp.zoom if isinstance(interp, Resize) else 1
         # The released files list the scales from the largest to the smallest.
         scales = sorted(architecture.scales, key=lambda scale: scale.shrink / scale.zoom)
         self.scales = nn.ModuleDict(
-            {scale.loss.removeprefix("_"): ScaledCopy(scale, stride) for scale in scales}
+            {scale.loss.removeprefix("_"): ScaledCopy(scale, self.zoom) for scale in scales}
         )
         self._balance()
 
@@ -199,7 +203,7 @@ class DeepLab(nn.Module):
             return tuple(compared)
         fused = compared[0]
         if not self.side_branches:  # these are zoomed before they are summed
-            fused = resize(fused, self.output_stride)
+            fused = resize(fused, self.zoom)
         if self.architecture.crop is not None:
             begin, end = self.architecture.crop
             height, width = fused.shape[2:]
@@ -328,7 +332,7 @@ class DeepLab(nn.Module):
         features = self.backbone(x)
         maps = [branch(features[source]) for source, branch in self.side_branches.items()]
         scores = self._head_scores(features)
-        maps.append(scores if self.training else resize(scores, self.output_stride))
+        maps.append(scores if self.training else resize(scores, self.zoom))
         self._check_sizes(x, maps)
         fused = maps[0]
         for scores in maps[1:]:

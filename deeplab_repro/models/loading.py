@@ -24,6 +24,7 @@ from deeplab_repro.models.write import write_network
 from prototxt_import import DIALECTS, CaffeImportError, Model, read_model
 from prototxt_import.files import kind_of
 from prototxt_import.text import parse_text
+from prototxt_import.words import show
 
 __all__ = ["load", "read_torch_file"]
 
@@ -199,9 +200,15 @@ def _own(state: StateDict, name: str | None, file: str | None) -> Model:
     }
     identity = identify(Model(weights=firsts, weights_file=file), name)
     model = create_model(identity.name, **identity.options())
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"does not fit {identity.name}: {reason}", file=file) from None
+    shapes = {key: tensor.shape for key, tensor in model.state_dict().items()}
+    for key in sorted(shapes.keys() | state.keys()):
+        found = state[key].shape if key in state else None
+        if found != shapes.get(key):
+            raise InputError(
+                f"is not a state dict of {identity.name}: {key} does not fit",
+                file=file,
+                expected=show(shapes[key]) if key in shapes else "no such tensor",
+                got="none" if found is None else show(found),
+            )
+    model.load_state_dict(state)
     return Model(weights=model.caffe_weights(), weights_file=file)

@@ -19,6 +19,8 @@ def randomize(model: DeepLab) -> DeepLab:
     """Weights, biases and statistics that no layer leaves as it is."""
     with torch.no_grad():
         for tensor in (*model.parameters(), *model.buffers()):
+            if not tensor.is_floating_point():  # nn.BatchNorm2d counts its batches
+                continue
             # Convolutions that keep the size of the values that they read.
             tensor.normal_(0, (2 / tensor[0].numel()) ** 0.5 if tensor.dim() > 1 else 0.5)
         for module in model.modules():

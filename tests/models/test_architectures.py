@@ -212,8 +212,14 @@ def run(expansion: Expansion, blobs: dict[str, list[Tensor]], data: Tensor) -> d
                 x = F.interpolate(x, (rows, columns), mode="bilinear", align_corners=True)
             case Crop():
                 x = x[..., step.begin : -step.end, step.begin : -step.end]
+            case GlobalPool():
+                x = x.mean((2, 3), keepdim=True)
+            case ResizeLike():
+                x = F.interpolate(x, read[1].shape[2:], mode="bilinear", align_corners=True)
             case Merge(operation="SUM"):
                 x = torch.stack(read).sum(0)
+            case Merge(operation="CONCAT"):
+                x = torch.cat(read, 1)
             case Merge():
                 x = torch.stack(read).amax(0)
         maps[step.top] = x
@@ -252,7 +258,7 @@ def test_the_steps_compute_what_the_prototxt_computes(name: str, output_stride: 
 
 # DeepLab v3 (arXiv 1706.05587, section 3.3): the rates stand for output stride 16.
 def _batch_norm_unit(name: str, channels: int, kernel: int, rate: int = 1) -> ConvUnit:
-    norm = Normalization(f"{name}/bn", f"{name}/bn", frozen=False)
+    norm = Normalization(f"{name}/bn", f"{name}/scale", frozen=False)
     return ConvUnit(name, channels, kernel, rate=rate, norm=norm, relu=f"{name}/relu", bias=False)
 
 
