@@ -52,10 +52,33 @@ def crf_vs_peers(results: Results) -> Iterator[tuple[str, Figure]]:
     yield "", _bars("Dense CRF, 10 iterations and lattices", "ms", rows)
 
 
+def segment(results: Results) -> Iterator[tuple[str, Figure]]:
+    """When each stage worked on a picture, one after the other and overlapped."""
+    from matplotlib.figure import Figure
+
+    timelines = results[0]["timelines"]
+    stages = list(dict.fromkeys(entry["stage"] for entry in next(iter(timelines.values()))))
+    figure = Figure(figsize=(9, 4.2), layout="constrained")
+    panels = figure.subplots(len(timelines), sharex=True)
+    for axes, (name, entries) in zip(panels, timelines.items(), strict=True):
+        for row, (stage, colour) in enumerate(zip(stages, COLOURS, strict=False)):
+            bars = [(e["start"], e["end"] - e["start"]) for e in entries if e["stage"] == stage]
+            axes.broken_barh(bars, (row - 0.4, 0.8), color=colour, edgecolor="white", alpha=0.9)
+        times = results[0]["stages"][name]
+        axes.set_title(f"{name}: {times['sum']:.1f} s of stages in {times['wall']:.1f} s")
+        axes.set_yticks(range(len(stages)), stages)
+        axes.tick_params(axis="y", length=0)
+        axes.invert_yaxis()
+        _plain(axes, "x")
+    panels[-1].set_xlabel("seconds")
+    yield "", figure
+
+
 #: Name of a JSON file up to its threads -> what draws its pictures, with the ends of their names.
 PICTURES: dict[str, Callable[[Results], Iterator[tuple[str, Figure]]]] = {
     "atrous_vs_cudnn": atrous_vs_cudnn,
     "crf_vs_peers": crf_vs_peers,
+    "segment": segment,
 }
 
 

@@ -308,20 +308,14 @@ def _refined(
 
     from deeplab_repro.inference.stages import Stages
 
-    # A picture on each thread takes less time than all threads on one picture after the other.
-    threads = torch.get_num_threads()
-    workers = max(1, min(workers or threads, len(jobs)))
+    workers = max(1, min(workers or torch.get_num_threads(), len(jobs)))
     stages = Stages[_Job, _Input, _Input, None](
         read=lambda job: _read(job, work),
         run=lambda inputs: inputs,
         finish=lambda job, _, given: _refine(job, given, work),
         finishers=workers,
-        begin=lambda: torch.set_num_threads(max(1, threads // workers)),
     )
-    try:
-        yield from stages(jobs)
-    finally:
-        torch.set_num_threads(threads)
+    return stages(jobs)
 
 
 class _Input(NamedTuple):

@@ -157,7 +157,7 @@ class Segmenter:
         then: Callable[[Job, Picture, Tensor], Any] | None = None,
         batch: int = 1,
         readers: int = 2,
-        finishers: int = 1,
+        finishers: int = 2,
     ) -> Generator[tuple[Job, Any], None, None]:
         """Label any number of pictures: the next are read, and the last refined, meanwhile.
 
@@ -172,7 +172,7 @@ class Segmenter:
                 threads.  By default :meth:`label`.
             batch: pictures alike in :meth:`input_sizes` that go through the network together.
             readers: threads that read.
-            finishers: threads that call ``then``.
+            finishers: threads that call ``then``, each with its share of torch's threads.
 
         Yields:
             (job, result) in the order of the jobs, the result a :class:`Segmentation` or what

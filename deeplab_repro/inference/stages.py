@@ -2,6 +2,9 @@
 
 While the network runs on one picture, the next ones are read and the last ones refined and written.
 The results come in the order of the jobs, and no more than a few pictures are in memory.
+
+A picture on each of torch's threads takes less time than all threads on one picture after the
+other: those that finish share them out.
 """
 
 from __future__ import annotations
@@ -13,6 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Generic, TypeVar
+
+import torch
 
 __all__ = ["FAILURES", "Stages"]
 
@@ -37,8 +42,7 @@ class Stages(Generic[Job, Item, Output, Result]):
         alike: only items for which this is equal go through ``run`` together.
         batch: how many items go through ``run`` together, at most.
         readers: threads that read.
-        finishers: threads that finish.
-        begin: called once in every thread that finishes, before its first job.
+        finishers: threads that finish; each computes with its share of torch's threads.
     """
 
     read: Callable[[Job], Item]
@@ -48,7 +52,6 @@ class Stages(Generic[Job, Item, Output, Result]):
     batch: int = 1
     readers: int = 2
     finishers: int = 1
-    begin: Callable[[], None] = lambda: None
 
     def __call__(
         self, jobs: Iterable[Job]
@@ -65,10 +68,14 @@ class Stages(Generic[Job, Item, Output, Result]):
         groups: dict[Hashable, list[_Entry[Job, Item, Result]]] = {}  # and those read, if alike
         behind: set[Future[Result]] = set()
         ahead = self.readers + 1
+        share = max(1, torch.get_num_threads() // self.finishers)
         window = ahead + 4 * self.batch + 2 * self.finishers
         with (
             _pool(ThreadPoolExecutor(self.readers, "read")) as reading,
-            _pool(ThreadPoolExecutor(self.finishers, "finish", self.begin)) as finishing,
+            _threads_kept(),
+            _pool(
+                ThreadPoolExecutor(self.finishers, "finish", torch.set_num_threads, (share,))
+            ) as finishing,
         ):
             while True:
                 for job in islice(jobs, min(ahead - len(unread), window - len(entries))):
@@ -161,3 +168,13 @@ def _pool(pool: ThreadPoolExecutor) -> Iterator[ThreadPoolExecutor]:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _threads_kept() -> Iterator[None]:
+    """Set torch's threads back: a number that one thread sets is that of later threads, too."""
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

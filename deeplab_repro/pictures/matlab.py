@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from deeplab_repro.errors import BadInput, InputError
 from prototxt_import.files import open_file, replacing_file
-from prototxt_import.limits import MAX_HDF5_EXPANSION, SMALL_BYTES
+from prototxt_import.limits import MAX_HDF5_EXPANSION, MAX_HDF5_OBJECTS, SMALL_BYTES
 
 __all__ = ["VARIABLE", "is_hdf5", "load_variable", "read_bin", "read_mat", "write_bin", "write_mat"]
 
@@ -159,6 +159,7 @@ def _inflated(file: BinaryIO, path: object) -> BinaryIO:
         file.seek(at)
         kind, count = tag.unpack(file.read(tag.size))
         found.append((kind, at, tag.size + count))
+        MAX_HDF5_OBJECTS.check(len(found), "too many variables", file=path)
         at += tag.size + count
     if at > size:
         raise InputError("is cut off", file=path, expected=f"{at} bytes", got=size)
@@ -172,13 +173,16 @@ def _inflated(file: BinaryIO, path: object) -> BinaryIO:
         if kind != _COMPRESSED:
             whole.write(file.read(count))
             continue
-        file.seek(tag.size, os.SEEK_CUR)
+        packed = file.read(count)[tag.size :]
         left = allowed - whole.tell()
-        whole.write(zlib.decompressobj().decompress(file.read(count - tag.size), max(1, left)))
-        if whole.tell() >= allowed:
+        element = zlib.decompressobj().decompress(packed, max(1, left))
+        if len(element) >= left:
             MAX_HDF5_EXPANSION.check(
                 MAX_HDF5_EXPANSION.value + 1, "holds more than its size, so many times", file=path
             )
+        if len(element) < tag.size or len(element) != tag.size + tag.unpack_from(element)[1]:
+            raise InputError("is no .mat file, or damaged (an element of another size)", file=path)
+        whole.write(element)
     whole.seek(0)
     return whole
 

@@ -438,13 +438,15 @@ def test_ctrl_c(tmp_path):
 @pytest.mark.slow
 def test_complaints_of_decoders_and_of_python(tmp_path):
     """libjpeg's go nowhere, in whichever thread it runs; ours are shown."""
-    write_picture(tmp_path / "p.jpg", 60, 60)
+    write_picture(tmp_path / "p.jpg", 97, 97)
     content = (tmp_path / "p.jpg").read_bytes()
-    (tmp_path / "p.jpg").write_bytes(content[: len(content) * 3 // 4])
+    half = len(content) // 2
+    (tmp_path / "p.jpg").write_bytes(content[:half] + b"\xff\xd9" * 20 + content[half + 40 :])
     arguments = ("segment", tmp_path / "p.jpg", "--model", TRAINED, "--pad-to", 97)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         command_line(*arguments, "-o", tmp_path), capture_output=True, text=True, env=environment
     )
-    assert all(line.startswith("deeplab-repro: ") for line in done.stderr.splitlines())
-    assert "zoomed by 8 here" in done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("deeplab-repro: warning: the network ends before its scores are zoomed")
+    assert done.returncode == 0

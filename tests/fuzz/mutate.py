@@ -7,6 +7,8 @@ import json
 import random
 import re
 import struct
+import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -286,6 +288,54 @@ def npy(rng: random.Random, data: bytes, seeds: dict[str, list[bytes]], scratch:
     return b"\x93NUMPY" + version + size + header + data[128:]
 
 
+def mat(rng: random.Random, data: bytes, seeds: dict[str, list[bytes]], scratch: Path) -> bytes:
+    """Words of elements changed: kinds, sizes, axes; inside of compressed ones too."""
+    head, rest = bytearray(data[:128]), bytearray(data[128:])
+    kind, count = struct.unpack("<2I", (rest[:8] + bytes(8))[:8])
+    packed = kind == 15
+    if packed:
+        try:
+            rest = bytearray(zlib.decompress(rest[8 : 8 + count]))
+        except zlib.error:
+            return _flip(rng, data)
+    for _ in range(rng.choice((1, 1, 2, 4))):
+        at = 4 * rng.randrange(1 + min(len(rest), 96) // 4)
+        number = rng.choice((*NUMBERS, *range(1, 19))) & (2**32 - 1)
+        rest[at : at + 4] = struct.pack(rng.choice("<<<>") + "I", number)
+    if rng.random() < 0.1:
+        rest += bytes(rng.choice((1, 8, 1 << 20, 60 << 20)))
+    if packed or rng.random() < 0.1:
+        content = zlib.compress(bytes(rest), 1)
+        rest = bytearray(struct.pack("<2I", 15, len(content)) + content)
+    return bytes(head + rest)
+
+
+def bin_(rng: random.Random, data: bytes, seeds: dict[str, list[bytes]], scratch: Path) -> bytes:
+    """Another count of rows, columns or channels in front of the same numbers."""
+    at = 4 * rng.randrange(3)
+    number = rng.choice((*NUMBERS, 5, 6, 10, 12, 15, 20, 30, 60)) & (2**32 - 1)
+    return data[:at] + struct.pack("<I", number) + data[at + 4 :]
+
+
+def npz(rng: random.Random, data: bytes, seeds: dict[str, list[bytes]], scratch: Path) -> bytes:
+    """An archive of spoilt arrays, of several, of none, or compressed."""
+    memory = io.BytesIO()
+    kind = rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))
+    with zipfile.ZipFile(memory, "w", kind) as archive:
+        for _ in range(rng.choice((0, 1, 1, 1, 2))):
+            name = rng.choice(("scores", "data", "a/b", "../x", ""))
+            if f"{name}.npy" not in archive.namelist():
+                inside = rng.choice((npy, npy, _only))(
+                    rng, rng.choice(seeds["npy"]), seeds, scratch
+                )
+                archive.writestr(f"{name}.npy", inside)
+    return memory.getvalue()
+
+
+def _only(rng: random.Random, data: bytes, seeds: dict[str, list[bytes]], scratch: Path) -> bytes:
+    return data
+
+
 def mean(rng: random.Random, data: bytes, seeds: dict[str, list[bytes]], scratch: Path) -> bytes:
     """A BlobProto is a protobuf message like any other."""
     return protobuf(rng, data, seeds, scratch)
@@ -302,4 +352,8 @@ KNOWING = {
     "activations_h5": hdf5,
     "mean": mean,
     "npy": npy,
+    "scores_mat": mat,
+    "scores_bin": bin_,
+    "scores_npz": npz,
+    "scores_h5": hdf5,
 }

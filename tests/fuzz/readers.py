@@ -69,6 +69,15 @@ def _npy(path: Path) -> None:
     _mean(path)
 
 
+def _scores(path: Path) -> None:
+    from deeplab_repro.pictures.scores import read_scores
+
+    for key in (None, "data"):
+        with contextlib.suppress(BadInput):
+            read_scores(path, key)
+    read_scores(path)
+
+
 READERS: dict[str, Callable[[Path], None]] = {
     "prototxt": _model,
     "caffemodel": _model,
@@ -80,6 +89,10 @@ READERS: dict[str, Callable[[Path], None]] = {
     "activations_h5": _activations,
     "mean": _mean,
     "npy": _npy,
+    "scores_mat": _scores,
+    "scores_bin": _scores,
+    "scores_npz": _scores,
+    "scores_h5": _scores,
 }
 
 

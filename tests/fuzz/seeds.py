@@ -6,7 +6,9 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import scipy.io
 
+from deeplab_repro.pictures.scores import write_scores
 from prototxt_import import SolverState, infer_net, write_solverstate, write_weights
 from prototxt_import.matching import shared_parameters
 from prototxt_import.model import parse_net
@@ -90,6 +92,10 @@ ENDINGS = {
     "activations_h5": ".h5",
     "mean": ".binaryproto",
     "npy": ".npy",
+    "scores_mat": ".mat",
+    "scores_bin": ".bin",
+    "scores_npz": ".npz",
+    "scores_h5": ".h5",
 }
 
 
@@ -141,4 +147,12 @@ def make_seeds(folder: Path) -> dict[str, list[bytes]]:
     for array in (random.normal(size=(3, 9, 11)).astype(np.float32), np.zeros((1, 3, 9, 11))):
         np.save(path, array)
         seeds["npy"].append(path.read_bytes())
+    scores = random.normal(size=(3, 4, 5)).astype(np.float32)
+    for kind in ("scores_mat", "scores_bin", "scores_npz", "scores_h5"):
+        path = folder / f"seed{ENDINGS[kind]}"
+        write_scores(path, scores)
+        seeds[kind].append(path.read_bytes())
+    path = folder / "seed.mat"
+    scipy.io.savemat(path, {"text": "a", "data": scores.T, "more": scores}, do_compression=True)
+    seeds["scores_mat"].append(path.read_bytes())
     return seeds

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from itertools import chain
 
 import pytest
+import torch
 
 from deeplab_repro.inference.stages import Stages
 
@@ -169,17 +170,26 @@ def test_whoever_leaves_early_leaves_nothing_running(error: type[BaseException])
     assert len(begun) <= 6
 
 
-def test_every_finishing_thread_is_prepared() -> None:
-    prepared: set[str] = set()
+@pytest.mark.parametrize(("finishers", "share"), [(1, 4), (2, 2), (3, 1), (9, 1)])
+def test_threads_are_shared_out(finishers: int, share: int) -> None:
+    def finish(job: int, number: int, output: int) -> tuple[int, int]:
+        return output, torch.get_num_threads()
 
-    def finish(job: int, number: int, output: int) -> bool:
-        return threading.current_thread().name in prepared
+    def run(numbers: list[int]) -> list[int]:
+        return [torch.get_num_threads()]
 
-    stages = Stages[int, int, int, bool](
-        read=int,
-        run=doubled,
-        finish=finish,
-        finishers=3,
-        begin=lambda: prepared.add(threading.current_thread().name),
-    )
-    assert all(result is True for _, result in stages(range(20)))
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        stages = Stages[int, int, int, tuple[int, int]](
+            read=int, run=run, finish=finish, finishers=finishers
+        )
+        # The network keeps all of them.
+        assert {result for _, result in stages(range(9))} == {(4, share)}
+        later: list[int] = []
+        thread = threading.Thread(target=lambda: later.append(torch.get_num_threads()))
+        thread.start()
+        thread.join()
+        assert [torch.get_num_threads(), *later] == [4, 4]
+    finally:
+        torch.set_num_threads(before)
