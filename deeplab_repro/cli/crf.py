@@ -19,6 +19,8 @@ from deeplab_repro.cli.jobs import (
     finish,
     jobs_as_json,
     labels_as_json,
+    listed_options,
+    listed_pictures,
     make_folder,
     picture_progress,
     plan,
@@ -83,13 +85,14 @@ def _value_options(command: _Command) -> _Command:
 
 
 @click.command("crf")
-@click.option("--image", type=click.Path(), required=True, help="A picture, or a folder of them.")
+@click.option("--image", type=click.Path(), help="A picture, or a folder of them.")
+@listed_options
 @click.option(
     "--scores",
     type=click.Path(),
     required=True,
     help="Its scores, (C, H, W) or (1, C, H, W), as .npy, .npz, .h5, .mat (Caffe's MatWrite layer)"
-    " or .bin (DeepLab's Matlab scripts); for a folder of pictures a folder with a file of the same"
+    " or .bin (DeepLab's Matlab scripts); for several pictures a folder with a file of the same"
     " name for each.",
 )
 @click.option("-o", "--output", type=click.Path(), required=True, help="Folder for the results.")
@@ -159,7 +162,11 @@ def _value_options(command: _Command) -> _Command:
 @skip_option
 @json_option
 def command(
-    image: str,
+    image: str | None,
+    voc: str | None,
+    split: str | None,
+    list_file: str | None,
+    root: str | None,
     scores: str,
     output: str,
     params: str,
@@ -187,11 +194,12 @@ def command(
     """
     chosen = _params(params, values)
     options = {"normalization": normalization, "relaxation": relaxation}
+    listed = listed_pictures([image] if image is not None else [], voc, split, list_file, root)
     with processes() as team, decoders_silent(), picture_progress(hidden=not team.first) as bar:
         targets = _targets(overlays, marginals_kind, bins)
-        jobs = plan(_Job, [image], Path(output), targets, quiet=not team.first)
+        jobs = plan(_Job, listed, Path(output), targets, quiet=not team.first)
         for job in jobs:
-            job.scores = _scores_of(job, Path(scores), is_folder=Path(image).is_dir())
+            job.scores = _scores_of(job, Path(scores), is_folder=Path(scores).is_dir())
         mine = team.share(jobs)
         todo = unfinished(mine, skip_existing)
         task = bar.add_task("refining", total=len(todo))

@@ -44,6 +44,8 @@ __all__ = [
     "finish",
     "jobs_as_json",
     "labels_as_json",
+    "listed_options",
+    "listed_pictures",
     "make_folder",
     "picture_progress",
     "plan",
@@ -152,6 +154,59 @@ def plan(
             if target.resolve() in sources:
                 raise InputError("is an input, and would be overwritten", file=target)
     return list(jobs.values())
+
+
+def listed_options(command: _Command) -> _Command:
+    """``--voc``, ``--split``, ``--list`` and ``--root``, for :func:`listed_pictures`."""
+    for decorate in reversed(
+        [
+            click.option(
+                "--voc", type=click.Path(), metavar="ROOT", help="The pictures of a list of VOC."
+            ),
+            click.option("--split", metavar="NAME", help="With --voc: its list; val by default."),
+            click.option(
+                "--list",
+                "list_file",
+                type=click.Path(),
+                help="The pictures of a list under --root.",
+            ),
+            click.option(
+                "--root", type=click.Path(), help="The folder that --list names them from."
+            ),
+        ]
+    ):
+        command = decorate(command)
+    return command
+
+
+def listed_pictures(
+    given: Sequence[str],
+    voc: str | None,
+    split: str | None,
+    list_file: str | None,
+    root: str | None,
+) -> list[str | Path]:
+    """The pictures that a command is to work on: those named, or those of a list.
+
+    Raises:
+        InputError: none, or both.
+    """
+    from deeplab_repro import data
+
+    ways = [bool(given), voc is not None, list_file is not None]
+    if (
+        sum(ways) != 1
+        or (split is not None and voc is None)
+        or (list_file is None) != (root is None)
+    ):
+        raise InputError(
+            "which pictures", expected="pictures or folders, or --voc, or --list with --root"
+        )
+    if voc is not None:
+        return [sample.picture for sample in data.voc(voc, split or "val")]
+    if list_file is not None and root is not None:
+        return [sample.picture for sample in data.read_list(list_file, root)]
+    return list(given)
 
 
 def make_folder(path: Path) -> None:

@@ -28,6 +28,8 @@ from deeplab_repro.cli.jobs import (
     finish,
     jobs_as_json,
     labels_as_json,
+    listed_options,
+    listed_pictures,
     make_folder,
     picture_progress,
     plan,
@@ -80,7 +82,8 @@ def _is_number(text: str) -> bool:
 
 
 @click.command("segment", cls=_Command)
-@click.argument("pictures", nargs=-1, required=True, type=click.Path(), metavar="PICTURE...")
+@click.argument("pictures", nargs=-1, type=click.Path(), metavar="[PICTURE...]")
+@listed_options
 @click.option("--model", type=click.Path(), required=True, metavar="MODEL", help="The network.")
 @click.option("--prototxt", type=click.Path(), help="The network, if not in MODEL.")
 @click.option("--dialect", type=click.Choice(DIALECTS), help="Overrule the file's evidence.")
@@ -154,6 +157,10 @@ def _is_number(text: str) -> bool:
 @json_option
 def command(
     pictures: tuple[str, ...],
+    voc: str | None,
+    split: str | None,
+    list_file: str | None,
+    root: str | None,
     model: str,
     prototxt: str | None,
     dialect: Dialect | None,
@@ -174,7 +181,7 @@ def command(
     quirks: bool,
     json_file: str | None,
 ) -> None:
-    """Label the pixels of pictures and of all pictures in folders.
+    """Label the pixels of pictures, of all pictures in folders, or of those in a list.
 
     Writes labels/NAME.png (class ids, with VOC's palette) and overlays/NAME.png (the picture with
     its labels and their legend) to the output folder.  A picture that cannot be used is reported
@@ -182,9 +189,10 @@ def command(
     run at the same time, on a GPU where there is one; under `torchrun --nproc-per-node N -m
     deeplab_repro segment ...` the pictures are shared out.
     """
+    listed = listed_pictures(pictures, voc, split, list_file, root)
     with processes() as team, decoders_silent(), picture_progress(hidden=not team.first) as bar:
         jobs = plan(
-            _Job, pictures, Path(output), _targets(overlays, save_scores), quiet=not team.first
+            _Job, listed, Path(output), _targets(overlays, save_scores), quiet=not team.first
         )
         mine = team.share(jobs)
         todo = unfinished(mine, skip_existing)

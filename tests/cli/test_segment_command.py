@@ -250,7 +250,10 @@ def test_mean_and_blob(run, tmp_path, net):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "Missing argument 'PICTURE...'"),
+        ([], "Missing option '--model'"),
+        (["--model", MODEL], "which pictures; expected pictures or folders, or --voc, or --list"),
+        ([PICTURE, "--model", MODEL, "--voc", ROOT], "which pictures"),
+        (["--model", MODEL, "--list", __file__], "which pictures"),
         ([PICTURE, "--model", "none.caffemodel"], "No such file"),
         ([PICTURE, "--model", MODEL, "--scales", "big"], "--scales; expected positive numbers"),
         ([PICTURE, "--model", MODEL, "--scales", "-1"], "--scales; expected positive numbers"),
