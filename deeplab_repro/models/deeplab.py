@@ -230,8 +230,14 @@ class DeepLab(nn.Module):
             Each the mean over the pixels that count, () float32.
 
         Raises:
-            ValueError: a label that is no class, or labels of another size than the scores'.
+            ValueError: a label that is no class, labels of another size than the scores', or the
+                scores of eval mode.
         """
+        if isinstance(outputs, Tensor) or len(outputs) != len(self.rules):
+            raise ValueError(
+                f"losses: expected the {len(self.rules)} scores of train mode, got "
+                + ("a tensor" if isinstance(outputs, Tensor) else f"{len(outputs)}")
+            )
         return {
             rule.name: rule(scores, labels, ignore_label)
             for rule, scores in zip(self.rules, outputs, strict=True)

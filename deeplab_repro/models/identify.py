@@ -69,15 +69,15 @@ def identify(source: Model, name: str | None = None) -> Identity:
         if identity is not None and key not in candidates and _fits(network, identity, weights):
             candidates[key] = identity
     found = list(candidates.values())
+    if not found:
+        _refuse(source, "weights of one of the DeepLab networks")
+    names = ", ".join(identity.name for identity in found)
     if len(found) > 1 and source.raw is not None:
         found = [one for one in found if _computes(source, one)]
     if len(found) == 1:
         return found[0]
-    if not found:
-        _refuse(source, "weights of one of the DeepLab networks")
-    names = ", ".join(identity.name for identity in found)
     raise InputError(
-        "the weights fit several networks, which differ in what the file does not hold",
+        "the weights fit several networks, and no network in the file says which",
         file=source.weights_file,
         expected="the name of one of them",
         got=names,
@@ -138,9 +138,14 @@ def _fits(network: Network, identity: Identity, weights: Weights) -> bool:
 
 
 def _computes(source: Model, identity: Identity) -> bool:
-    """Whether the network in the file has the same windows, layer by layer."""
-    expansion = expand(find(identity.name).architecture, **identity.options())
-    return _windows_of(source) == _windows(expansion)
+    """Whether the network in the file has the windows of the train net or of the test net."""
+    theirs = _windows_of(source)
+    architecture = find(identity.name).architecture
+    return any(
+        all(theirs.get(layer, window) == window for layer, window in ours.items())
+        for training in (False, True)
+        for ours in [_windows(expand(architecture, training=training, **identity.options()))]
+    )
 
 
 def _windows(expansion: Expansion) -> dict[str, tuple[int, ...]]:

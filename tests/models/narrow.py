@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from deeplab_repro.models import DeepLab, create_model
+from deeplab_repro.models import DeepLab, create_model, resnet101
+
+# One unit in each stage, and one with an identity beside it.
+_ROOT, _STAGE2, *_STAGES = resnet101.backbone()
+SHORT_RESNET = replace(
+    resnet101.ASPP_MSC, backbone=(_ROOT, _STAGE2[:2], *(stage[:1] for stage in _STAGES))
+)
 
 
 def narrow(name: str, num_classes: int = 4, **options: Any) -> DeepLab:

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 from torch import Tensor, nn
 
 from deeplab_repro import CaffeNet, load_caffe
-from deeplab_repro.models import NETWORKS, DeepLab, resnet101
+from deeplab_repro.models import NETWORKS, DeepLab
 from deeplab_repro.models.graph import Settings, net_message
 from deeplab_repro.models.prototxt import to_text
 from prototxt_import import parse_net
-from tests.models.narrow import narrow, picture, randomize
+from tests.models.narrow import SHORT_RESNET, narrow, picture, randomize
 
-# One unit in each stage, and one with an identity beside it.
-_ROOT, _STAGE2, *_STAGES = resnet101.backbone()
-SHORT_RESNET = replace(
-    resnet101.ASPP_MSC, backbone=(_ROOT, _STAGE2[:2], *(stage[:1] for stage in _STAGES))
-)
 # One network of each graph in every run; what differs in names and numbers alone is slow.
 QUICK = [("plain", 8), ("msc-largefov", 8), ("aspp-l", 16), ("short", 8)]
 ALL = [
@@ -153,6 +146,8 @@ def test_labels_that_do_not_fit_name_the_rule() -> None:
         model.loss(outputs, torch.full((1, 65, 65), 4))
     with pytest.raises(ValueError, match=r"labels: expected \(1, H, W\) or \(1, 1, H, W\), got"):
         model.loss(outputs, torch.zeros(65, 65))
+    with pytest.raises(ValueError, match="losses: expected the 1 scores of train mode, got a tens"):
+        model.loss(outputs[0], torch.zeros(1, 65, 65))
     # All void: nothing to learn, and no division by zero.
     loss = model.loss(outputs, torch.full((1, 65, 65), 255))
     loss.backward()

@@ -13,7 +13,14 @@ from torch import nn
 from deeplab_repro import load_caffe
 from deeplab_repro.models import DeepLab, create_model, load
 from deeplab_repro.models.identify import Identity, identify
-from prototxt_import import CaffeImportError, Model, read_model, read_weights, write_weights
+from prototxt_import import (
+    CaffeImportError,
+    Model,
+    parse_net,
+    read_model,
+    read_weights,
+    write_weights,
+)
 from tests.models.narrow import narrow, picture
 
 BUNDLED = Path(__file__).parents[2] / "weights" / "largefov_v1_w8"
@@ -176,6 +183,10 @@ def test_which_network_it_is(tmp_path: Path) -> None:
         model.save(path)
         assert model.name is not None
         expected = Identity(model.name, 3, 32, "voc12")
+        assert identify(read_model(path)) == expected
+        # As Caffe's snapshots: with the train net, whose pools differ in the first network.
+        train = parse_net(model.prototxt("TRAIN"), "TRAIN")
+        write_weights(path, model.caffe_weights(), train)
         assert identify(read_model(path)) == expected
         if name in ("7x7", "msc"):
             assert identify(bare) == expected
