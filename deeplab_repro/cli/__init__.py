@@ -58,7 +58,8 @@ class _LazyGroup(click.Group):
 def _app() -> None:
     """DeepLab v1 and v2 as their Caffe code computed them, without Caffe.
 
-    MODEL is a .caffemodel, .caffemodel.h5, .safetensors, or a prototxt alone.
+    MODEL is a .caffemodel, .caffemodel.h5, .safetensors, a prototxt alone, or the name of a
+    released model whose weights are here (`deeplab-repro weights`).
     """
 
 

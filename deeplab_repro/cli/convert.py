@@ -64,7 +64,8 @@ def command(
         raise InputError(
             "unknown kind of output", file=target, expected=" or ".join(_ENDINGS), got=target.suffix
         )
-    if target.exists() and target.samefile(model):
+    # MODEL may be the name of a released model.
+    if target.exists() and Path(model).exists() and target.samefile(model):
         raise InputError("would replace the model itself", file=target, expected="another -o")
     with progress("reading", "checking", "writing") as advance:
         source, ported = _read(model, prototxt, dialect, settings, network)

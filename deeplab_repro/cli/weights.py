@@ -148,15 +148,15 @@ def fetch(
     for url in sources:
         if not url.startswith(("http://", "https://")):
             raise InputError("--source", expected="http://... or https://...", got=url)
-    model = read_manifest(manifest_file).find(name)
+    model, store = read_manifest(manifest_file).find(name), Store()
     wanted = model.files if everything else tuple(map(model.weights, files or (None,)))
-    if model.licence:
+    if model.licence and not all(store.converted(model, file).is_file() for file in wanted):
         click.echo(f"deeplab-repro: {printable(model.licence)}", err=True)
     with _reporter() as reporter:
         obtained = fetch_weights(
             model,
             list(dict.fromkeys(wanted)),
-            Store(),
+            store,
             sources=sources,
             accept_changed=accept_changed,
             patience=Patience(connect=min(timeout, 15.0), silence=timeout),

@@ -64,6 +64,8 @@ def test_fetch_add_verify_and_segment(
     assert run(*segment)[0] == 0
     assert (tmp_path / "out" / "labels" / "p.png").is_file()
     assert run("inspect", "small")[0] == 0
+    for _ in range(2):  # the second time the file is there
+        assert run("convert", "small", "-o", tmp_path / "c.caffemodel")[0] == 0
 
     code, out, _ = run("weights", "fetch", "small", "--all")
     assert code == 0

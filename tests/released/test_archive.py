@@ -87,11 +87,11 @@ def escapes(name: str) -> dict[str, Callable[[Path], object]]:
     }
 
 
-def same_header(path: Path) -> None:
+def state_size(path: Path, size: int) -> None:
     """A zip whose directory states another size than what follows."""
     content = make_zip(path, ("x", CONTENT)).read_bytes()
     at = content.rindex(b"PK\x01\x02") + 24
-    path.write_bytes(content[:at] + struct.pack("<I", 5) + content[at + 4 :])
+    path.write_bytes(content[:at] + struct.pack("<I", size) + content[at + 4 :])
 
 
 def pax_bomb(path: Path) -> None:
@@ -123,6 +123,12 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda path: make_tar(path, special(tarfile.FIFOTYPE)),
         "no file and no folder",
     ),
+    "tar: a sparse file": (
+        lambda path: path.write_bytes(
+            special(tarfile.GNUTYPE_SPARSE).tobuf(tarfile.GNU_FORMAT) + bytes(1024)
+        ),
+        "no file and no folder",
+    ),
     "zip: a symbolic link": (
         lambda path: make_zip(path, (zip_special(stat.S_IFLNK), b"/etc/passwd")),
         "no file and no folder",
@@ -138,7 +144,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
         ),
         "unpacks to 41.9 MB, so many times",
     ),
-    "tar: a header of a gigabyte": (pax_bomb, "damaged archive"),
+    "tar: a header of a gigabyte": (pax_bomb, "a header of 1073741824 bytes"),
     "zip: one name twice": (lambda path: make_zip(path, ("x", b"1"), ("x", b"2")), "a file twice"),
     "tar: one name twice": (
         lambda path: make_tar(path, tarfile.TarInfo("x"), x=b"2"),
@@ -156,7 +162,11 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda path: make_zip(path, ("x", CONTENT * 60)),
         "unpacks to too many bytes; expected at most 60000000",
     ),
-    "zip: a size that is a lie": (same_header, "damaged|not as long"),
+    "zip: a size that is too small": (lambda path: state_size(path, 5), "x in it is damaged"),
+    "zip: a size that is too large": (
+        lambda path: state_size(path, len(CONTENT) + 9),
+        "x is not as long as stated",
+    ),
     "zip: cut": (
         lambda path: path.write_bytes(make_zip(path, ("x", CONTENT)).read_bytes()[:-10]),
         "damaged archive",
