@@ -133,7 +133,7 @@ MAX_HDF5_OBJECTS: Final = Limit("MAX_HDF5_OBJECTS", 50_000)
 MAX_HDF5_DEPTH: Final = Limit("MAX_HDF5_DEPTH", 32)
 #: How many times larger a data set may be than what the file stores of it: compressed activations
 #: of ReLU shrink to a third, while chunks that were never written cost the file nothing at all.
-#: Data sets of up to SMALL_BYTES may be compressed as they like.
+#: Data sets of up to SMALL_BYTES may be compressed as they like.  The same holds for a ``.mat``.
 MAX_HDF5_EXPANSION: Final = Limit("MAX_HDF5_EXPANSION", 4)
 #: How many times its own size a safetensors file may stand for by naming shared tensors again.
 MAX_SHARED_COPIES: Final = Limit("MAX_SHARED_COPIES", 16)

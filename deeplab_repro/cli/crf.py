@@ -208,7 +208,7 @@ def command(
         jobs = team.merge(mine)
     if team.first:
         _warn_of_probabilities(jobs)
-        count = next((job.classes for job in jobs if job.classes), None)
+        count = max((job.classes for job in jobs), default=0)
         classes = _classes(classes_file, count) if count else None
         if classes is not None:
             show_labels(jobs, classes)

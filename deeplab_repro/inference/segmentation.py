@@ -26,6 +26,7 @@ from deeplab_repro.caffe.scoring import InputRule, input_rule, scoring_net, zoom
 from deeplab_repro.crf import CRFParams, dense_crf
 from deeplab_repro.errors import InputError
 from deeplab_repro.inference.stages import Stages
+from deeplab_repro.models.architectures import Architecture
 from deeplab_repro.pictures.reading import Preparation, read_picture, resize_picture
 from deeplab_repro.pictures.voc import VOC_MEAN
 from prototxt_import import CaffeImportError
@@ -66,8 +67,9 @@ class Segmenter:
             that maps (N, 3, H, W) float32, BGR minus the mean, to scores (N, C, H', W').  Of a
             CaffeNet only what the scores need is kept in memory while it runs if it was made from
             a :func:`~deeplab_repro.caffe.scoring.scoring_net`.
-        rule: the input sizes that suit the network.  A CaffeNet's follow from its layers; of
-            another module it is :data:`DEFAULT_RULE` unless given.
+        rule: the input sizes that suit the network.  A CaffeNet's follow from its layers, and
+            those of a network of :mod:`deeplab_repro.models` from its table; of another module
+            it is :data:`DEFAULT_RULE` unless given.
         blob: the scores of a CaffeNet, see :func:`~deeplab_repro.caffe.scoring.scoring_net`.
         mean: subtracted; three numbers (blue, green, red), a (3, H, W) picture, or None.
         pad_to: pad to this side, or (H, W), instead of that of the rule.
@@ -113,7 +115,7 @@ class Segmenter:
             self.rule = rule or found
         else:
             self._scores_of, self.blob = net, blob or "scores"
-            self.rule = rule or DEFAULT_RULE
+            self.rule = rule or _stated_rule(net)
             if net.training:
                 warnings.warn(
                     "the network is in train mode: net.eval() gives its scores", stacklevel=2
@@ -314,6 +316,20 @@ def _caffe_scores(
         return found
 
     return scores_of, scores, input_rule(part)
+
+
+def _stated_rule(net: nn.Module) -> InputRule:
+    """The sizes that suit a module: as its table of the papers' networks has them, if it has one.
+
+    The test crop is the first of them from 513 on, as in the released files.
+    """
+    table = getattr(net, "architecture", None)
+    if not isinstance(table, Architecture):
+        return DEFAULT_RULE
+    options = getattr(net, "options", {})
+    step, rest = table.input_rule(options.get("output_stride"))
+    side = rest - (rest - 513) // step * step
+    return InputRule((side, side), step, None, classes=options.get("num_classes"))
 
 
 def _full_size(scores: Tensor, size: tuple[int, int], blob: str) -> Tensor:

@@ -189,6 +189,19 @@ def test_a_folder_of_matlabs_files(run, tmp_path, workers):
     assert run(*arguments, *options, "--skip-existing")[0] == 0
 
 
+def test_pictures_with_other_numbers_of_classes(run, tmp_path):
+    """The report names the classes of all of them."""
+    for i, classes in enumerate((2, 5, 3)):
+        write_picture(tmp_path / f"{i}.png", 5, 6, i)
+        scores = np.zeros((classes, 5, 6), np.float32)
+        scores[-1] = 9
+        np.save(tmp_path / f"{i}.npy", scores)
+    arguments = ("--image", tmp_path, "--scores", tmp_path, "-o", tmp_path / "o")
+    assert run("crf", *arguments, "--json", tmp_path / "r.json")[0] == 0
+    pictures = json.loads((tmp_path / "r.json").read_text())["pictures"]
+    assert [picture["classes"][0]["id"] for picture in pictures] == [1, 4, 2]
+
+
 def test_probabilities_of_many_pictures_are_one_warning(run, tmp_path):
     for i in range(3):
         write_picture(tmp_path / f"{i}.png", 5, 6, i)

@@ -305,6 +305,7 @@ def test_a_picture_that_is_not_there_leaves_no_folders(run, tmp_path):
 # ---------------------------------------------------------------- scores, and what is there
 
 
+@pytest.mark.slow
 def test_scores_go_on_to_crf(run, tmp_path, net):
     """In every kind of file; what is refined later is what --crf refines at once."""
     picture = write_picture(tmp_path / "p.png", 40, 60)

@@ -407,6 +407,30 @@ def test_any_module() -> None:
     np.testing.assert_array_equal(same.scores, scores)
 
 
+@pytest.mark.parametrize(
+    ("name", "stride", "sizes"),
+    [
+        ("plain", 8, (514, 522, 513)),
+        ("largefov", 8, (513, 521, 514)),
+        ("aspp-l", 16, (513, 529, 521)),
+        ("resnet101-msc-aspp", 8, (513, 545, 521)),
+        ("resnet101-msc-aspp", 16, (513, 577, 545)),
+    ],
+)
+def test_a_module_with_a_table(name: str, stride: int, sizes: tuple[int, int, int]) -> None:
+    """The test crop, the size after it, and one that does not suit."""
+    net = nn.Identity().eval()
+    net.architecture = NETWORKS[name].architecture
+    net.options = {"output_stride": stride, "num_classes": 7}
+    segmenter = Segmenter(net)
+    crop, larger, wrong = sizes
+    assert segmenter.input_sizes(1, crop) == ((crop, crop),)
+    assert segmenter.input_sizes(crop, crop + 1) == ((crop, larger),)
+    assert segmenter.rule.classes == 7
+    assert segmenter.rule.suits(crop, larger)
+    assert not segmenter.rule.suits(crop, wrong)
+
+
 def test_a_module_that_cannot_be_used() -> None:
     with pytest.warns(UserWarning, match=r"is in train mode: net.eval\(\)"):
         Segmenter(Eighth())

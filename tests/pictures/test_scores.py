@@ -199,6 +199,7 @@ def test_a_mat_file_of_other_things(tmp_path: Path) -> None:
         read_scores(path)
 
 
+@pytest.mark.slow
 def test_a_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """40 MB of zeros in 40 KB, however little the sizes ask for."""
     zeros = bytes(40 << 20)
