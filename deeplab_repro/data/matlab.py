@@ -12,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from deeplab_repro.data.mat5 import read_mat
 from deeplab_repro.errors import InputError
 from prototxt_import.files import open_file
 from prototxt_import.limits import MAX_BLOB_BYTES, MAX_PIXELS
@@ -80,24 +81,16 @@ def _from_bin(path: str | os.PathLike[str]) -> NDArray[Any]:
 
 
 def _from_mat(path: str | os.PathLike[str]) -> NDArray[Any]:
-    import scipy.io  # takes half a second, and most labels are PNGs
-
-    with open_file(path) as file:
-        try:
-            content = scipy.io.loadmat(file)
-        except Exception as error:
-            # scipy raises whatever its parts do; MATLAB 7.3's files are HDF5, which it refuses.
-            raise InputError(
-                f"is no .mat that scipy reads ({error or type(error).__name__})",
-                file=path,
-                expected="a file of MATLAB 4 to 7.2",
-            ) from None
-    variables = {name: value for name, value in content.items() if not name.startswith("__")}
+    variables = read_mat(path)
     if "GTcls" in variables:
-        return _matrix(_segmentation(variables["GTcls"], path), "GTcls.Segmentation", path)
-    if "data" in variables:
-        return _blob(np.asarray(variables["data"]), path)
-    matrices = {name: v for name, v in variables.items() if v.dtype.kind in "buif" and v.ndim == 2}
+        struct = variables["GTcls"]
+        values = struct.get("Segmentation") if isinstance(struct, dict) else None
+        if values is None:
+            raise InputError("GTcls is not SBD's", file=path, expected="a matrix Segmentation")
+        return _matrix(values, "GTcls.Segmentation", path)
+    matrices = {name: v for name, v in variables.items() if isinstance(v, np.ndarray)}
+    if "data" in matrices:
+        return _blob(matrices["data"], path)
     if len(matrices) != 1:
         raise InputError(
             "holds no label map",
@@ -109,23 +102,16 @@ def _from_mat(path: str | os.PathLike[str]) -> NDArray[Any]:
     return _matrix(matrix, name, path)
 
 
-def _segmentation(struct: NDArray[Any], path: str | os.PathLike[str]) -> NDArray[Any]:
-    names = struct.dtype.names or ()
-    if "Segmentation" not in names or struct.size != 1:
-        raise InputError("GTcls is not SBD's", file=path, expected="a field Segmentation")
-    return np.asarray(struct["Segmentation"].item())
-
-
 def _matrix(values: NDArray[Any], name: str, path: str | os.PathLike[str]) -> NDArray[Any]:
-    if values.ndim != 2 or values.dtype.kind not in "buif":
-        raise InputError(f"{name} is no matrix of numbers", file=path, got=values.shape)
+    if values.ndim != 2:
+        raise InputError(f"{name} is no matrix", file=path, got=values.shape)
     return values
 
 
 def _blob(values: NDArray[Any], path: str | os.PathLike[str]) -> NDArray[Any]:
     """MATLAB shows (width, height, channels, number) and drops axes of 1 at the end."""
     axes = values.shape + (1,) * (4 - values.ndim)
-    if len(axes) != 4 or axes[3] != 1 or values.dtype.kind not in "buif":
+    if len(axes) != 4 or axes[3] != 1:
         raise InputError(
             "data is no blob of one picture", file=path, expected="(W, H, C, 1)", got=values.shape
         )

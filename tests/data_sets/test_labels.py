@@ -132,7 +132,11 @@ def save(kind, **options):
             lambda path: write_bin(path, IDS, "<i2", header=(2, 4, 1)),
             "another size than its header of 2x4x1 says; expected 8 values .* got 12 bytes",
         ),
-        ("a.mat", lambda path: path.write_bytes(b"MATLAB?" * 40), "is no .mat that scipy reads"),
+        (
+            "a.mat",
+            lambda path: path.write_bytes(b"MATLAB?" * 40),
+            "is no .mat; expected a file of MATLAB",
+        ),
         (
             "a.mat",
             lambda path: scipy.io.savemat(path, {"a": IDS, "b": IDS}),

@@ -69,6 +69,12 @@ def _npy(path: Path) -> None:
     _mean(path)
 
 
+def _label(path: Path) -> None:
+    from deeplab_repro.data import read_label
+
+    read_label(path)
+
+
 READERS: dict[str, Callable[[Path], None]] = {
     "prototxt": _model,
     "caffemodel": _model,
@@ -80,6 +86,9 @@ READERS: dict[str, Callable[[Path], None]] = {
     "activations_h5": _activations,
     "mean": _mean,
     "npy": _npy,
+    "label_png": _label,
+    "label_mat": _label,
+    "label_bin": _label,
 }
 
 

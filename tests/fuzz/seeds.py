@@ -6,7 +6,9 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import scipy.io
 
+from deeplab_repro.pictures.palette import write_label_png
 from prototxt_import import SolverState, infer_net, write_solverstate, write_weights
 from prototxt_import.matching import shared_parameters
 from prototxt_import.model import parse_net
@@ -90,6 +92,9 @@ ENDINGS = {
     "activations_h5": ".h5",
     "mean": ".binaryproto",
     "npy": ".npy",
+    "label_png": ".png",
+    "label_mat": ".mat",
+    "label_bin": ".bin",
 }
 
 
@@ -141,4 +146,13 @@ def make_seeds(folder: Path) -> dict[str, list[bytes]]:
     for array in (random.normal(size=(3, 9, 11)).astype(np.float32), np.zeros((1, 3, 9, 11))):
         np.save(path, array)
         seeds["npy"].append(path.read_bytes())
+    labels = random.integers(0, 21, (9, 11)).astype(np.uint8)
+    write_label_png(folder / "seed.png", labels)
+    seeds["label_png"].append((folder / "seed.png").read_bytes())
+    sbd = {"GTcls": {"Segmentation": labels, "Boundaries": labels > 3}}
+    for content in (sbd, {"data": labels.T.reshape(11, 9, 1, 1).astype(np.float32)}):
+        scipy.io.savemat(folder / "seed.mat", content, do_compression=content is sbd)
+        seeds["label_mat"].append((folder / "seed.mat").read_bytes())
+    header = np.array([9, 11, 1], "<i4").tobytes()
+    seeds["label_bin"].append(header + labels.T.astype("<i2").tobytes())
     return seeds
