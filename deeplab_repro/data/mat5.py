@@ -130,7 +130,7 @@ def _matrix(data: memoryview, order: str, within: bool = False) -> tuple[str, Va
 def _values(kind: int, content: memoryview, shape: tuple[int, ...], order: str) -> NDArray[Any]:
     if kind not in _NUMBERS:
         raise _Damaged(f"numbers of type {kind}")
-    numbers = np.dtype(_NUMBERS[kind]).newbyteorder(order)
+    numbers = np.dtype(order + _NUMBERS[kind])
     if prod(shape) * numbers.itemsize != len(content):
         raise _Damaged(f"{len(content)} bytes for a matrix of size {shape[:4]}")
     return np.frombuffer(content, numbers).reshape(shape, order="F")
