@@ -108,6 +108,21 @@ def test_palette_pictures_read_with_opencv_are_recognised(tmp_path):
     assert "expected 0 to 20 and 255 for void, got 38, 52" in str(caught.value)
 
 
+def test_a_palette_in_another_order_is_refused_and_decoded(tmp_path):
+    """An editor numbers the colours as it likes: the values are small, but not the classes."""
+    file = tmp_path / "label.png"
+    order = np.array([0, 20, 5, 1, 255], np.uint8)
+    numbered = Image.fromarray(np.searchsorted(np.sort(order), IDS).astype(np.uint8))
+    numbered.putpalette(voc_palette()[np.sort(order)].tobytes())
+    numbered.save(file)
+    with pytest.raises(
+        InputError, match=r"palette of another order.* got 0 as #000000, 1 as #800000"
+    ):
+        read_label(file)
+    np.testing.assert_array_equal(decode_colours(np.asarray(numbered.convert("RGB"))), IDS)
+    assert read_label(file, num_classes=5).max() == 4  # own classes may have any colours
+
+
 def save(kind, **options):
     return lambda path: Image.fromarray(kind).save(path, **options)
 
