@@ -196,7 +196,9 @@ def _check_palette(picture: Image.Image, path: str | os.PathLike[str]) -> None:
     if used[-1] >= len(palette):
         return
     colours, of_ids = (_packed(table[used]).tolist() for table in (palette, known))
-    if colours != of_ids and set(colours) <= set(_packed(known[_voc_ids()]).tolist()):
+    if colours == of_ids or len(set(colours)) < max(2, len(colours)):
+        return  # as they should be; or colours that tell nothing, as where all of them are black
+    if set(colours) <= set(_packed(known[_voc_ids()]).tolist()):
         shown = [f"{i} as {_shown_colour(c)}" for i, c in zip(used, colours, strict=True)]
         raise InputError(
             "has VOC's colours in a palette of another order, so that its values are no class ids;"

@@ -121,6 +121,10 @@ def test_a_palette_in_another_order_is_refused_and_decoded(tmp_path):
         read_label(file)
     np.testing.assert_array_equal(decode_colours(np.asarray(numbered.convert("RGB"))), IDS)
     assert read_label(file, num_classes=5).max() == 4  # own classes may have any colours
+    for entries in (np.zeros((256, 3), np.uint8), np.arange(256, dtype=np.uint8).repeat(3)):
+        numbered.putpalette(entries.tobytes())
+        numbered.save(file)
+        assert read_label(file).max() == 4
 
 
 def save(kind, **options):
