@@ -5,8 +5,8 @@ python benchmarks/segment.py [--pictures 4] [--threads 2] [--runs 3] [--device D
 LargeFOV of the published width with random weights, padded to 513, with the released CRF, on
 pictures of 500 x 375 made from the bundled one; labels and overlays are written. Each picture by
 itself, one stage after the other, and as `Segmenter.stream` does it, in turns; the label files must
-be the same. The JSON has the seconds of the stages in the fastest run of each way, and when they ran,
-which the picture beside it shows.
+be the same. The JSON has the seconds of the stages in the fastest run of each way, and when they
+ran, which the picture beside it shows.
 """
 
 from __future__ import annotations

@@ -154,6 +154,8 @@ def _check_kind(picture: Image.Image, path: str | os.PathLike[str], num_classes:
     """Refuse pictures whose pixel values cannot be ids."""
     if picture.format in ("JPEG", "WEBP"):
         raise InputError(f"is a {picture.format}, which changes values", file=path, expected="PNG")
+    if picture.mode == "P" and num_classes == len(VOC_CLASSES):
+        _check_palette(picture, path)
     if picture.mode in ("P", "L"):
         return
     if picture.mode == "1":
@@ -182,6 +184,28 @@ def _check_kind(picture: Image.Image, path: str | os.PathLike[str], num_classes:
         expected="one channel of class ids, with a palette or grey",
         got=f"{picture.mode} with {_listed([_shown_colour(c) for c in colours.tolist()])}",
     )
+
+
+def _check_palette(picture: Image.Image, path: str | os.PathLike[str]) -> None:
+    """Refuse VOC's colours in another order, as programs save that make a palette of their own."""
+    palette = np.array(picture.getpalette("RGB"), np.uint8).reshape(-1, 3)
+    known = voc_palette()
+    if np.array_equal(palette, known[: len(palette)]):
+        return
+    used = np.bincount(np.asarray(picture).ravel()).nonzero()[0]
+    if used[-1] >= len(palette):
+        return
+    colours, of_ids = (_packed(table[used]).tolist() for table in (palette, known))
+    if colours == of_ids or len(set(colours)) < max(2, len(colours)):
+        return  # as they should be; or colours that tell nothing, as where all of them are black
+    if set(colours) <= set(_packed(known[_voc_ids()]).tolist()):
+        shown = [f"{i} as {_shown_colour(c)}" for i, c in zip(used, colours, strict=True)]
+        raise InputError(
+            "has VOC's colours in a palette of another order, so that its values are no class ids;"
+            " `deeplab-repro data decode` makes them",
+            file=path,
+            got=_listed(shown),
+        )
 
 
 def _explanation(present: NDArray[Any], wrong: NDArray[Any]) -> str:

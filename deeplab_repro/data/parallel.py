@@ -1,10 +1,13 @@
-"""One function over many pictures, on several cores."""
+"""One function over many pictures, on several cores.
+
+Threads do, since decoding, encoding and most of numpy let other threads run meanwhile.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 __all__ = ["cores", "over"]
@@ -23,7 +26,6 @@ def over(
     items: Iterable[_Item],
     workers: int | None = None,
     *,
-    processes: bool = False,
     advance: Callable[[], object] = lambda: None,
 ) -> list[_Result]:
     """The results of ``work`` in the order of the items, whatever order they come in.
@@ -31,9 +33,7 @@ def over(
     Args:
         work: called with each item.
         items: to work on.
-        workers: how many at a time; all cores by default, and 1 works here, without a pool.
-        processes: a process for each worker, where the work is Python rather than a library's
-            (then ``work`` and items must be picklable); threads otherwise.
+        workers: threads; as many as cores by default.  One works here, without a pool.
         advance: called in this thread after each item.
 
     Raises:
@@ -47,7 +47,7 @@ def over(
             results.append(work(item))
             advance()
         return results
-    pool: Executor = (ProcessPoolExecutor if processes else ThreadPoolExecutor)(workers)
+    pool = ThreadPoolExecutor(workers)
     try:
         futures: list[Future[_Result]] = [pool.submit(work, item) for item in items]
         results = []

@@ -131,7 +131,7 @@ def prepare_voc(
             another folder than VOC2012, a link ``JPEGImages``; VOC2012 by default.
         palette: PNGs with VOC's palette; else grey ones, which Caffe's data layer needs, since it
             reads colours where there is a palette.
-        workers: processes; all cores by default.
+        workers: threads of each process; all cores by default.
         team: the processes that share the work; this one alone by default.
         advance: called after each label of this process.
 
@@ -154,7 +154,7 @@ def prepare_voc(
         for name, source in plan.sources.items()
         if source.is_file() and (plan.voc / "JPEGImages" / f"{name}.jpg").is_file()
     ]
-    mine = over(_Label.write, team.share(usable), workers, processes=True, advance=advance)
+    mine = over(_Label.write, team.share(usable), workers, advance=advance)
     made = team.merge(mine)
     if team.first:
         there = {item.target.stem for item in usable}

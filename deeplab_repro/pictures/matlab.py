@@ -6,22 +6,18 @@ Caffe's order, so that a blob (N, C, H, W) is Matlab's W x H x C x N, with the s
 
 from __future__ import annotations
 
-import io
 import os
 import struct
-import zlib
-from collections.abc import Callable, Mapping
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 import numpy as np
-import scipy.io
 from numpy.typing import NDArray
 
-from deeplab_repro.errors import BadInput, InputError
+from deeplab_repro.errors import InputError
+from deeplab_repro.pictures import mat5
 from prototxt_import.files import open_file, replacing_file
-from prototxt_import.limits import MAX_HDF5_EXPANSION, MAX_HDF5_OBJECTS, SMALL_BYTES
 
-__all__ = ["VARIABLE", "is_hdf5", "load_variable", "read_bin", "read_mat", "write_bin", "write_mat"]
+__all__ = ["VARIABLE", "is_hdf5", "read_bin", "read_mat", "write_bin", "write_mat"]
 
 #: What Caffe calls the blob that it writes (matio_io.cpp, WriteBlobToMat).
 VARIABLE: Final = "data"
@@ -62,46 +58,9 @@ def read_mat(path: str | os.PathLike[str], key: str | None = None) -> NDArray[An
         BadInput: another kind of file, a damaged one, none or several arrays, or a file whose
             compressed part is larger than ``MAX_HDF5_EXPANSION`` allows.
     """
-
-    def choose(kinds: Mapping[str, str]) -> str:
-        names = [name for name, kind in kinds.items() if kind in _NUMBERS]
-        return chosen(names, VARIABLE if key is None and VARIABLE in names else key, path)
-
-    name, values = load_variable(path, choose)
-    if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiu":
-        raise InputError(f"{name} holds no real numbers", file=path)
-    return values.T
-
-
-def load_variable(
-    path: str | os.PathLike[str], choose: Callable[[Mapping[str, str]], str]
-) -> tuple[str, Any]:
-    """One variable of a Matlab file of version 5, as scipy gives it, with Matlab's axes.
-
-    Args:
-        path: the file.
-        choose: {name: Matlab's word for the kind} -> the name to load.
-
-    Returns:
-        Its name and value.
-
-    Raises:
-        BadInput: another kind of file, a damaged one, two variables of this name, or a file whose
-            compressed part is larger than ``MAX_HDF5_EXPANSION`` allows.
-    """
-    try:
-        with open_file(path) as file:
-            source = _inflated(file, path)
-            entries = [(name, kind) for name, _, kind in scipy.io.whosmat(source)]
-            name = choose(dict(entries))
-            if sum(name == each for each, _ in entries) > 1:
-                raise InputError(f"holds several variables {name}", file=path)
-            source.seek(0)
-            return name, scipy.io.loadmat(source, variable_names=[name])[name]
-    except BadInput:
-        raise
-    except Exception as error:  # scipy raises whatever fits the place where a damaged file shows
-        raise InputError(f"is no .mat file, or damaged ({error})", file=path) from None
+    arrays = {n: v for n, v in mat5.read_mat(path).items() if isinstance(v, np.ndarray)}
+    wanted = VARIABLE if key is None and VARIABLE in arrays else key
+    return arrays[chosen(list(arrays), wanted, path)].T
 
 
 def chosen(names: list[str], key: str | None, path: object) -> str:
@@ -133,58 +92,14 @@ def write_mat(path: str | os.PathLike[str], values: NDArray[np.float32]) -> None
     Raises:
         BadInput: the file cannot be written.
     """
+    import scipy.io  # takes half a second
+
     description = b"MATLAB 5.0 MAT-file, Created by: deeplab-repro"
     with replacing_file(path) as out:
         scipy.io.savemat(out, {VARIABLE: values.T})
         out.seek(0)
         out.write(description.ljust(_DESCRIPTION))
         out.seek(0, os.SEEK_END)
-
-
-def _inflated(file: BinaryIO, path: object) -> BinaryIO:
-    """The file itself, or in memory what it is without compression.
-
-    scipy would inflate whatever a file claims; here it is as much as the limits allow.
-    """
-    header = file.read(_HEADER)
-    order = {b"IM": "<", b"MI": ">"}.get(header[126:])
-    if order is None or struct.unpack(f"{order}H", header[124:126]) != (0x0100,):
-        raise InputError("is no .mat file", file=path, expected="Matlab's version 5 or 7.3")
-    size = os.fstat(file.fileno()).st_size
-    allowed = max(SMALL_BYTES, MAX_HDF5_EXPANSION.value * size)
-    tag = struct.Struct(f"{order}2I")
-    found: list[tuple[int, int, int]] = []  # kind, where it starts, bytes with the tag
-    at = _HEADER
-    while at + tag.size <= size:
-        file.seek(at)
-        kind, count = tag.unpack(file.read(tag.size))
-        found.append((kind, at, tag.size + count))
-        MAX_HDF5_OBJECTS.check(len(found), "too many variables", file=path)
-        at += tag.size + count
-    if at > size:
-        raise InputError("is cut off", file=path, expected=f"{at} bytes", got=size)
-    if all(kind != _COMPRESSED for kind, _, _ in found):
-        file.seek(0)
-        return file
-    whole = io.BytesIO(header)
-    whole.seek(0, os.SEEK_END)
-    for kind, start, count in found:
-        file.seek(start)
-        if kind != _COMPRESSED:
-            whole.write(file.read(count))
-            continue
-        packed = file.read(count)[tag.size :]
-        left = allowed - whole.tell()
-        element = zlib.decompressobj().decompress(packed, max(1, left))
-        if len(element) >= left:
-            MAX_HDF5_EXPANSION.check(
-                MAX_HDF5_EXPANSION.value + 1, "holds more than its size, so many times", file=path
-            )
-        if len(element) < tag.size or len(element) != tag.size + tag.unpack_from(element)[1]:
-            raise InputError("is no .mat file, or damaged (an element of another size)", file=path)
-        whole.write(element)
-    whole.seek(0)
-    return whole
 
 
 # ---------------------------------------------------------------- .bin

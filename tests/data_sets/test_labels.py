@@ -108,6 +108,25 @@ def test_palette_pictures_read_with_opencv_are_recognised(tmp_path):
     assert "expected 0 to 20 and 255 for void, got 38, 52" in str(caught.value)
 
 
+def test_a_palette_in_another_order_is_refused_and_decoded(tmp_path):
+    """An editor numbers the colours as it likes: the values are small, but not the classes."""
+    file = tmp_path / "label.png"
+    order = np.array([0, 20, 5, 1, 255], np.uint8)
+    numbered = Image.fromarray(np.searchsorted(np.sort(order), IDS).astype(np.uint8))
+    numbered.putpalette(voc_palette()[np.sort(order)].tobytes())
+    numbered.save(file)
+    with pytest.raises(
+        InputError, match=r"palette of another order.* got 0 as #000000, 1 as #800000"
+    ):
+        read_label(file)
+    np.testing.assert_array_equal(decode_colours(np.asarray(numbered.convert("RGB"))), IDS)
+    assert read_label(file, num_classes=5).max() == 4  # own classes may have any colours
+    for entries in (np.zeros((256, 3), np.uint8), np.arange(256, dtype=np.uint8).repeat(3)):
+        numbered.putpalette(entries.tobytes())
+        numbered.save(file)
+        assert read_label(file).max() == 4
+
+
 def save(kind, **options):
     return lambda path: Image.fromarray(kind).save(path, **options)
 
@@ -132,7 +151,11 @@ def save(kind, **options):
             lambda path: write_bin(path, IDS, "<i2", header=(2, 4, 1)),
             "another size than its header of 2x4x1 says; expected 8 numbers .* got 12 bytes",
         ),
-        ("a.mat", lambda path: path.write_bytes(b"MATLAB?" * 40), "is no .mat file"),
+        (
+            "a.mat",
+            lambda path: path.write_bytes(b"MATLAB?" * 40),
+            "is no .mat; expected a file of MATLAB",
+        ),
         (
             "a.mat",
             lambda path: scipy.io.savemat(path, {"a": IDS, "b": IDS}),

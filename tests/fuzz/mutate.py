@@ -341,6 +341,24 @@ def mean(rng: random.Random, data: bytes, seeds: dict[str, list[bytes]], scratch
     return protobuf(rng, data, seeds, scratch)
 
 
+def png(rng: random.Random, data: bytes, seeds: dict[str, list[bytes]], scratch: Path) -> bytes:
+    """Another size, depth or kind of colours in the header, with the right check sum."""
+    field = rng.choice((16, 20, 24, 25, 28))  # width, height, depth, colours, interlacing
+    size = 4 if field < 24 else 1
+    value = (
+        rng.choice(NUMBERS) & (256**size - 1) if size == 4 else rng.choice((0, 1, 2, 3, 4, 6, 16))
+    )
+    header = data[12:field] + value.to_bytes(size, "big") + data[field + size : 29]
+    return data[:12] + header + zlib.crc32(header).to_bytes(4, "big") + data[33:]
+
+
+def numbers(rng: random.Random, data: bytes, seeds: dict[str, list[bytes]], scratch: Path) -> bytes:
+    """Another number where sizes and types stand: the first 12 bytes, or behind MATLAB's text."""
+    start = 0 if not data.startswith(b"MATLAB") else 124
+    at = start + 4 * rng.randrange(3 if not start else max(1, min(24, (len(data) - 124) // 4)))
+    return data[:at] + (rng.choice(NUMBERS) & (2**32 - 1)).to_bytes(4, "little") + data[at + 4 :]
+
+
 KNOWING = {
     "prototxt": text,
     "caffemodel": protobuf,
@@ -356,4 +374,7 @@ KNOWING = {
     "scores_bin": bin_,
     "scores_npz": npz,
     "scores_h5": hdf5,
+    "label_png": png,
+    "label_mat": numbers,
+    "label_bin": numbers,
 }

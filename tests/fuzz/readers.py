@@ -78,6 +78,12 @@ def _scores(path: Path) -> None:
     read_scores(path)
 
 
+def _label(path: Path) -> None:
+    from deeplab_repro.data import read_label
+
+    read_label(path)
+
+
 READERS: dict[str, Callable[[Path], None]] = {
     "prototxt": _model,
     "caffemodel": _model,
@@ -93,6 +99,9 @@ READERS: dict[str, Callable[[Path], None]] = {
     "scores_bin": _scores,
     "scores_npz": _scores,
     "scores_h5": _scores,
+    "label_png": _label,
+    "label_mat": _label,
+    "label_bin": _label,
 }
 
 

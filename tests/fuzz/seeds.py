@@ -8,6 +8,7 @@ import h5py
 import numpy as np
 import scipy.io
 
+from deeplab_repro.pictures.palette import write_label_png
 from deeplab_repro.pictures.scores import write_scores
 from prototxt_import import SolverState, infer_net, write_solverstate, write_weights
 from prototxt_import.matching import shared_parameters
@@ -96,6 +97,9 @@ ENDINGS = {
     "scores_bin": ".bin",
     "scores_npz": ".npz",
     "scores_h5": ".h5",
+    "label_png": ".png",
+    "label_mat": ".mat",
+    "label_bin": ".bin",
 }
 
 
@@ -155,4 +159,13 @@ def make_seeds(folder: Path) -> dict[str, list[bytes]]:
     path = folder / "seed.mat"
     scipy.io.savemat(path, {"text": "a", "data": scores.T, "more": scores}, do_compression=True)
     seeds["scores_mat"].append(path.read_bytes())
+    labels = random.integers(0, 21, (9, 11)).astype(np.uint8)
+    write_label_png(folder / "seed.png", labels)
+    seeds["label_png"].append((folder / "seed.png").read_bytes())
+    sbd = {"GTcls": {"Segmentation": labels, "Boundaries": labels > 3}}
+    for content in (sbd, {"data": labels.T.reshape(11, 9, 1, 1).astype(np.float32)}):
+        scipy.io.savemat(folder / "seed.mat", content, do_compression=content is sbd)
+        seeds["label_mat"].append((folder / "seed.mat").read_bytes())
+    header = np.array([9, 11, 1], "<i4").tobytes()
+    seeds["label_bin"].append(header + labels.T.astype("<i2").tobytes())
     return seeds
