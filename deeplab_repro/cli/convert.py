@@ -89,7 +89,8 @@ def _read(
     network: str | None,
 ) -> tuple[Model, Ported | None]:
     """The model, and where the weights of a port came from."""
-    is_state_dict = kind_of(model) == "torch"
+    # MODEL may be the name of a released model.
+    is_state_dict = Path(model).exists() and kind_of(model) == "torch"
     given = {"--prototxt": prototxt, "--dialect": dialect, "--set": settings}
     for option, value in given.items() if is_state_dict else [("--network", network)]:
         if value:

@@ -48,14 +48,6 @@ MANIFEST_VARIABLE: Final = "DEEPLAB_REPRO_MANIFEST"
 
 #: Names become names of files in the store.
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-#: The parts of VOC 2012 and SBD that a set of training or test images is made of.
-_PARTS: Final[Mapping[str, frozenset[str]]] = {
-    "train": frozenset({"train"}),
-    "val": frozenset({"val"}),
-    "trainval": frozenset({"train", "val"}),
-    "train_aug": frozenset({"train", "sbd"}),
-    "trainval_aug": frozenset({"train", "val", "sbd"}),
-}
 
 
 class Published(TypedDict):
@@ -151,8 +143,9 @@ class WeightsFile:
         A score on images that a network was trained on says nothing: the released weights for the
         test set reach 85 to 87 on val.
         """
-        parts = _PARTS.get(split, frozenset({split}))
-        return not parts.isdisjoint(_PARTS.get(self.trained_on, frozenset({self.trained_on})))
+        from deeplab_repro.evaluation.seen import was_seen
+
+        return bool(was_seen(self.trained_on, split))
 
 
 @dataclass(frozen=True)
