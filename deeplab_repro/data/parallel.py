@@ -17,8 +17,9 @@ _Result = TypeVar("_Result")
 
 
 def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0))
+    """Cores for this process; those that torchrun starts on one machine share them."""
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, len(os.sched_getaffinity(0)) // processes)
 
 
 def over(

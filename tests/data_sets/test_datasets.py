@@ -11,7 +11,7 @@ from PIL import Image
 
 from deeplab_repro.data import Sample, read_label, read_list, voc
 from deeplab_repro.data.check import check
-from deeplab_repro.data.parallel import over
+from deeplab_repro.data.parallel import cores, over
 from deeplab_repro.data.prepare import COUNTS, plan_voc, prepare_voc
 from deeplab_repro.errors import InputError
 from deeplab_repro.pictures.palette import Classes, write_label_png
@@ -188,6 +188,14 @@ def test_check_reports_everything_that_is_wrong(root):
         assert texts[4].startswith(f"{pictures / names[3]}.jpg: is no picture")
         assert texts[5] == f"{pictures / names[4]}.jpg: No such file or directory"
         assert texts[6] == f"{root / 'no_label.png'}: No such file or directory"
+
+
+def test_processes_of_one_machine_share_its_cores(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    assert cores() == 8
+    for processes, share in (("3", 2), ("20", 1)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+        assert cores() == share
 
 
 def test_work_keeps_its_order_and_its_first_error():
