@@ -40,6 +40,16 @@ class WeightMatch:
     reshaped: list[str] = field(default_factory=list)
     unfit: list[str] = field(default_factory=list)
 
+    def __str__(self) -> str:
+        """One line: how many layers, and the first few names of those that stand out."""
+        parts = [f"{len(self.copied)} layers copied"]
+        for what in ("missing", "unused", "reshaped", "unfit", "conflicts"):
+            names: list[str] = getattr(self, what)
+            if names:
+                more = ", ..." if names[3:] else ""
+                parts.append(f"{len(names)} {what} ({', '.join(names[:3])}{more})")
+        return ", ".join(parts)
+
 
 def shared_parameters(shapes: NetShapes) -> dict[Key, Key]:
     """Blob -> the blob that it shares memory with (net.cpp, AppendParam): the first of its name.

@@ -11,7 +11,7 @@ from deeplab_repro.models.architectures import Architecture, expand
 from deeplab_repro.models.steps import Norm
 
 # All published channel counts are multiples of this, so any divisor of it is a valid width.
-COMMON_CHANNELS = 64
+_COMMON_CHANNELS = 64
 PHASES = ("TRAIN", "TEST", "DEPLOY")
 FORMATS = ("v1", "v2")
 
@@ -264,5 +264,5 @@ def find(name: str) -> Network:
 
 def check_width(width: int) -> None:
     """Raise ValueError if the published channel counts cannot be divided by `width`."""
-    if width < 1 or COMMON_CHANNELS % width:
-        raise ValueError(f"width: expected a divisor of {COMMON_CHANNELS}, got {width}")
+    if width < 1 or _COMMON_CHANNELS % width:
+        raise ValueError(f"width: expected a divisor of {_COMMON_CHANNELS}, got {width}")

@@ -13,7 +13,7 @@ from deeplab_repro.errors import InputError
 from deeplab_repro.models.architectures import Architecture, Expansion, expand
 from deeplab_repro.models.blocks import ConvUnit, Head
 from deeplab_repro.models.caffe_blobs import wanted
-from deeplab_repro.models.catalogue import COMMON_CHANNELS, NETWORKS, Network, find
+from deeplab_repro.models.catalogue import NETWORKS, Network, find
 from deeplab_repro.models.steps import Conv, Pool
 from prototxt_import import CaffeImportError, Model
 from prototxt_import import layers as kinds
@@ -61,7 +61,12 @@ def identify(source: Model, name: str | None = None) -> Identity:
     """
     weights = {layer: blobs for layer, blobs in source.weights.items() if blobs}
     if name is not None:
-        return _numbers(find(name), weights) or _refuse(source, f"weights of {name}")
+        network = find(name)
+        identity = _numbers(network, weights)
+        if identity is None and (width := _width(network, weights)) is not None:
+            # Initial weights often lack the classifier.
+            identity = Identity(network.full_name, 21, width, "voc12")
+        return identity or _refuse(source, f"weights of {name}")
     candidates: dict[int, Identity] = {}  # networks that differ in their training data are one
     for network in NETWORKS.values():
         identity = _numbers(network, weights)
@@ -97,17 +102,25 @@ def _refuse(source: Model, expected: str) -> Any:
 
 def _numbers(network: Network, weights: Weights) -> Identity | None:
     """What the shapes of the first layer and of a classifier say, if the network has these."""
-    template, first = _classifier(network.architecture), _first(network.architecture)
+    template, width = _classifier(network.architecture), _width(network, weights)
     pattern = re.escape(template).replace(r"\{exp\}", "(.+?)").replace(r"\{copy\}", "")
     found = [match for layer in weights if (match := re.fullmatch(pattern, layer))]
-    if not found or first not in weights or weights[first][0].ndim != 4:
+    if not found or width is None:
         return None
     exp = found[0][1] if found[0].groups() else "voc12"
-    channels = weights[first][0].shape[0]
-    if channels < 1 or COMMON_CHANNELS % channels:
-        return None
     classes = weights[found[0][0]][0].shape[0]
-    return Identity(network.full_name, int(classes), COMMON_CHANNELS // channels, exp)
+    return Identity(network.full_name, int(classes), width, exp)
+
+
+def _width(network: Network, weights: Weights) -> int | None:
+    """What the published channel counts were divided by, if the first layer is the network's."""
+    first = network.architecture.backbone[0][0]
+    assert isinstance(first, ConvUnit)
+    blobs = weights.get(first.name)
+    if not blobs or blobs[0].ndim != 4 or first.channels is None:
+        return None
+    width, rest = divmod(first.channels, max(1, blobs[0].shape[0]))
+    return width if width and not rest else None
 
 
 def _classifier(architecture: Architecture) -> str:
@@ -115,12 +128,6 @@ def _classifier(architecture: Architecture) -> str:
     head = architecture.head
     assert isinstance(head, Head)
     unit = head.branches[0][-1]
-    assert isinstance(unit, ConvUnit)
-    return unit.name
-
-
-def _first(architecture: Architecture) -> str:
-    unit = architecture.backbone[0][0]
     assert isinstance(unit, ConvUnit)
     return unit.name
 

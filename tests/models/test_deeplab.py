@@ -57,11 +57,9 @@ def assert_equal(ours: Tensor, caffe: Tensor) -> None:
     torch.testing.assert_close(ours, caffe, rtol=0, atol=1e-6 * caffe.abs().max().item())
 
 
-@pytest.mark.parametrize(("name", "output_stride"), ALL)
-def test_eval_mode_is_the_test_net(name: str, output_stride: int) -> None:
-    model = network(name, output_stride).eval()
-    step, rest = model.architecture.input_rule(output_stride)
-    size = step + rest, 2 * step + rest
+def check_eval(model: DeepLab, size: tuple[int, int]) -> None:
+    """Full-size scores of eval mode are those of the test net."""
+    model.eval()
     x = picture(size)
     with torch.inference_mode():
         ours = model(x)
@@ -71,19 +69,16 @@ def test_eval_mode_is_the_test_net(name: str, output_stride: int) -> None:
     assert_equal(ours, caffe)
 
 
-@pytest.mark.parametrize(("name", "output_stride"), ALL)
-def test_train_mode_is_the_train_net(name: str, output_stride: int) -> None:
-    """Coarse scores, losses by name, and every gradient."""
-    model = network(name, output_stride)
-    step, rest = model.architecture.input_rule(output_stride)
-    size = 2 * step + rest, step + rest
-    x = picture(size, 2)
-    labels = torch.randint(0, 4, (2, 1, *size))
+def check_train(model: DeepLab, size: tuple[int, int], batch: int) -> None:
+    """Coarse scores, losses by name, and every gradient of train mode are the train net's."""
+    model.train()
+    x = picture(size, batch)
+    labels = torch.randint(0, 4, (batch, 1, *size))
     labels[..., : size[0] // 2, :5] = 255
-    net = caffe_twin(model, "TRAIN", size, 2)
+    net = caffe_twin(model, "TRAIN", size, batch)
     without_dropout(model)
     without_dropout(net)
-    caffe = net.blobs(data=x, label=labels.float(), data_dim=torch.zeros(2, 1, 1, 2))
+    caffe = net.blobs(data=x, label=labels.float(), data_dim=torch.zeros(batch, 1, 1, 2))
     outputs = model(x)
     losses = model.losses(outputs, labels[:, 0])
     assert len(outputs) == len(losses) == (4 if model.scales else 1)
@@ -106,6 +101,28 @@ def test_train_mode_is_the_train_net(name: str, output_stride: int) -> None:
             assert_equal(parameter.grad, twin.grad)
             gradients += bool(twin.grad.any())
     assert gradients > 3
+
+
+@pytest.mark.parametrize(("name", "output_stride"), ALL)
+def test_eval_mode_is_the_test_net(name: str, output_stride: int) -> None:
+    model = network(name, output_stride)
+    step, rest = model.architecture.input_rule(output_stride)
+    check_eval(model, (step + rest, 2 * step + rest))
+
+
+@pytest.mark.parametrize(("name", "output_stride"), ALL)
+def test_train_mode_is_the_train_net(name: str, output_stride: int) -> None:
+    model = network(name, output_stride)
+    step, rest = model.architecture.input_rule(output_stride)
+    check_train(model, (2 * step + rest, step + rest), batch=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["plain", "msc-largefov", "aspp-l", "resnet101-msc-aspp"])
+def test_at_the_published_sizes(name: str) -> None:
+    published, model = NETWORKS[name], narrow(name, width=64)
+    check_eval(model, (published.test_size, published.test_size))
+    check_train(model, (published.train_size, published.train_size), batch=1)
 
 
 @pytest.mark.parametrize(("name", "size", "scores"), [("plain", 65, 58), ("aspp-l", 60, 65)])
