@@ -27,7 +27,7 @@ from prototxt_import.words import megabytes
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ["Patience", "Reporter", "download"]
+__all__ = ["Patience", "Reporter", "download", "part_of"]
 
 #: The largest released archive has about a gigabyte and a half.
 MAX_DOWNLOAD_BYTES: Final = Limit("MAX_DOWNLOAD_BYTES", 8 << 30)
@@ -116,6 +116,12 @@ def download(
     )
 
 
+def part_of(name: str) -> str | None:
+    """Of which download a file is what has arrived, or the note beside it; None for others."""
+    found = re.fullmatch(r"\.(.+)\.[0-9a-f]{12}\.(part|json)", name)
+    return found[1] if found else None
+
+
 def _client(patience: Patience) -> httpx.Client:
     import httpx
 
@@ -167,7 +173,6 @@ class _Part:
         key = hashlib.sha256(url.encode()).hexdigest()[:12]
         self.path = target.with_name(f".{target.name}.{key}.part")
         self._note = self.path.with_suffix(".json")
-        self._pattern = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{12}}\.(part|json)")
         self.url = url
         self.validator = ""
         self.total: int | None = None
@@ -205,7 +210,7 @@ class _Part:
         """Take the target's place, and remove what came from other addresses."""
         self.path.replace(target)
         for path in target.parent.iterdir():
-            if self._pattern.fullmatch(path.name):
+            if part_of(path.name) == target.name:
                 path.unlink(missing_ok=True)
 
 
