@@ -17,7 +17,16 @@
 >>> weights = model.file()  # where `deeplab-repro weights fetch` has put them
 """
 
-from deeplab_repro.released.lookup import find, names, resolve
+from deeplab_repro.released.lookup import find, find_weights, names, resolve
 from deeplab_repro.released.manifest import Manifest, ReleasedModel, WeightsFile, read_manifest
 
-__all__ = ["Manifest", "ReleasedModel", "WeightsFile", "find", "names", "read_manifest", "resolve"]
+__all__ = [
+    "Manifest",
+    "ReleasedModel",
+    "WeightsFile",
+    "find",
+    "find_weights",
+    "names",
+    "read_manifest",
+    "resolve",
+]

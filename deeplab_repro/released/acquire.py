@@ -12,7 +12,7 @@ from typing import BinaryIO, Final, cast
 from deeplab_repro.errors import BadInput, InputError
 from deeplab_repro.released.archive import Archive, is_archive, open_archive
 from deeplab_repro.released.convert import checked_weights, read_any_weights, write_converted
-from deeplab_repro.released.download import Patience, Reporter, download
+from deeplab_repro.released.download import Patience, Reporter, download, part_of
 from deeplab_repro.released.manifest import Manifest, ReleasedModel, WeightsFile
 from deeplab_repro.released.store import Record, Store
 from deeplab_repro.released.structure import compare_structure, nearest_structures
@@ -155,8 +155,10 @@ class _Taker:
 
         self._store.records()  # refuses damaged ones before anything is done
         with self._store.locked(self.model, waiting):
-            for path in self._folder.iterdir():
-                if path.name.startswith(".") and path.name != ".lock":
+            for path in self._folder.rglob(".*"):
+                whole = part_of(path.name)
+                goes_on = whole is not None and not path.with_name(whole).exists()
+                if path.name != ".lock" and not goes_on:
                     path.unlink(missing_ok=True)
             yield
 

@@ -10,10 +10,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import ssl
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,7 +27,7 @@ from prototxt_import.words import megabytes
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ["Patience", "Reporter", "download"]
+__all__ = ["Patience", "Reporter", "download", "part_of"]
 
 #: The largest released archive has about a gigabyte and a half.
 MAX_DOWNLOAD_BYTES: Final = Limit("MAX_DOWNLOAD_BYTES", 8 << 30)
@@ -89,17 +91,9 @@ def download(
     Raises:
         InputError: No address gave it, with what was wrong with each; or it cannot be written.
     """
-    import httpx
-
     patience, reporter = patience or Patience(), reporter or Reporter()
     failures = []
-    with httpx.Client(
-        follow_redirects=True,
-        max_redirects=_MAX_REDIRECTS,
-        timeout=httpx.Timeout(patience.silence, connect=patience.connect),
-        # The bytes as they lie on the server: ranges count these.
-        headers={"Accept-Encoding": "identity", "User-Agent": "deeplab-repro"},
-    ) as client:
+    with _client(patience) as client:
         for url in urls:
             part = _Part(target, url)
             try:
@@ -120,6 +114,36 @@ def download(
     raise InputError(
         "cannot be downloaded", file=target.name, got="; ".join(failures) or "no address"
     )
+
+
+def part_of(name: str) -> str | None:
+    """Of which download a file is what has arrived, or the note beside it; None for others."""
+    found = re.fullmatch(r"\.(.+)\.[0-9a-f]{12}\.(part|json)", name)
+    return found[1] if found else None
+
+
+def _client(patience: Patience) -> httpx.Client:
+    import httpx
+
+    try:
+        return httpx.Client(
+            verify=_certificates(),
+            follow_redirects=True,
+            max_redirects=_MAX_REDIRECTS,
+            timeout=httpx.Timeout(patience.silence, connect=patience.connect),
+            # The bytes as they lie on the server: ranges count these.
+            headers={"Accept-Encoding": "identity", "User-Agent": "deeplab-repro"},
+        )
+    except (ImportError, ValueError) as error:  # what the environment says of a proxy
+        raise InputError(f"the proxy of this machine cannot be used ({error})") from None
+
+
+@cache
+def _certificates() -> ssl.SSLContext:
+    """Whom to trust; to read them takes a tenth of a second."""
+    import httpx
+
+    return httpx.create_ssl_context()
 
 
 class _Failure(Exception):
@@ -149,7 +173,6 @@ class _Part:
         key = hashlib.sha256(url.encode()).hexdigest()[:12]
         self.path = target.with_name(f".{target.name}.{key}.part")
         self._note = self.path.with_suffix(".json")
-        self._pattern = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{12}}\.(part|json)")
         self.url = url
         self.validator = ""
         self.total: int | None = None
@@ -187,7 +210,7 @@ class _Part:
         """Take the target's place, and remove what came from other addresses."""
         self.path.replace(target)
         for path in target.parent.iterdir():
-            if self._pattern.fullmatch(path.name):
+            if part_of(path.name) == target.name:
                 path.unlink(missing_ok=True)
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from deeplab_repro.released.manifest import ReleasedModel, read_manifest
+from deeplab_repro.released.manifest import ReleasedModel, WeightsFile, read_manifest
 
-__all__ = ["find", "names", "resolve"]
+__all__ = ["find", "find_weights", "names", "resolve"]
 
 
 def names() -> tuple[str, ...]:
@@ -26,12 +26,26 @@ def find(name: str) -> ReleasedModel:
     return read_manifest().find(name)
 
 
+def find_weights(name: str) -> tuple[ReleasedModel, WeightsFile]:
+    """A released model and one of its sets of weights, whether they are in the store or not.
+
+    Args:
+        name: NAME for the weights to score on val, or NAME/FILE, such as
+            deeplab_v2_resnet101/train2_iter_20000.
+
+    Raises:
+        InputError: There is no such model, or it has no such weights.
+    """
+    model, _, file = name.partition("/")
+    found = find(model)
+    return found, found.weights(file or None)
+
+
 def resolve(model: str) -> Path | None:
     """The weights that a MODEL on the command line stands for.
 
     Args:
-        model: NAME of a released model, or NAME/FILE for one of its weights, such as
-            deeplab_v2_resnet101/train2_iter_20000.
+        model: NAME or NAME/FILE, as of `find_weights`.
 
     Returns:
         The safetensors in the local store; None if no released model has this name.

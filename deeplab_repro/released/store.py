@@ -126,6 +126,8 @@ class Store:
     def remember(self, key: str, record: Record) -> None:
         """Record what a file was, in place of what was recorded of it before."""
         with self._lock(self.root / ".lock", lambda: None):
+            for path in self.root.glob(f".{self._sums.name}.*"):  # of a process that was killed
+                path.unlink(missing_ok=True)
             records = self._records()
             records[key] = record
             content = {name: asdict(each) for name, each in sorted(records.items())}

@@ -35,6 +35,7 @@ def test_list(run, tmp_path, monkeypatch):
     assert not (tmp_path / "store").exists()
 
 
+@pytest.mark.slow
 def test_fetch_add_verify_and_segment(
     run,
     shelf: Shelf,

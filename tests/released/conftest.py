@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +14,26 @@ import pytest
 from deeplab_repro.models import write_network
 from deeplab_repro.released.manifest import MANIFEST_VARIABLE, Manifest, read_manifest
 from deeplab_repro.released.store import STORE_VARIABLE, Store
-from prototxt_import import Weights, infer_net, parse_net, write_weights
+from prototxt_import import Shape, Weights, infer_net, parse_net, write_weights
 from tests.released.server import Server, serving
 
 WIDTH = 16
 
 
+@cache
+def twin_shapes(network: str, num_labels: int) -> dict[str, list[Shape]]:
+    net = parse_net(write_network(network, width=WIDTH, num_labels=num_labels))
+    return {
+        item.layer.name: item.shapes.params for item in infer_net(net).layers if item.shapes.params
+    }
+
+
 def twin_weights(network: str, seed: int = 0, num_labels: int = 21) -> Weights:
     """Random weights for a network of the published shape with a sixteenth of its channels."""
     random = np.random.default_rng(seed)
-    net = parse_net(write_network(network, width=WIDTH, num_labels=num_labels))
     return {
-        item.layer.name: [
-            (random.standard_normal(shape) / 10).astype(np.float32) for shape in item.shapes.params
-        ]
-        for item in infer_net(net).layers
-        if item.shapes.params
+        layer: [(random.standard_normal(shape) / 10).astype(np.float32) for shape in shapes]
+        for layer, shapes in twin_shapes(network, num_labels).items()
     }
 
 

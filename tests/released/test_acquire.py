@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +45,7 @@ def get(shelf: Shelf, manifest: Manifest, name: str | None = None, **options: ob
 
 def make_zip(path: Path, network: str = "aspp-l", folder: str = "released/") -> Path:
     """As the v2 archives: two sets of weights, weights to start from, and prototxts."""
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(f"{folder}train.prototxt", "name: 'x'")
         for seed, name in enumerate(("val_iter", "test_iter", "init")):
             part = write_caffemodel(
@@ -194,7 +196,7 @@ def test_archive(name: str, shelf: Shelf, server: Server, tmp_path: Path) -> Non
 
 def test_add(shelf: Shelf, caffemodel: Path, other_caffemodel: Path, tmp_path: Path) -> None:
     """Layers tell the model; names and known sums which of its weights."""
-    manifest = shelf.put(twin=twin(), v2=zipped(), deep=zipped(network="resnet101-msc-aspp"))
+    manifest = shelf.put(twin=twin(), v2=zipped(), other=zipped(network="msc"))
     with pytest.raises(InputError, match="does not tell which.*got twin/val_iter, twin/test_iter"):
         add(caffemodel, manifest, shelf.store)
     (obtained,) = add(
@@ -319,6 +321,65 @@ def test_killed_again_and_again(shelf: Shelf, server: Server, caffemodel: Path) 
     assert len(set(starts)) == len(starts) > 0
     assert same(resolve("twin") or Path(), caffemodel)
     assert shelf.left_over() == []
+
+
+def killed_at(step: int, root: Path, work: Callable[[], object]) -> bool:
+    """Do some work in a process that dies before its n-th step in a folder; whether it died.
+
+    A step opens, renames or removes something.  `os._exit` cleans nothing up, as SIGKILL.
+    """
+    child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0
+    steps = 0
+
+    def count(event: str, arguments: tuple[object, ...]) -> None:
+        nonlocal steps
+        if event in ("open", "os.rename", "os.remove", "os.mkdir") and str(root) in str(arguments):
+            steps += 1
+            if steps == step:
+                os._exit(9)
+
+    sys.addaudithook(count)
+    work()
+    os._exit(0)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:This process")  # is multi-threaded, says fork()
+@pytest.mark.parametrize(("kind", "stride"), [("caffemodel", 1), ("archive", 4)])
+def test_killed_at_every_step(
+    kind: str, stride: int, shelf: Shelf, server: Server, caffemodel: Path, tmp_path: Path
+) -> None:
+    """Wherever a process is killed, the next one ends with the right files and nothing else."""
+    content, fields = caffemodel.read_bytes(), twin(server.url("/a"))
+    if kind == "archive":
+        content, fields = make_zip(tmp_path / "a.zip").read_bytes(), zipped(server.url("/a"))
+    server.url("/a", Page(content))
+    manifest = shelf.put(model=fields)
+    expected: dict[str, bytes] = {}
+    get(shelf, manifest)
+    for path in shelf.store.root.rglob("*.*"):
+        if path.is_file() and path.name != "sums.json":
+            expected[path.name] = path.read_bytes()
+    sums = {key: record.sha256 for key, record in shelf.store.records().items()}
+    died, step = True, 0
+    while died:
+        step += stride
+        shutil.rmtree(shelf.store.root)
+        died = killed_at(step, shelf.store.root, lambda: get(shelf, manifest))
+        server.requests.clear()
+        get(shelf, manifest)
+        assert len(server.requests) <= 1, step
+        assert shelf.left_over() == [], step
+        found = {
+            path.name: path.read_bytes()
+            for path in shelf.store.root.rglob("*.*")
+            if path.is_file() and path.name != "sums.json"
+        }
+        assert found == expected, step
+        assert {key: each.sha256 for key, each in shelf.store.records().items()} == sums, step
+    assert step > 20
 
 
 @pytest.mark.slow

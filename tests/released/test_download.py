@@ -190,6 +190,15 @@ def test_attempts_end_without_progress(server: Server, shop: Shop) -> None:
     assert shop.target.read_bytes() == CONTENT
 
 
+@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:9", "nonsense://127.0.0.1:9"])
+def test_a_proxy_that_cannot_be_used(
+    proxy: str, shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", proxy)
+    with pytest.raises(InputError, match="the proxy of this machine cannot be used"):
+        shop.get("http://127.0.0.1/")
+
+
 def test_redirects_are_followed_and_keep_the_range(server: Server, shop: Shop) -> None:
     server.url("/real", Page(CONTENT, breaks=[100_000]))
     shop.get(server.url("/moved", Page(location="/real")))

@@ -14,7 +14,7 @@ import pytest
 from deeplab_repro.crf import CRFParams
 from deeplab_repro.errors import BadInput, InputError
 from deeplab_repro.models import NETWORKS, write_network
-from deeplab_repro.released import find, names
+from deeplab_repro.released import find, find_weights, names
 from deeplab_repro.released.manifest import ReleasedModel, read_manifest
 from deeplab_repro.released.structure import blob_shapes, compare_structure, count_values
 from prototxt_import import Weights, infer_net, parse_net
@@ -66,6 +66,8 @@ def test_the_models_of_this_package() -> None:
             assert file.download.sources
             assert file.member is None or file.member in file.download.holds
     assert find("deeplab_v2_resnet101_msc").name == "deeplab_v2_resnet101"
+    assert find_weights("deeplab_v2_vgg16")[1].name == "train_iter_20000"
+    assert find_weights("deeplab_v2_vgg16/train2_iter_20000")[1].trained_on == "trainval_aug"
     with pytest.raises(InputError, match="expected deeplab_v2_resnet101 or"):
         find("deeplab_v2_resnet10")
 
