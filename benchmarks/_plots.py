@@ -63,7 +63,7 @@ def segment(results: Results) -> Iterator[tuple[str, Figure]]:
     for axes, (name, entries) in zip(panels, timelines.items(), strict=True):
         for row, (stage, colour) in enumerate(zip(stages, COLOURS, strict=False)):
             bars = [(e["start"], e["end"] - e["start"]) for e in entries if e["stage"] == stage]
-            axes.broken_barh(bars, (row - 0.4, 0.8), color=colour, edgecolor="white", alpha=0.9)
+            axes.broken_barh(bars, (row - 0.4, 0.8), color=colour, alpha=0.7)
         times = results[0]["stages"][name]
         axes.set_title(f"{name}: {times['sum']:.1f} s of stages in {times['wall']:.1f} s")
         axes.set_yticks(range(len(stages)), stages)

@@ -1,12 +1,12 @@
 """How far `segment` of a folder overlaps reading, the network, and the CRF with what is written.
 
-python benchmarks/segment.py [--pictures 4] [--threads 2] [--runs 3] [--device D] [--json FILE]
+python benchmarks/segment.py [--pictures 4] [--width 1] [--threads 2] [--runs 3] [--json FILE]
 
 LargeFOV of the published width with random weights, padded to 513, with the released CRF, on
-pictures of 500 x 375 made from the bundled one; labels and overlays are written. Each picture by
-itself, one stage after the other, and as `Segmenter.stream` does it, in turns; the label files must
-be the same. The JSON has the seconds of the stages in the fastest run of each way, and when they
-ran, which the picture beside it shows.
+pictures of 500 x 375 made from the bundled one; labels and overlays are written. One stage after
+the other, picture by picture, and as `Segmenter.stream` does it, in turns; the label files must be
+the same. The JSON has the seconds of the stages in the fastest run of each way, and when they ran,
+which the picture beside it shows.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ class TimedSegmenter(Segmenter):
 class Work:
     """The three stages of `segment` on a folder."""
 
-    def __init__(self, folder: Path, pictures: int, device: str) -> None:
-        net = load_caffe(parse_net(write_network(NETWORK, input_size=513)))
+    def __init__(self, folder: Path, pictures: int, width: int, device: str) -> None:
+        net = load_caffe(parse_net(write_network(NETWORK, width=width, input_size=513)))
         fill(net)
         self.segmenter = TimedSegmenter(net.to(device), crf=CRFParams.named(CRF))
         self.classes = Classes.default(21)
@@ -107,11 +107,12 @@ class Work:
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--pictures", type=int, default=4)
+    parser.add_argument("--width", type=int, default=1, help="divides the channels: a quick try")
     parser.set_defaults(runs=3, threads=2)
     options = parse(parser)
     torch.backends.cudnn.allow_tf32 = False
     with tempfile.TemporaryDirectory() as folder:
-        work = Work(Path(folder), options.pictures, options.device)
+        work = Work(Path(folder), options.pictures, options.width, options.device)
         ways = {"one after the other": work.one_after_the_other, "overlapped": work.overlapped}
         work.one_after_the_other()  # warms up
         runs: dict[str, list[list[dict[str, Any]]]] = {name: [] for name in ways}
@@ -132,9 +133,10 @@ def main() -> None:
         for name, times in runs.items()
     }
     result = {
-        "case": f"{NETWORK}@513, CRF, {options.pictures} pictures of 500x375",
+        "case": f"{NETWORK}@513, width 1/{options.width}, CRF, pictures of 500x375",
         "device": options.device,
         "pictures": options.pictures,
+        "width": options.width,
         "seconds": {name: asdict(timing) for name, timing in timings.items()},
         "times_faster": timings["one after the other"].median / timings["overlapped"].median,
         "stages": {name: summary(times) for name, times in timelines.items()},

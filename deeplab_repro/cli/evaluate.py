@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -163,8 +162,9 @@ def _with_pictures(pairs: Sequence[Pair], folder: Path) -> list[Pair]:
 
 
 def _trained_on(model: str) -> str:
-    trained_on: str = import_module("deeplab_repro.released").find(model).trained_on
-    return trained_on
+    from deeplab_repro.released import find
+
+    return find(model).trained_on
 
 
 def _show(dataset: Dataset, found: Evaluation) -> None:
