@@ -202,14 +202,16 @@ class _Taker:
         wanted = file.download
         length = path.stat().st_size
         if wanted.bytes not in (None, length):
-            raise InputError("has another length than published", expected=wanted.bytes, got=length)
+            raise InputError(
+                "has another length than published", file=path, expected=wanted.bytes, got=length
+            )
         if file.member is None:
             return self._check(path, file, origin, wanted.sha256)
         if not is_archive(path):
             read_any_weights(path)  # says what else it is
             raise InputError("is no archive", file=path, expected=f"one that holds {file.member}")
         record = Record.of(path, origin)
-        first_use = self._compare(wanted.name, record, wanted.sha256)
+        first_use = self._compare(path, wanted.name, record, wanted.sha256)
         with open_archive(path) as archive:
             name = archive.find(file.member)
             if name is None:
@@ -230,7 +232,7 @@ class _Taker:
         weights = checked_weights(path, self.model, file)
         name = file.name + _ENDINGS[kind_of(path)]
         record = Record.of(path, origin)
-        first_use = self._compare(name, record, published)
+        first_use = self._compare(path, name, record, published)
         return _Checked(file, weights, {self._key(name): record}, first_use)
 
     def _keep(self, checked: _Checked) -> Obtained:
@@ -251,9 +253,13 @@ class _Taker:
                 out.flush()
             except OSError as error:  # such as a full disk; as it comes it names no file
                 raise OSError(error.errno, error.strerror, str(self._folder)) from error
-            yield Path(out.name)
+            try:
+                yield Path(out.name)
+            except BadInput as error:
+                error.file = f"{archive.path}: {name}"
+                raise
 
-    def _compare(self, name: str, record: Record, published: str | None) -> bool:
+    def _compare(self, path: Path, name: str, record: Record, published: str | None) -> bool:
         """Hold a file against what is known of it; whether nothing is known.
 
         Raises:
@@ -262,12 +268,16 @@ class _Taker:
         key = self._key(name)
         if published and record.sha256 != published:
             raise InputError(
-                f"{key} has another SHA-256 than published", expected=published, got=record.sha256
+                f"has another SHA-256 than {key} as published",
+                file=path,
+                expected=published,
+                got=record.sha256,
             )
         known = self._store.record(key)
         if known and known.sha256 != record.sha256 and not self._accept_changed:
             raise InputError(
-                f"{key} has another SHA-256 than at its first use",
+                f"has another SHA-256 than {key} at its first use",
+                file=path,
                 expected=f"{known.sha256} (of {known.date}, from {known.origin};"
                 " --accept-changed takes the new one)",
                 got=record.sha256,
@@ -351,10 +361,7 @@ def _holds(archive: Archive, taker: _Taker, held: Sequence[tuple[WeightsFile, st
     """Whether the first weights of an archive that are to be scored are those of a model."""
     file, name = min(held, key=lambda each: each[0].use == "init")
     with taker.alone(), taker.unpacked(archive, name) as path:
-        try:
-            weights = read_any_weights(path)
-        except BadInput as error:
-            raise InputError(f"{name} in it {error.message}", file=archive.path) from None
+        weights = read_any_weights(path)
         return compare_structure(taker.model, weights).fits_for(file.use)
 
 

@@ -112,7 +112,9 @@ def download(
                     return url
             reporter.note(failures[-1])
     raise InputError(
-        "cannot be downloaded", file=target.name, got="; ".join(failures) or "no address"
+        "cannot be downloaded (a file that you have is as good: `deeplab-repro weights add FILE`)",
+        file=target.name,
+        got="; ".join(failures) or "no address",
     )
 
 

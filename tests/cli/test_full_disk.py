@@ -44,6 +44,8 @@ COMMANDS = {
     "inspect --json": (["inspect", MODEL, "--json", "OUT"], "OUT"),
     "networks list": (["networks", "list", "--json", "OUT"], "OUT"),
     "networks write": (["networks", "write", "largefov", "-o", "OUT"], "OUT"),
+    "weights list": (["weights", "list", "--json", "OUT"], "OUT"),
+    "weights verify": (["weights", "verify", MODEL, "--json", "OUT"], "OUT"),
     "doctor": (["doctor", "--json", "OUT"], "OUT"),
     "segment": (
         ["segment", PICTURE, "--model", MODEL, "--pad-to", "97", "-o", "OUT"],

@@ -126,7 +126,7 @@ def test_verify_says_what_differs(run, shelf: Shelf, tmp_path: Path):
         (["fetch", "small", "--file", "x"], "the model small has no weights of this name"),
         (["fetch", "small", "--source", "ftp://x"], "--source; expected http://... or https://"),
         (["fetch", "small", "--timeout", "0"], "0.0 is not in the range x>=0.1"),
-        (["fetch", "small"], "val_iter.caffemodel: cannot be downloaded; got no address"),
+        (["fetch", "small"], "`deeplab-repro weights add FILE`); got no address"),
         (["add", "none.caffemodel"], "none.caffemodel: No such file or directory"),
         (["verify", "none.caffemodel"], "none.caffemodel: No such file or directory"),
         (["verify", "manifest.json"], "manifest.json: is a text; expected weights"),

@@ -109,18 +109,32 @@ def test_a_later_different_sum_is_an_error_that_names_both(
     assert file_sum(caffemodel) in str(error.value)
     assert file_sum(other_caffemodel) in str(error.value)
     assert "--accept-changed" in str(error.value)
-    with pytest.raises(InputError, match="another SHA-256 than at its first use"):
+    with pytest.raises(InputError, match=r"b.caffemodel: has another SHA-256 than twin/val"):
         add(other_caffemodel, manifest, shelf.store, file="val_iter")
     accepted = get(shelf, manifest, accept_changed=True)
     assert same(accepted.path, other_caffemodel)
     assert accepted.record == shelf.store.record("twin/val_iter.caffemodel")
 
 
+def test_what_is_in_the_store_is_damaged(
+    shelf: Shelf, server: Server, caffemodel: Path, other_caffemodel: Path
+) -> None:
+    """Nothing is converted from it, and the message names the file."""
+    manifest = shelf.put(twin=twin(server.url("/a", Page(caffemodel.read_bytes()))))
+    get(shelf, manifest).path.unlink()
+    model = manifest.find("twin")
+    published = shelf.store.published(model, model.default.download)
+    published.write_bytes(other_caffemodel.read_bytes())
+    with pytest.raises(InputError, match=f"{published}: has another SHA-256 than twin/val_iter"):
+        get(shelf, manifest)
+    assert not shelf.store.converted(model, model.default).exists()
+
+
 def test_published_sum_and_length(shelf: Shelf, server: Server, caffemodel: Path) -> None:
     fields = twin(server.url("/a", Page(caffemodel.read_bytes())))
     published = fields["downloads"]["val_iter.caffemodel"]
     published["sha256"] = "0" * 64
-    with pytest.raises(InputError, match=f"than published; expected {'0' * 64}, got"):
+    with pytest.raises(InputError, match=f"as published; expected {'0' * 64}, got"):
         get(shelf, shelf.put(twin=fields))
     published["sha256"] = file_sum(caffemodel)
     published["bytes"] = 5
@@ -242,7 +256,7 @@ def test_add_refuses(shelf: Shelf, caffemodel: Path, tmp_path: Path) -> None:
         (
             make_zip(tmp_path / "b.zip", "plain"),
             {"model": manifest.find("v2")},
-            "does not hold v2/val_iter: layer 'fc",
+            "b.zip: released/val_iter.caffemodel: does not hold v2/val_iter: layer 'fc",
         ),
         (
             make_zip(tmp_path / "c.zip", "plain"),
