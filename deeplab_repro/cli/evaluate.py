@@ -162,9 +162,9 @@ def _with_pictures(pairs: Sequence[Pair], folder: Path) -> list[Pair]:
 
 
 def _trained_on(model: str) -> str:
-    from deeplab_repro.released import find
+    from deeplab_repro.released import find_weights
 
-    return find(model).trained_on
+    return find_weights(model)[1].trained_on
 
 
 def _show(dataset: Dataset, found: Evaluation) -> None:

@@ -31,7 +31,6 @@ _MOST_SHOWN = 10
 @click.argument("name")
 @click.option("--voc", type=click.Path(), required=True, metavar="ROOT", help="VOC 2012.")
 @click.option("--split", default="val", show_default=True, help="Which list of VOC to score.")
-@click.option("--file", "file_name", metavar="NAME", help="Which weights (`weights list`).")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="The first N pictures only.")
 @click.option(
     "-o", "--output", type=click.Path(), help="Folder of the run; reproduce/NAME by default."
@@ -51,7 +50,6 @@ def command(
     name: str,
     voc: str,
     split: str,
-    file_name: str | None,
     limit: int | None,
     output: str | None,
     with_crf: bool,
@@ -62,7 +60,8 @@ def command(
 ) -> None:
     """Score a released model on VOC 2012 and hold it against the published numbers.
 
-    NAME is a model of `weights list` whose weights are in the store.  All pictures of val go
+    NAME is a model of `weights list` whose weights are in the store, or MODEL/FILE for others than
+    those that its authors scored on val.  All pictures of val go
     through the network as its authors' test net did it, and through the dense CRF with its
     parameters; both label maps are scored: mean IoU, trimap.  A run that was stopped goes on where
     it was.  Under torchrun the pictures are shared out.
@@ -72,14 +71,13 @@ def command(
     from deeplab_repro import data
     from deeplab_repro.crf import CRFParams
     from deeplab_repro.evaluation import Pair, evaluate, was_seen
-    from deeplab_repro.released import find
+    from deeplab_repro.released import find_weights
     from deeplab_repro.reproduction.report import Part, Report, write_report
     from deeplab_repro.reproduction.run import Folder, Identity, label_pictures
     from deeplab_repro.reproduction.verdict import compare
 
-    model = find(name)
-    weights = model.weights(file_name)
-    path = model.file(file_name)
+    model, weights = find_weights(name)
+    path = model.file(weights.name)
     dataset = data.voc(voc, split)
     _check(dataset)
     crf = CRFParams.named(model.crf) if with_crf and model.crf is not None else None

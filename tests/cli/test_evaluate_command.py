@@ -42,6 +42,18 @@ def scored(folder):
     return confusion
 
 
+def test_a_released_models_weights_that_have_seen_the_pictures(folder, run):
+    """`train2` weights were trained on val, which makes 85 of 76.35."""
+    given = ("evaluate", "--predictions", folder / "predictions", "--voc", folder, "--no-trimap")
+    model = "deeplab_v2_resnet101"
+    code, _, err = run(*given, "--model", f"{model}/train2_iter_20000")
+    assert (code, "trained on trainval_aug and have seen val" in err) == (0, True)
+    code, _, err = run(*given, "--model", model)
+    assert (code, err) == (0, "")
+    code, _, err = run(*given, "--model", "deeplab_v2_resnet11")
+    assert (code, "no released model is named" in err) == (2, True)
+
+
 def test_evaluate(folder, run, tmp_path):
     labels = folder / "VOCdevkit/VOC2012/SegmentationClass"
     names = folder / "VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt"

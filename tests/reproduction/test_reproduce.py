@@ -30,9 +30,9 @@ def run(*words: object) -> int:
     return int(exit_.value.code or 0)
 
 
-def reproduce(world: World, folder: Path, *words: object) -> int:
+def reproduce(world: World, folder: Path, *words: object, name: str = "toy") -> int:
     """Exit code of reproducing the toy model into a folder."""
-    return run("reproduce", "toy", "--voc", world.voc, "-o", folder, *words)
+    return run("reproduce", name, "--voc", world.voc, "-o", folder, *words)
 
 
 def report(folder: Path) -> dict[str, Any]:
@@ -172,7 +172,7 @@ def test_another_run_is_not_mixed_in(
     assert reproduce(toy, tmp_path, "--limit", 1) == 0
     assert reproduce(toy, tmp_path, "--limit", 1, "--no-crf") == 2
     assert "belongs to a run with another 'crf'" in capsys.readouterr().err
-    assert reproduce(toy, tmp_path, "--limit", 1, "--file", "train2_iter_10") == 2
+    assert reproduce(toy, tmp_path, "--limit", 1, name="toy/train2_iter_10") == 2
     assert "belongs to a run with another 'weights'" in capsys.readouterr().err
 
 
@@ -180,7 +180,7 @@ def test_another_run_is_not_mixed_in(
 def test_weights_that_saw_the_pictures(
     toy: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert reproduce(toy, tmp_path, "--limit", 1, "--file", "train2_iter_10", "--no-crf") == 0
+    assert reproduce(toy, tmp_path, "--limit", 1, "--no-crf", name="toy/train2_iter_10") == 0
     assert "trained on trainval_aug and have seen val" in capsys.readouterr().err
     assert report(tmp_path)["rows"][0]["verdict"] == "no verdict"
 
@@ -224,7 +224,7 @@ def test_bad_input_is_one_line(
         (("reproduce", "toi", "--voc", toy.voc), "no released model is named 'toi'"),
         (("reproduce", "toy", "--voc", tmp_path), "is no PASCAL VOC"),
         (("reproduce", "toy", "--voc", toy.voc, "--split", "vla"), "has no list 'vla'"),
-        (("reproduce", "toy", "--voc", toy.voc, "--file", "x"), "no weights of this name"),
+        (("reproduce", "toy/x", "--voc", toy.voc), "no weights of this name"),
     ):
         assert run(*words, "-o", tmp_path / "run") == 2
         said = capsys.readouterr().err
