@@ -7,7 +7,7 @@ import os
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import h5py
 import numpy as np
@@ -26,7 +26,7 @@ from deeplab_repro.pictures.matlab import (
 from deeplab_repro.pictures.reading import load_npy
 from prototxt_import.files import open_file, replacing_file
 from prototxt_import.hdf5 import children, member, open_hdf5, read_dataset, walk_groups
-from prototxt_import.limits import MAX_BLOB_BYTES
+from prototxt_import.limits import MAX_BLOB_BYTES, MAX_HDF5_EXPANSION, SMALL_BYTES
 
 __all__ = [
     "ENDINGS",
@@ -117,12 +117,7 @@ def write_scores(
     else:
         with replacing_file(path) as out:
             if ending == ".h5":
-                with h5py.File(out, "w") as file:
-                    # Neighbouring floats differ in their last bytes: put first bytes together.
-                    file.create_dataset(
-                        name, data=values, chunks=(1, *values.shape[1:]), shuffle=True,
-                        compression="gzip", compression_opts=1,
-                    )  # fmt: skip
+                _write_hdf5(out, name, values)
             elif ending == ".npz":
                 # Not compressed: that makes floats a tenth smaller, and takes fifty times as long.
                 np.savez(out, **{name: values})  # type: ignore[arg-type]
@@ -130,6 +125,18 @@ def write_scores(
                 memory = io.BytesIO()  # np.save would write past `out`, which keeps the error
                 np.save(memory, values)
                 out.write(memory.getbuffer())
+
+
+def _write_hdf5(out: BinaryIO, name: str, values: Array) -> None:
+    """Compressed, unless readers would take it for a file that claims more than it holds."""
+    most = MAX_HDF5_EXPANSION.value
+    # Neighbouring floats differ in their last bytes: put first bytes together.
+    compressed = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
+    for options in (compressed, {}):
+        with h5py.File(out, "w") as file:
+            data = file.create_dataset(name, data=values, chunks=(1, *values.shape[1:]), **options)
+            if values.nbytes <= max(SMALL_BYTES, most * data.id.get_storage_size()):
+                return
 
 
 def score_file(folder: str | os.PathLike[str], names: Iterable[str]) -> Path | None:

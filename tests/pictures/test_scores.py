@@ -144,6 +144,15 @@ def test_the_file_of_a_picture(tmp_path: Path) -> None:
     assert score_file(tmp_path, ["c"]) is None
 
 
+@pytest.mark.slow
+def test_marginals_that_compress_too_well_are_read_again(tmp_path: Path) -> None:
+    """40 MB of zeros and ones: compressed, they would be refused as a bomb."""
+    marginals = np.zeros((21, 700, 700), np.float32)
+    marginals[3] = 1
+    write_scores(tmp_path / "m.h5", marginals)
+    np.testing.assert_array_equal(read_scores(tmp_path / "m.h5"), marginals)
+
+
 # ---------------------------------------------------------------- refused
 
 SOUND = mat_element("<", (3, 1, 2, 1), SCORES.tobytes())
