@@ -133,8 +133,10 @@ def _write_hdf5(out: BinaryIO, name: str, values: Array) -> None:
     # Neighbouring floats differ in their last bytes: put first bytes together.
     compressed = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
     for options in (compressed, {}):
+        out.truncate(0)
         with h5py.File(out, "w") as file:
             data = file.create_dataset(name, data=values, chunks=(1, *values.shape[1:]), **options)
+            file.flush()  # until then it does not know what it stores
             if values.nbytes <= max(SMALL_BYTES, most * data.id.get_storage_size()):
                 return
 
