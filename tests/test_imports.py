@@ -6,6 +6,8 @@ import ast
 from functools import cache
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("deeplab_repro", "prototxt_import")
 
@@ -71,6 +73,7 @@ def test_the_search_for_circles_finds_one() -> None:
     assert circle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) is None
 
 
+@pytest.mark.slow
 def test_no_circle_of_modules() -> None:
     """Not even one that is broken by importing inside a function."""
     # deeplab_repro/__init__.py looks its public names up at first use.

@@ -309,7 +309,7 @@ def compare(grad: Array, reference: Array, what: str, text: str) -> None:
 @pytest.mark.filterwarnings("ignore::deeplab_repro.caffe.quirks.QuirkWarning")
 @pytest.mark.parametrize("shares", [False, True], ids=["own-memory", "shared-memory"])
 @pytest.mark.parametrize("dialect", ["bvlc", "dl2", "dl1"])
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(2)
 def test_random_nets(dialect: str, shares: bool) -> None:
     for seed in range(12):
         check(seed, dialect, shares)

@@ -41,6 +41,7 @@ def test_cause_in_words_json_and_page(run, swapped, tmp_path):
     assert 'data-cause="channels_swapped"' in page.read_text()
 
 
+@pytest.mark.slow
 def test_equal_has_no_cause(run, tmp_path):
     page, report = tmp_path / "r.html", tmp_path / "r.json"
     code, out, _ = run("compare", MODEL, "--activations", CAFFE, "--html", page, "--json", report)

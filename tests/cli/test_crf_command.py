@@ -80,6 +80,7 @@ def test_labels_of_the_program(run, tmp_path):
     assert "these are probabilities, and are taken as scores: --probabilities" in err
 
 
+@pytest.mark.slow
 def test_kinds_of_score_files(run, tmp_path, scores):
     endings = (".npy", "4.npy", ".npz", "2.npz", ".h5", ".mat", ".bin")
     files = {name: tmp_path / f"s{name}" for name in endings}

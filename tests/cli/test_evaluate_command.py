@@ -42,6 +42,7 @@ def scored(folder):
     return confusion
 
 
+@pytest.mark.slow
 def test_a_released_models_weights_that_have_seen_the_pictures(folder, run):
     """`train2` weights were trained on val, which makes 85 of 76.35."""
     given = ("evaluate", "--predictions", folder / "predictions", "--voc", folder, "--no-trimap")
@@ -54,6 +55,7 @@ def test_a_released_models_weights_that_have_seen_the_pictures(folder, run):
     assert (code, "no released model is named" in err) == (2, True)
 
 
+@pytest.mark.slow
 def test_evaluate(folder, run, tmp_path):
     labels = folder / "VOCdevkit/VOC2012/SegmentationClass"
     names = folder / "VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt"

@@ -76,6 +76,7 @@ def test_labels_are_caffes(run, tmp_path):
     assert "1 of 1 pictures labelled by blob 'fc8_interp'" in out
 
 
+@pytest.mark.slow
 def test_a_folder_with_a_batch(run, tmp_path, net):
     folder = tmp_path / "in"
     folder.mkdir()
@@ -211,6 +212,7 @@ def test_too_many_pixels(run, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("options", [("--scales", "0.5", "1"), ("--scales=0.5", "--scales", "1")])
+@pytest.mark.slow
 def test_scales(run, tmp_path, net, options):
     picture = write_picture(tmp_path / "p.png", 40, 60)
     arguments = ("segment", tmp_path / "p.png", *options, *SMALL, "-o", tmp_path / "o")

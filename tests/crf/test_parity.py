@@ -18,7 +18,7 @@ LABELS, KNOWN = 21, 0.5
 
 @pytest.mark.parametrize("padding_points", [True, False])
 @pytest.mark.parametrize("name", RUNS)
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(2)
 def test_programs_of_2011(name, padding_points, device):
     case = Case(name)
     mu = case.compatibility

@@ -171,7 +171,7 @@ def test_texts(tmp_path, text, match):
 
 
 @pytest.mark.parametrize("text", hostile.LAYERS)
-@pytest.mark.sampled(8)
+@pytest.mark.sampled(3)
 def test_layers(text):
     """Shapes are refused before anything is computed from them; so is what would be allocated."""
     started = time.process_time()

@@ -228,6 +228,7 @@ def run(expansion: Expansion, blobs: dict[str, list[Tensor]], data: Tensor) -> d
 
 @pytest.mark.parametrize("output_stride", [8, 16])
 @pytest.mark.parametrize("name", ["plain", "msc-largefov", "7x7", "aspp-s", "resnet101-msc-aspp"])
+@pytest.mark.sampled(3)
 def test_the_steps_compute_what_the_prototxt_computes(name: str, output_stride: int) -> None:
     """Modules can be made from the steps: all that they need is in them, weights by layer name."""
     architecture = NETWORKS[name].architecture

@@ -59,6 +59,7 @@ def test_published_sizes(name: str, output_stride: int) -> None:
         assert model.eval()(test).shape == (2, 21, network.test_size, network.test_size)
 
 
+@pytest.mark.slow
 def test_keys_are_the_names_of_caffes_layers() -> None:
     model = create_model("resnet101-aspp", width=64)
     keys = list(model.state_dict())
@@ -118,6 +119,7 @@ def test_new_weights_of_resnet_keep_the_size_of_values() -> None:
         assert torch.equal(one, other)
 
 
+@pytest.mark.slow
 def test_how_fast_parameters_learn() -> None:
     model = create_model("largefov", width=64)
     groups = parameter_groups(model, lr=0.001, weight_decay=0.0005)
@@ -149,6 +151,7 @@ def test_how_fast_parameters_learn() -> None:
     assert [len(group["params"]) for group in parameter_groups(model, 1)] == [3 * 104 + 2]
 
 
+@pytest.mark.slow
 def test_parts_are_replaceable() -> None:
     model = narrow("largefov", width=64)
     model.head = nn.Sequential(nn.Conv2d(8, 8, 1), nn.ReLU(), nn.Conv2d(8, 5, 1))

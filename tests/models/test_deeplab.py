@@ -104,6 +104,7 @@ def check_train(model: DeepLab, size: tuple[int, int], batch: int) -> None:
 
 
 @pytest.mark.parametrize(("name", "output_stride"), ALL)
+@pytest.mark.sampled(3)
 def test_eval_mode_is_the_test_net(name: str, output_stride: int) -> None:
     model = network(name, output_stride)
     step, rest = model.architecture.input_rule(output_stride)
@@ -111,6 +112,7 @@ def test_eval_mode_is_the_test_net(name: str, output_stride: int) -> None:
 
 
 @pytest.mark.parametrize(("name", "output_stride"), ALL)
+@pytest.mark.sampled(2)
 def test_train_mode_is_the_train_net(name: str, output_stride: int) -> None:
     model = network(name, output_stride)
     step, rest = model.architecture.input_rule(output_stride)

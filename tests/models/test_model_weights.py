@@ -41,6 +41,7 @@ def same_scores(one: DeepLab, other: DeepLab) -> bool:
 
 
 @pytest.mark.parametrize("ending", [".caffemodel", ".safetensors", ".caffemodel.h5", ".pt"])
+@pytest.mark.sampled(2)
 def test_out_to_a_file_and_back(ending: str, tmp_path: Path) -> None:
     model = narrow("msc-largefov", 7, exp="coco")
     path = tmp_path / f"w{ending}"
@@ -190,6 +191,7 @@ def test_parts_that_were_replaced_are_not_written() -> None:
     assert scores(model).shape == (1, 5, 65, 65)
 
 
+@pytest.mark.slow
 def test_which_network_it_is(tmp_path: Path) -> None:
     """By the layers; where these are the same, by the windows of the network in the file."""
     path = tmp_path / "w.caffemodel"

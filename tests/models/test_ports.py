@@ -135,6 +135,7 @@ def test_a_port_by_its_keys(
 
 
 @pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.slow
 def test_convert_makes_a_caffemodel_of_it(
     run: Callable[..., tuple[int, str, str]], tmp_path: Path, legacy: bool
 ) -> None:

@@ -278,6 +278,7 @@ def test_other_numberings_of_the_vertices_are_as_good(dtype):
     )
 
 
+@pytest.mark.slow
 def test_same_bits_for_every_thread_count():
     features = random_features((2, 30000, 5, 8.0))
     values = torch.randn(2, 30000, 21, generator=torch.Generator().manual_seed(0))

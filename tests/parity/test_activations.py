@@ -59,7 +59,7 @@ def _load(model: Path, prototxt: Path | None) -> CaffeNet:
     return load_caffe(prototxt, model, phase="TEST")
 
 
-@pytest.mark.sampled(3)
+@pytest.mark.sampled(2)
 def test_blobs_are_what_caffe_computed(recording: Recording) -> None:
     net = _load(recording.model, recording.prototxt)
     reports = compare_recording(net, recording, TOLERANCE)

@@ -76,6 +76,7 @@ def test_page_is_whole_and_alone(page):
     assert "{{" not in text
 
 
+@pytest.mark.slow
 def test_page_says_what_there_is_to_say(page):
     text = page.read_text(encoding="utf-8")
     for part in (
@@ -148,6 +149,7 @@ def test_names_out_of_files_are_text(tmp_path):
     assert "&lt;script&gt;alert(1)&lt;/script&gt;{{rows}}&amp;quot;" in text
 
 
+@pytest.mark.slow
 def test_equal_page_has_neither_causes_nor_maps(tmp_path):
     with torch.inference_mode():
         write_activations(tmp_path / "a.h5", load_caffe(*FILES).blobs(data=picture(1, 33, 33)))

@@ -83,6 +83,7 @@ def test_matlab_7_3(tmp_path):
         read_mat(file)
 
 
+@pytest.mark.slow
 def test_what_unfolds_without_end_is_refused(tmp_path):
     file = tmp_path / "a.mat"
     scipy.io.savemat(file, {"a": np.zeros((8200, 4100), np.uint8)}, do_compression=True)

@@ -208,6 +208,7 @@ def test_archive(name: str, shelf: Shelf, server: Server, tmp_path: Path) -> Non
     assert shelf.left_over() == []
 
 
+@pytest.mark.slow
 def test_add(shelf: Shelf, caffemodel: Path, other_caffemodel: Path, tmp_path: Path) -> None:
     """Layers tell the model; names and known sums which of its weights."""
     manifest = shelf.put(twin=twin(), v2=zipped(), other=zipped(network="msc"))
