@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from fractions import Fraction
 
-__all__ = ["finite_or_none", "megabytes", "pair", "show"]
+__all__ = ["finite_or_none", "megabytes", "number", "pair", "show"]
 
 
 def show(shape: Sequence[int | None]) -> str:
@@ -43,3 +43,13 @@ def megabytes(count: int | None) -> str:
 def finite_or_none(value: float) -> float | None:
     """The value for JSON, which has no NaN and no infinity."""
     return value if math.isfinite(value) else None
+
+
+def number(count: int, thing: str, things: str | None = None) -> str:
+    """How many there are of something.
+
+    Example:
+        >>> number(1, "label"), number(1449, "label"), number(2, "class", "classes")
+        ('1 label', '1,449 labels', '2 classes')
+    """
+    return f"{count:,} {thing if count == 1 else things or thing + 's'}"

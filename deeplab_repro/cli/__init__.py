@@ -1,6 +1,7 @@
 """The command line: ``deeplab-repro COMMAND``.
 
 Exit code 0: done, and for ``compare``: equal.  1: not equal.  2: bad input, said in one line.
+130: stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -35,6 +36,10 @@ _COMMANDS: Final = {
     "doctor": "Show what this installation can do, and why not more.",
     "build": "Compile the native libraries into the user's cache.",
 }
+
+
+#: Exit code of a program that SIGINT has ended.
+_INTERRUPTED: Final = 130
 
 
 class _LazyGroup(click.Group):
@@ -76,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except click.ClickException as error:
         _fail(error.format_message())
     except click.exceptions.Abort:
-        _fail("stopped")
+        _fail("stopped", _INTERRUPTED)
     except ModuleNotFoundError as error:
         _fail(f"the Python package {error.name} is not installed (deeplab-repro doctor)")
     except RuntimeError as error:
@@ -95,9 +100,9 @@ def _describe(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
-def _fail(message: str) -> None:
+def _fail(message: str, code: int = 2) -> None:
     click.echo(f"deeplab-repro: {_one_line(message)}", err=True)
-    sys.exit(2)
+    sys.exit(code)
 
 
 def _show_warning(message: Any, *_: Any, **__: Any) -> None:

@@ -44,6 +44,7 @@ __all__ = [
     "progress",
     "read",
     "shown",
+    "writable",
     "write_json",
 ]
 
@@ -247,9 +248,22 @@ def parse_size(option: str, text: str, *, square: bool = False) -> tuple[int, in
     return sides[0], sides[1]
 
 
+def writable(context: click.Context, option: click.Parameter, path: str | None) -> str | None:
+    """A callback of options: what is to be written at the end has a folder from the beginning."""
+    if path is not None and not Path(path).parent.is_dir():
+        raise InputError("there is no such folder", file=Path(path).parent)
+    return path
+
+
 def json_option(command: _Command) -> _Command:
     """``--json FILE``."""
-    decorate = click.option("--json", "json_file", type=click.Path(), help="Write the report here.")
+    decorate = click.option(
+        "--json",
+        "json_file",
+        type=click.Path(),
+        callback=writable,
+        help="Write the report here.",
+    )
     return decorate(command)
 
 

@@ -56,7 +56,7 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 @dataclass
 class _Job(Job):
-    scores: Path = Path()
+    scores: Path | None = None  # None: there are none
     classes: int = 0  # that the scores are of
     changed: int = 0  # pixels that have another label than before
     probable: bool = False  # the scores look like probabilities, and were not said to be
@@ -194,6 +194,8 @@ def command(
     """
     chosen = _params(params, values)
     options = {"normalization": normalization, "relaxation": relaxation}
+    if not Path(scores).exists():
+        raise InputError("there is no such file or folder", file=scores)
     listed = listed_pictures([image] if image is not None else [], voc, split, list_file, root)
     with processes() as team, decoders_silent(), picture_progress(hidden=not team.first) as bar:
         targets = _targets(overlays, marginals_kind, bins)
@@ -281,14 +283,13 @@ def _params(name: str, values: dict[str, str | None]) -> CRFParams:
         raise InputError(str(error)) from None
 
 
-def _scores_of(job: _Job, scores: Path, *, is_folder: bool) -> Path:
+def _scores_of(job: _Job, scores: Path, *, is_folder: bool) -> Path | None:
     from deeplab_repro.pictures.scores import score_file
 
     if not is_folder:
         return scores
     # Of pictures of one name, each may have scores of its own: one.png.npy beside one.bmp.npy.
-    found = score_file(scores, (job.name, job.file.stem))
-    return found or scores / f"{job.file.stem}.npy"  # which is reported as missing
+    return score_file(scores, (job.name, job.file.stem))
 
 
 def _device() -> torch.device:
@@ -335,10 +336,21 @@ class _Input(NamedTuple):
 
 def _read(job: _Job, work: _Work) -> _Input:
     from deeplab_repro.pictures.reading import read_picture
-    from deeplab_repro.pictures.scores import energies, look_like_probabilities, read_scores
+    from deeplab_repro.pictures.scores import (
+        ENDINGS,
+        energies,
+        look_like_probabilities,
+        read_scores,
+    )
 
     picture = read_picture(job.file)
     job.size = picture.shape[0], picture.shape[1]
+    if job.scores is None:
+        raise InputError(
+            "has no scores",
+            file=job.file,
+            expected=f"{job.file.stem} with one of {', '.join(ENDINGS)} in the folder of --scores",
+        )
     scores = read_scores(job.scores, work.key)
     job.probable = not work.probabilities and look_like_probabilities(scores)
     try:

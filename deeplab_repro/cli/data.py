@@ -13,6 +13,7 @@ from deeplab_repro.cli.jobs import decoders_silent, make_folder, picture_progres
 from deeplab_repro.errors import BadInput, InputError
 from deeplab_repro.processes import processes
 from prototxt_import.errors import printable
+from prototxt_import.words import number
 
 if TYPE_CHECKING:
     from deeplab_repro.data import Dataset
@@ -212,6 +213,9 @@ def decode(
         for file in (sorted(Path(name).glob("*.png")) if Path(name).is_dir() else [Path(name)])
     ]
     target = Path(output)
+    for file in files:
+        if target.resolve() == file.parent.resolve() and file.suffix == ".png":
+            raise InputError("is an input, and would be overwritten", file=file)
     make_folder(target)
     with picture_progress() as bar:
         for file in bar.track(files, description="decoding"):
@@ -222,7 +226,9 @@ def decode(
             except BadInput as error:
                 raise error.with_file(file) from None
             write_label_png(target / f"{file.stem}.png", labels, classes.colours)
-    console.print(f"{len(files)} labels written: {shown(target)}", highlight=False, soft_wrap=True)
+    console.print(
+        f"{number(len(files), 'label')} written: {shown(target)}", highlight=False, soft_wrap=True
+    )
 
 
 def _show(dataset: Dataset, found: Check) -> None:
@@ -235,7 +241,7 @@ def _show(dataset: Dataset, found: Check) -> None:
         table.add_row("255", "void", "", f"{100 * found.void / whole:.2f} %")
     console.print(table)
     small, large = (f"{size[0]}x{size[1]}" for size in (found.smallest, found.largest))
-    verdict = f"{len(found.problems)} problems" if found.problems else "nothing wrong"
+    verdict = number(len(found.problems), "problem") if found.problems else "nothing wrong"
     console.print(
         f"{shown(dataset.name)}: {len(dataset):,} pictures from {small} to {large}, "
         f"{found.labelled:,} with labels, {found.without_void:,} of them without void; {verdict}",

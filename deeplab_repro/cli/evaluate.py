@@ -15,6 +15,7 @@ from deeplab_repro.cli.common import (
     json_option,
     make_table,
     shown,
+    writable,
     write_json,
 )
 from deeplab_repro.cli.data import (
@@ -27,6 +28,7 @@ from deeplab_repro.cli.data import (
 from deeplab_repro.cli.jobs import picture_progress
 from deeplab_repro.errors import InputError
 from deeplab_repro.processes import processes
+from prototxt_import.words import number
 
 if TYPE_CHECKING:
     from deeplab_repro.data import Dataset
@@ -69,7 +71,13 @@ _SHOWN_WIDTHS: Final = (1, 2, 5, 10, 20, 30, 40)
 )
 @workers_option
 @json_option
-@click.option("--html", "html_file", type=click.Path(), help="Write a page with plots here.")
+@click.option(
+    "--html",
+    "html_file",
+    type=click.Path(),
+    callback=writable,
+    help="Write a page with plots here.",
+)
 def command(
     predictions: str,
     labels: str | None,
@@ -206,8 +214,8 @@ def _show_trimap(trimap: Trimap) -> None:
 def _notes(dataset: Dataset, found: Evaluation) -> list[str]:
     confusion = found.confusion
     lines = [
-        f"{len(found.pictures):,} pictures of {shown(dataset.name)}, {confusion.pixels:,} pixels"
-        " that are not void",
+        f"{number(len(found.pictures), 'picture')} of {shown(dataset.name)},"
+        f" {confusion.pixels:,} pixels that are not void",
         f"not the metric: {_percent(found.mean_of_picture_iou)}, the mean over pictures of their"
         " own mean IoU, as some programs report",
     ]
@@ -216,9 +224,9 @@ def _notes(dataset: Dataset, found: Evaluation) -> list[str]:
     ]
     if nowhere:
         lines.append(
-            f"{len(nowhere)} classes occur nowhere and are left out of the mean"
-            f" ({shown(', '.join(nowhere))}); DeepLab's MyVOCevalseg.m would count them as 0 and"
-            f" give {_percent(confusion.mean_iou_of_all)}"
+            f"left out of the mean: {number(len(nowhere), 'class', 'classes')} without a pixel"
+            f" ({shown(', '.join(nowhere))}); with 0 for these, as DeepLab's MyVOCevalseg.m counts"
+            f" them, it is {_percent(confusion.mean_iou_of_all)}"
         )
     if found.trimap is not None and not found.trimap.rings.any():
         lines.append("no trimap: the labels have no void pixels")

@@ -118,6 +118,8 @@ def plan(
         InputError: a folder without pictures, two pictures of one name, or a picture that
             would be written over.
     """
+    if output.exists() and not output.is_dir():
+        raise InputError("is no folder", file=output)
     files: list[Path] = []
     for picture in pictures:
         path = Path(picture)
@@ -193,15 +195,20 @@ def listed_pictures(
     """
     from deeplab_repro import data
 
-    ways = [bool(given), voc is not None, list_file is not None]
-    if (
-        sum(ways) != 1
-        or (split is not None and voc is None)
-        or (list_file is None) != (root is None)
-    ):
+    named = {"pictures": given, "--voc": voc, "--list": list_file}
+    ways = [way for way, value in named.items() if value]
+    if len(ways) != 1:
         raise InputError(
-            "which pictures", expected="pictures or folders, or --voc, or --list with --root"
+            "which pictures",
+            expected="one of: pictures or folders, --voc, --list with --root",
+            got=" and ".join(ways) or "none",
         )
+    if split is not None and voc is None:
+        raise InputError("--split", expected="--voc beside it")
+    if (list_file is None) != (root is None):
+        raise InputError("--list and --root", expected="both", got="one")
+    if root is not None and not Path(root).is_dir():
+        raise InputError("is no folder", file=root)
     if voc is not None:
         return [sample.picture for sample in data.voc(voc, split or "val")]
     if list_file is not None and root is not None:

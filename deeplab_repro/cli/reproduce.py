@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -12,7 +13,7 @@ from deeplab_repro.cli.common import console, json_option, make_table, shown, wr
 from deeplab_repro.cli.data import workers_option
 from deeplab_repro.cli.jobs import decoders_silent, picture_progress
 from deeplab_repro.errors import InputError
-from deeplab_repro.processes import local_device, processes
+from deeplab_repro.processes import Processes, local_device, processes
 from prototxt_import.errors import printable
 
 if TYPE_CHECKING:
@@ -73,25 +74,29 @@ def command(
     from deeplab_repro.evaluation import Pair, evaluate, was_seen
     from deeplab_repro.released import find_weights
     from deeplab_repro.reproduction.report import Part, Report, write_report
-    from deeplab_repro.reproduction.run import Folder, Identity, label_pictures
+    from deeplab_repro.reproduction.run import Folder, Identity, is_done, label_pictures
     from deeplab_repro.reproduction.verdict import compare
 
     model, weights = find_weights(name)
     path = model.file(weights.name)
     dataset = data.voc(voc, split)
-    _check(dataset)
+    _check_list(dataset)
     crf = CRFParams.named(model.crf) if with_crf and model.crf is not None else None
     folder = Folder(Path(output) if output is not None else Path("reproduce", model.name))
     identity = Identity.of(model.name, weights.name, path, dataset, crf)
     chosen = dataset if limit is None else dataset[:limit]
     with processes() as team, decoders_silent(), picture_progress(hidden=not team.first) as bar:
         folder.check(identity)
+        folder.check_report(len(chosen))
+        task = bar.add_task("checking", total=None)
+        unfinished = [sample for sample in chosen if not is_done(sample, folder, crf, keep_scores)]
+        _check_files(replace(dataset, samples=tuple(unfinished)), team, workers)
         team.wait()  # all have looked before the first one writes
         if team.first:
             folder.begin(identity)
         team.wait()
         mine = team.share(chosen.samples)
-        task = bar.add_task("loading the network", total=len(mine))
+        bar.reset(task, total=len(mine), description="loading the network")
         segmenter = _segmenter(path)
         bar.update(task, description="labelling")
         failed = label_pictures(
@@ -104,7 +109,13 @@ def command(
             advance=lambda: bar.advance(task),
         )
         failures = {key: line for part in team.gather(failed) for key, line in part.items()}
-        _stop_at(failures, chosen, quiet=not team.first)
+        if failures:
+            _stop_at(
+                list(failures.values()),
+                f"{len(failures)} of {len(chosen)} pictures failed, so there is no score; the"
+                " others are done and stay in the folder",
+                team,
+            )
         parts = []
         for title, key, place in (
             ("before the CRF", "before_crf", folder.labels),
@@ -116,13 +127,18 @@ def command(
                 for sample in chosen
                 if sample.label is not None
             ]
-            found = evaluate(
-                pairs,
-                model.num_classes,
-                workers=workers,
-                team=team,
-                advance=lambda: bar.advance(task),
-            )
+            try:
+                found = evaluate(
+                    pairs,
+                    model.num_classes,
+                    workers=workers,
+                    team=team,
+                    advance=lambda: bar.advance(task),
+                )
+            except InputError as error:
+                if str(folder.path) not in str(error):
+                    raise
+                raise InputError(f"{error}: delete it, and the run makes it anew") from None
             parts.append(Part(title, key, pairs, found))
         warning = was_seen(weights.trained_on, dataset)
         means = [100 * part.evaluation.confusion.mean_iou for part in parts]
@@ -151,8 +167,8 @@ def command(
         raise click.exceptions.Exit(1)
 
 
-def _check(dataset: Dataset) -> None:
-    """Refuse a set that could not be scored before any work is done on it."""
+def _check_list(dataset: Dataset) -> None:
+    """Refuse a list that could not be scored."""
     unlabelled = [sample.name for sample in dataset if sample.label is None]
     if unlabelled:
         raise InputError(
@@ -164,6 +180,16 @@ def _check(dataset: Dataset) -> None:
         raise InputError(
             f"the list '{dataset.name}' names pictures more than once", got=dataset.duplicates[0]
         )
+
+
+def _check_files(dataset: Dataset, team: Processes, workers: int | None) -> None:
+    """Read every picture and label before hours of work are spent on the others."""
+    from deeplab_repro.data.check import check
+
+    problems = check(dataset, workers=workers, team=team).problems
+    if problems:
+        lines = [problem.text for problem in problems]
+        _stop_at(lines, f"{len(lines)} of the pictures and labels cannot be used", team)
 
 
 def _segmenter(path: Path) -> Segmenter:
@@ -179,18 +205,12 @@ def _segmenter(path: Path) -> Segmenter:
     return Segmenter(net, blob=part.outputs[0])
 
 
-def _stop_at(failures: dict[str, str], chosen: Dataset, *, quiet: bool) -> None:
-    """Say which pictures failed, and exit with 2 if any did; the others stay done."""
-    if not failures:
-        return
-    if not quiet:
-        for line in list(failures.values())[:_MOST_SHOWN]:
+def _stop_at(lines: Sequence[str], summary: str, team: Processes) -> NoReturn:
+    """Say what is wrong, and exit with 2."""
+    if team.first:
+        for line in lines[:_MOST_SHOWN]:
             click.echo(f"deeplab-repro: {printable(line)}", err=True)
-        click.echo(
-            f"deeplab-repro: {len(failures)} of {len(chosen)} pictures failed, so there is no"
-            " score; the others are done and stay in the folder",
-            err=True,
-        )
+        click.echo(f"deeplab-repro: {summary}", err=True)
     raise click.exceptions.Exit(2)
 
 

@@ -143,10 +143,10 @@ def _from_picture(path: str | os.PathLike[str], num_classes: int) -> Labels:
                 return np.asarray(picture, np.uint8)
         except BadInput:
             raise
-        except Exception as error:
+        except Exception:
             # Pillow's decoders raise OSError, SyntaxError, struct.error, EOFError and others.
             raise InputError(
-                f"is no label picture, or damaged ({error})", file=path, expected="a PNG"
+                "is no label picture, or damaged", file=path, expected="a PNG"
             ) from None
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from deeplab_repro.data.datasets import Dataset, read_list
+from deeplab_repro.errors import InputError
 
 __all__ = ["warn_if_seen", "was_seen"]
 
@@ -23,6 +24,8 @@ _PARTS: Final = {
     "trainval_aug": {"train", "val", "sbd"},
     "test": {"test"},
 }
+#: Data sets of other pictures, in small letters -> as they are written.
+_OTHERS: Final = {"imagenet": "ImageNet", "coco": "COCO"}
 _MOST_SHOWN: Final = 3
 
 
@@ -30,31 +33,49 @@ def was_seen(trained_on: str, scored: str | Dataset | Iterable[str]) -> str:
     """Say whether the pictures scored were among those trained on.
 
     Args:
-        trained_on: a split of VOC 2012, such as ``train_aug`` or ``trainval_aug``; several joined
-            by "+" or ","; or a list file of pictures.  What is neither (``coco``) is taken to hold
-            other pictures.
+        trained_on: a split of VOC 2012, such as ``train_aug`` or ``trainval_aug``; ``ImageNet`` or
+            ``COCO``, which hold other pictures; several of them joined by "+" or ","; or a list
+            file of pictures.
         scored: a split, a data set, or the names of the pictures.
 
     Returns:
         One sentence if some were, and else "".
 
     Raises:
-        InputError: ``trained_on`` is a file that is no list.
+        InputError: ``trained_on`` is none of these, or a file that is no list.
     """
-    words = [word.strip() for word in trained_on.replace("+", ",").split(",")]
-    parts = set().union(*(_PARTS.get(word, set()) for word in words))
-    if isinstance(scored, str):
-        return _sentence(trained_on, scored) if parts & _PARTS.get(scored, set()) else ""
-    if isinstance(scored, Dataset) and parts & _PARTS.get(scored.name, set()):
-        return _sentence(trained_on, scored.name)
     if Path(trained_on).is_file():
-        trained = {sample.name for sample in read_list(trained_on, "")}
-        names = [item if isinstance(item, str) else item.name for item in scored]
-        both = [name for name in names if name in trained]
-        if both:
-            shown = ", ".join(both[:_MOST_SHOWN]) + (", ..." if len(both) > _MOST_SHOWN else "")
-            return _sentence(trained_on, f"{len(both)} of the {len(names)} pictures ({shown})")
-    return ""
+        return _seen_by_name(trained_on, scored)
+    parts = set().union(*map(_parts_of, trained_on.replace("+", ",").split(",")))
+    name = scored if isinstance(scored, str) else getattr(scored, "name", None)
+    if isinstance(scored, str) and scored not in _PARTS:
+        raise InputError("which pictures are scored", expected=", ".join(_PARTS), got=scored)
+    return _sentence(trained_on, name) if name and parts & _PARTS.get(name, set()) else ""
+
+
+def _parts_of(word: str) -> set[str]:
+    word = word.strip()
+    if word in _PARTS:
+        return _PARTS[word]
+    if word.lower() in _OTHERS:
+        return set()
+    raise InputError(
+        "what the weights were trained on",
+        expected=f"a list file, or {', '.join(_PARTS)}, {' or '.join(_OTHERS.values())}",
+        got=word or "nothing",
+    )
+
+
+def _seen_by_name(list_file: str, scored: str | Dataset | Iterable[str]) -> str:
+    trained = {sample.name for sample in read_list(list_file, "")}
+    if isinstance(scored, str):
+        return ""
+    names = [item if isinstance(item, str) else item.name for item in scored]
+    both = [name for name in names if name in trained]
+    if not both:
+        return ""
+    shown = ", ".join(both[:_MOST_SHOWN]) + (", ..." if len(both) > _MOST_SHOWN else "")
+    return _sentence(list_file, f"{len(both)} of the {len(names)} pictures ({shown})")
 
 
 def warn_if_seen(trained_on: str, scored: str | Dataset | Iterable[str]) -> bool:

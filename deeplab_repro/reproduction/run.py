@@ -38,9 +38,10 @@ if TYPE_CHECKING:
     from deeplab_repro.crf import CRFParams
     from deeplab_repro.inference.segmentation import Segmenter
 
-__all__ = ["Folder", "Identity", "label_pictures"]
+__all__ = ["Folder", "Identity", "is_done", "label_pictures"]
 
 Picture = NDArray[np.uint8]
+_LABELS, _REFINED, _SCORES = _PLACES = ("labels", "labels_crf", "scores")
 
 
 @dataclass(frozen=True)
@@ -84,15 +85,15 @@ class Folder:
 
     def labels(self, sample: Sample) -> Path:
         """The label map of a picture before the CRF."""
-        return self.path / "labels" / f"{sample.name}.png"
+        return self.path / _LABELS / f"{sample.name}.png"
 
     def refined(self, sample: Sample) -> Path:
         """The label map of a picture after the CRF."""
-        return self.path / "labels_crf" / f"{sample.name}.png"
+        return self.path / _REFINED / f"{sample.name}.png"
 
     def scores(self, sample: Sample) -> Path:
         """The scores of a picture."""
-        return self.path / "scores" / f"{sample.name}.npy"
+        return self.path / _SCORES / f"{sample.name}.npy"
 
     def check(self, identity: Identity) -> None:
         """Hold a run against the one that the folder belongs to, if it belongs to any.
@@ -101,12 +102,22 @@ class Folder:
             InputError: It belongs to another one.
         """
         record = self.path / "run.json"
+        if self.path.exists() and not self.path.is_dir():
+            raise InputError("is no folder", file=self.path)
         try:
             found = json.loads(record.read_text(encoding="utf-8"))
         except FileNotFoundError:
+            if any(file.is_file() for place in _PLACES for file in (self.path / place).glob("*")):
+                raise InputError(
+                    "holds results of something else, which would pass for those of this run",
+                    file=self.path,
+                    expected="another folder (-o)",
+                ) from None
             return
-        except (OSError, ValueError) as error:
-            raise InputError(f"cannot be read ({error})", file=record) from None
+        except (OSError, ValueError):
+            raise InputError(
+                "is damaged", file=record, expected="the record of a run; delete the folder"
+            ) from None
         for name, value in identity.as_json().items():
             if not isinstance(found, dict) or found.get(name) != value:
                 raise InputError(
@@ -115,14 +126,34 @@ class Folder:
                     expected="another folder (-o)",
                 )
 
+    def check_report(self, count: int) -> None:
+        """Refuse to replace the report of more pictures by one of fewer.
+
+        Raises:
+            InputError: That would be so.
+        """
+        file = self.path / "report.json"
+        try:
+            scored = json.loads(file.read_text(encoding="utf-8"))["pictures"]["scored"]
+        except (OSError, ValueError, LookupError, TypeError):
+            return  # there is none, or none that would be missed
+        if count < scored:
+            raise InputError(
+                f"is the report of {scored} pictures, and would be replaced by one of {count}",
+                file=file,
+                expected="another folder (-o), or no smaller --limit",
+            )
+
     def begin(self, identity: Identity) -> None:
         """Make the folder, and take away what a killed run has left half-written.
 
         Raises:
             InputError: It cannot be written to.
         """
-        for place in (self.labels, self.refined, self.scores):
-            parent = place(Sample("", self.path)).parent
+        for place in _PLACES:
+            if place == _REFINED and identity.crf is None:
+                continue
+            parent = self.path / place
             try:
                 parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:
@@ -156,11 +187,16 @@ def label_pictures(
 
     Returns:
         Name of the picture -> what is wrong with it, in one line, for those that failed.
+
+    Raises:
+        BadInput: A file cannot be written, as on a full disk: the others would fail likewise.
     """
     step = partial(_finish, folder=folder, crf=crf, keep_scores=keep_scores)
     failed: dict[str, str] = {}
 
     def done(sample: Sample, error: object) -> None:
+        if isinstance(error, BadInput) and isinstance(error.__cause__, OSError):
+            raise error
         if isinstance(error, BadInput):
             failed[sample.name] = str(error.with_file(sample.picture))
         elif isinstance(error, Exception):
@@ -169,7 +205,7 @@ def label_pictures(
 
     fresh = []
     for sample in samples:
-        if _is_done(sample, folder, crf, keep_scores):
+        if is_done(sample, folder, crf, keep_scores):
             if not keep_scores:
                 folder.scores(sample).unlink(missing_ok=True)
             done(sample, None)
@@ -192,7 +228,8 @@ def label_pictures(
     return failed
 
 
-def _is_done(sample: Sample, folder: Folder, crf: CRFParams | None, keep_scores: bool) -> bool:
+def is_done(sample: Sample, folder: Folder, crf: CRFParams | None, keep_scores: bool) -> bool:
+    """Whether nothing is left to do on a picture."""
     files = [folder.labels(sample)]
     files += [folder.refined(sample)] if crf else []
     files += [folder.scores(sample)] if keep_scores else []

@@ -122,6 +122,15 @@ def test_padded_scores(run, tmp_path, scores):
     assert np.array_equal(labels_in(tmp_path / "o" / "labels" / "p.png"), expected)
 
 
+def test_a_folder_of_scores_that_is_not_there_is_one_line(run, tmp_path):
+    write_picture(tmp_path / "a.png", 12, 10)
+    code, _, err = run(
+        *("crf", "--image", tmp_path, "--scores", tmp_path / "none", "-o", tmp_path / "o")
+    )
+    assert code == 2
+    assert err == f"deeplab-repro: {tmp_path / 'none'}: there is no such file or folder\n"
+
+
 def test_folders(run, tmp_path):
     pictures, maps = tmp_path / "pictures", tmp_path / "scores"
     pictures.mkdir()
@@ -136,7 +145,7 @@ def test_folders(run, tmp_path):
     assert code == 2
     assert "1 of 3 pictures refined" in out
     missing, nan = err.splitlines()
-    assert missing == f"deeplab-repro: {maps}/b.npy: No such file or directory"
+    assert missing.startswith(f"deeplab-repro: {pictures}/b.png: has no scores; expected b with ")
     assert nan == f"deeplab-repro: {maps}/c.npy: the scores hold NaN"
     assert [path.name for path in (tmp_path / "o" / "labels").iterdir()] == ["a.png"]
     content = json.loads((tmp_path / "r.json").read_text())

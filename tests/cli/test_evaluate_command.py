@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -108,6 +109,29 @@ def test_evaluate_says_what_is_wrong(folder, run):
         assert not out
 
 
+def test_a_misspelt_set_of_training_pictures_is_refused(folder, run):
+    given = ("evaluate", "--predictions", folder / "predictions", "--voc", folder)
+    code, _, err = run(*given, "--trained-on", "trainvalaug")
+    assert (code, "expected a list file, or train, val" in err) == (2, True)
+
+
+def test_a_report_without_a_folder_is_refused_before_any_work(folder, run, tmp_path):
+    given = ("evaluate", "--predictions", folder / "predictions", "--voc", folder)
+    for option in ("--json", "--html"):
+        code, out, err = run(*given, option, tmp_path / "none" / "report")
+        assert (code, out) == (2, "")
+        assert err.endswith("none: there is no such folder\n")
+
+
+def test_decode_does_not_write_over_what_it_reads(run, tmp_path):
+    picture = tmp_path / "a.png"
+    cv2.imwrite(str(picture), np.zeros((4, 4, 3), np.uint8))
+    before = picture.read_bytes()
+    code, _, err = run("data", "decode", picture, "-o", tmp_path)
+    assert (code, "is an input, and would be overwritten" in err) == (2, True)
+    assert picture.read_bytes() == before
+
+
 def test_classes_that_occur_nowhere_are_said(folder, run, tmp_path):
     truth, guess = tmp_path / "truth", tmp_path / "guess"
     for place in (truth, guess):
@@ -115,8 +139,8 @@ def test_classes_that_occur_nowhere_are_said(folder, run, tmp_path):
         write_label_png(place / "a.png", np.array([[0, 1]], np.uint8))
     code, out, _ = run("evaluate", "--predictions", guess, "--labels", truth, "--num-classes", 4)
     assert code == 0
-    assert "2 classes occur nowhere and are left out of the mean (2, 3)" in out
-    assert "MyVOCevalseg.m would count them as 0 and give 50.00" in out
+    assert "left out of the mean: 2 classes without a pixel (2, 3)" in out
+    assert "with 0 for these, as DeepLab's MyVOCevalseg.m counts them, it is 50.00" in out
     assert "no trimap: the labels have no void pixels" in out
 
 
@@ -184,7 +208,7 @@ def test_check(folder, run, tmp_path):
     code, out, err = run("data", "check", tmp_path, "--json", tmp_path / "r.json")
     assert code == 2
     assert "val: 2 pictures" in out
-    assert "1 problems" in out
+    assert "1 problem" in out
     assert err.startswith(f"deeplab-repro: {root / 'JPEGImages/2007_000002.jpg'}: is no picture")
     assert json.loads((tmp_path / "r.json").read_text())["problems"][0]["name"] == "2007_000002"
     code, _, err = run("data", "check", tmp_path, "--list", "x", "--split", "val")

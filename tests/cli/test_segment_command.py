@@ -253,9 +253,14 @@ def test_mean_and_blob(run, tmp_path, net):
     ("arguments", "message"),
     [
         ([], "Missing option '--model'"),
-        (["--model", MODEL], "which pictures; expected pictures or folders, or --voc, or --list"),
-        ([PICTURE, "--model", MODEL, "--voc", ROOT], "which pictures"),
-        (["--model", MODEL, "--list", __file__], "which pictures"),
+        (
+            ["--model", MODEL],
+            "which pictures; expected one of: pictures or folders, --voc, --list with --root",
+        ),
+        ([PICTURE, "--model", MODEL, "--voc", ROOT], "got pictures and --voc"),
+        ([PICTURE, "--model", MODEL, "--split", "val"], "--split; expected --voc beside it"),
+        (["--model", MODEL, "--list", __file__, "--root", __file__], "is no folder"),
+        (["--model", MODEL, "--list", __file__], "--list and --root; expected both"),
         ([PICTURE, "--model", "none.caffemodel"], "No such file"),
         ([PICTURE, "--model", MODEL, "--scales", "big"], "--scales; expected positive numbers"),
         ([PICTURE, "--model", MODEL, "--scales", "-1"], "--scales; expected positive numbers"),
@@ -412,7 +417,7 @@ def test_several_processes(run, tmp_path):
 
 @pytest.mark.slow
 def test_ctrl_c(tmp_path):
-    """One line, exit code 2; what is written is whole, and nothing else is there."""
+    """One line, exit code 130; what is written is whole, and nothing else is there."""
     folder = tmp_path / "in"
     folder.mkdir()
     for i in range(100):
@@ -427,7 +432,7 @@ def test_ctrl_c(tmp_path):
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
-    assert (process.returncode, out, err.strip()) == (2, "", "deeplab-repro: stopped")
+    assert (process.returncode, out, err.strip()) == (130, "", "deeplab-repro: stopped")
     written = sorted(path for path in (tmp_path / "o").rglob("*") if path.is_file())
     assert 3 < len(written) < 200
     for path in written:

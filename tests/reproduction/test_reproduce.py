@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -18,6 +19,8 @@ from PIL import Image
 
 from deeplab_repro.cli import main
 from deeplab_repro.inference.segmentation import Segmenter
+from deeplab_repro.reproduction import run as reproduction_run
+from prototxt_import.files import replacing
 from tests.reproduction.conftest import World
 
 PICTURES = 30
@@ -177,6 +180,52 @@ def test_another_run_is_not_mixed_in(
 
 
 @pytest.mark.slow
+def test_the_results_of_something_else_are_not_taken_for_ours(
+    toy: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The truth as a prediction would make 100 % of any model."""
+    (tmp_path / "labels").mkdir()
+    for label in (toy.voc / "SegmentationClass").iterdir():
+        (tmp_path / "labels" / label.name).write_bytes(label.read_bytes())
+    assert reproduce(toy, tmp_path, "--limit", 1, "--no-crf") == 2
+    assert "holds results of something else" in capsys.readouterr().err
+    assert not (tmp_path / "run.json").exists()
+
+
+@pytest.mark.slow
+def test_a_report_is_not_replaced_by_one_of_fewer_pictures(
+    toy: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert reproduce(toy, tmp_path, "--limit", 2, "--no-crf") == 0
+    assert not (tmp_path / "labels_crf").exists()
+    before = (tmp_path / "report.json").read_bytes()
+    assert reproduce(toy, tmp_path, "--limit", 1, "--no-crf") == 2
+    assert "is the report of 2 pictures" in capsys.readouterr().err
+    assert (tmp_path / "report.json").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_the_run_at_once(
+    toy: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """What is done stays; the network does not run on the other pictures for nothing."""
+    written = []
+
+    def full(path: Path, *_: object) -> None:
+        written.append(path)
+        with replacing(path):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(reproduction_run, "write_scores", full)
+    assert reproduce(toy, tmp_path) == 2
+    said = capsys.readouterr().err
+    assert "No space left on device" in said
+    assert said.count("\n") == 1
+    assert len(written) < 8
+    monkeypatch.undo()
+
+
+@pytest.mark.slow
 def test_weights_that_saw_the_pictures(
     toy: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -189,7 +238,7 @@ def test_weights_that_saw_the_pictures(
 def test_a_damaged_picture(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    """It is named, the others are done, there is no score; mended, the run goes on."""
+    """It is named before anything is run, and so is a damaged label."""
     for name, value in world.variables.items():
         monkeypatch.setenv(name, value)
     voc = tmp_path / "VOC2012"
@@ -208,13 +257,20 @@ def test_a_damaged_picture(
     folder = tmp_path / "run"
     assert reproduce(own, folder) == 2
     said = capsys.readouterr().err
-    assert names[1] in said
-    assert "1 of 3 pictures failed" in said
-    assert len(labels(folder)) == 4
-    assert not (folder / "report.json").exists()
+    assert f"{picture}: is no picture" in said
+    assert "1 of the pictures and labels cannot be used" in said
+    assert not folder.exists()
     picture.write_bytes(whole)
     assert reproduce(own, folder) == 1
     assert len(labels(folder)) == 6
+    # One of our own that is damaged later: what to do is said, and the run makes it anew.
+    first = labels(folder)
+    (folder / "labels" / f"{names[0]}.png").write_bytes(b"garbage")
+    assert reproduce(own, folder) == 2
+    assert "delete it, and the run makes it anew" in capsys.readouterr().err
+    (folder / "labels" / f"{names[0]}.png").unlink()
+    assert reproduce(own, folder) == 1
+    assert labels(folder) == first
 
 
 def test_bad_input_is_one_line(
