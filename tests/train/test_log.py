@@ -37,7 +37,7 @@ I1121 20:41:50.123456 12345 solver.cpp:237]     Train net output #0: seg = nan
 I1121 20:41:50.123456 12345 solver.cpp:237]     Train net output #1: seg = -nan
 I1121 20:41:50.123456 12345 solver.cpp:237]     Train net output #2: seg = inf
 I1121 20:41:50.123456 12345 sgd_solver.cpp:105] Iteration 20, lr = 1e-04
-I1121 20:41:51.123456 12345 solver.cpp:447] Snapshotting to binary proto file snap_iter_20.caffemodel
+I1121 20:41:51.123456 12345 solver.cpp:447] Snapshotting to binary proto file s.caffemodel
 I1121 20:41:51.123456 12345 solver.cpp:310] Iteration 40, loss = 0.5
 I1121 20:41:51.123456 12345 solver.cpp:315] Optimization Done.
 I1121 20:41:52.123456 12345 solver.cpp:218] Iteration 60 (5 iter/s, 4s/20 iters), loss = 0.1"""
