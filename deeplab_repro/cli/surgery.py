@@ -19,6 +19,7 @@ from prototxt_import.words import megabytes
 
 if TYPE_CHECKING:
     from deeplab_repro.train.surgery import Grafted, Pick
+    from deeplab_repro.train.torchvision import Imported
 
 
 @click.command("surgery")
@@ -53,7 +54,13 @@ if TYPE_CHECKING:
     show_default=True,
     help="Where there are fewer channels than in the source: a random subset, or every n-th.",
 )
-@click.option("--seed", default=0, show_default=True, help="Of the subset and the new layers.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**63 - 1),
+    default=0,
+    show_default=True,
+    help="Of the subset and the new layers.",
+)
 @click.option(
     "--mean",
     metavar="R,G,B",
@@ -96,23 +103,24 @@ def command(
         made = read_model(prototxt, placeholders=placeholders, want_weights=False)
     else:
         made = _of_catalogue(str(network), num_labels, width, placeholders)
-    weights, origin, notes = _source(source, _three("--mean", mean), _three("--std", std))
+    given = _source(source, _three("--mean", mean), _three("--std", std))
     try:
-        grafted = graft(made.net("TEST"), weights, pick=pick, seed=seed)
+        grafted = graft(made.net("TEST"), given.weights, pick=pick, seed=seed)
     except (InputError, CaffeImportError) as error:
         raise error.with_file(source) from None
     made.weights = grafted.weights
     write_model(target, made)
     report = {
         "source": source,
-        "source_network": origin,
+        "source_network": given.network,
         "network": network or prototxt,
         "output": str(target),
         "bytes": target.stat().st_size,
         "pick": pick,
         "seed": seed,
         **{key: value for key, value in asdict(grafted).items() if key != "weights"},
-        "notes": list(notes),
+        "pixels": given.first,
+        "notes": list(given.notes),
     }
     _show(report, grafted)
     write_json(json_file, report)
@@ -145,27 +153,26 @@ def _of_catalogue(
     return Model(parse_text(write_network(network, num_labels=num_labels, width=width, exp=exp)))
 
 
-def _source(
-    path: str, mean: Sequence[float] | None, std: Sequence[float] | None
-) -> tuple[Mapping[str, Sequence[Any]], str, tuple[str, ...]]:
-    """Weights under Caffe's names, whose they are, and what about them is not exact."""
+def _source(path: str, mean: Sequence[float] | None, std: Sequence[float] | None) -> Imported:
+    """Weights under Caffe's names."""
+    from deeplab_repro.train.torchvision import MEAN, STD, Imported, read_torchvision
+
     if kind_of(path) != "torch":
         if mean is not None or std is not None:
             raise InputError(
                 "does not go with --mean and --std", file=path, expected="torchvision's weights"
             )
-        return read_model(path).weights, "Caffe's layers", ()
+        return Imported("Caffe's layers", read_model(path).weights)
     from deeplab_repro.models.loading import read_state_dict, read_torch_file
-    from deeplab_repro.train.torchvision import MEAN, STD, read_torchvision
 
     try:
         imported = read_torchvision(read_state_dict(path), mean or MEAN, std or STD)
     except InputError as error:
         raise error.with_file(path) from None
     if imported is not None:
-        return imported.weights, f"torchvision's {imported.network}", imported.notes
+        return imported
     model, ported = read_torch_file(path)
-    return model.weights, "Caffe's layers" if ported is None else ported.origin, ()
+    return Imported("Caffe's layers" if ported is None else ported.origin, model.weights)
 
 
 def _show(report: Mapping[str, Any], grafted: Grafted) -> None:
@@ -178,6 +185,10 @@ def _show(report: Mapping[str, Any], grafted: Grafted) -> None:
         table.add_row(shown(layer), f"new: {shown(filler)}")
     if grafted.unused:
         table.add_row("not used", shown(", ".join(grafted.unused)))
+    if report["pixels"]:
+        table.add_row(
+            shown(report["pixels"]), "reads blue, green, red in 0..255 minus the mean now"
+        )
     for note in report["notes"]:
         table.add_row("not exact", note)
     table.add_row("written", f"{shown(report['output'])} ({megabytes(report['bytes'])})")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from deeplab_repro.errors import InputError
-from deeplab_repro.train.log import CAFFE_LOG, LOG, single_values
+from deeplab_repro.train.log import CAFFE_LOG, LOG, OBJECTIVE, single_values
 from prototxt_import.files import open_file
 
 __all__ = ["Curve", "Run", "read_run"]
@@ -22,6 +22,7 @@ _VALUE: Final = r"([-+]?(?:nan|inf|\d+\.?\d*(?:e[-+]?\d+)?))(?=\s|$)"
 _LOSS: Final = re.compile(r"\] Iteration (\d+)(?: \([^)]*\))?, loss = " + _VALUE)
 _RATE: Final = re.compile(r"\] Iteration (\d+), lr = " + _VALUE)
 _TESTING: Final = re.compile(r"\] Iteration (\d+), Testing net \(#(\d+)\)")
+_OBJECTIVE: Final = re.compile(r"\] Test loss: " + _VALUE)
 _OUTPUT: Final = re.compile(r"\]\s+(Train|Test) net output #\d+: (.+?) = " + _VALUE)
 
 
@@ -167,6 +168,8 @@ def _read_caffe(run: Run, lines: Iterable[str]) -> None:
         elif testing := _TESTING.search(line):
             run.add_outputs(iteration, outputs, net)
             iteration, net, outputs = int(testing[1]), int(testing[2]), {}
+        elif objective := _OBJECTIVE.search(line):
+            outputs[OBJECTIVE] = [float(objective[1])]
         elif rate := _RATE.search(line):
             run.lr.add(int(rate[1]), float(rate[2]))
     run.add_outputs(iteration, outputs, net)

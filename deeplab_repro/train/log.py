@@ -27,11 +27,13 @@ from deeplab_repro.errors import InputError
 if TYPE_CHECKING:
     from torch.utils.tensorboard.writer import SummaryWriter
 
-__all__ = ["CAFFE_LOG", "LOG", "Log", "Outputs", "json_ready", "single_values"]
+__all__ = ["CAFFE_LOG", "LOG", "OBJECTIVE", "Log", "Outputs", "json_ready", "single_values"]
 
 #: Names of the logs in the folder of a run.
 LOG: Final = "log.jsonl"
 CAFFE_LOG: Final = "caffe.log"
+#: A test net's mean objective among its outputs, where `test_compute_loss` asks for it.
+OBJECTIVE: Final = "loss (objective)"
 
 #: Blob -> its value, or its values where it has several.
 Outputs: TypeAlias = "Mapping[str, float | Sequence[float]]"
@@ -104,13 +106,18 @@ class Log:
         Args:
             iteration: how many updates the tested weights have seen.
             net: which of the solver's test nets, 0 the first.
-            outputs: the means of the blobs that no layer reads, over `test_iter` passes.
+            outputs: the means of the blobs that no layer reads, over `test_iter` passes; and of the
+                objective under `OBJECTIVE`.
         """
         self._put("test", iteration, {"net": net}, outputs)
         if self._caffe is not None:
             first = f"Iteration {iteration}, Testing net (#{net})"
             lines = [_glog("solver.cpp:330", first)]
-            lines += self._output_lines("Test", "solver.cpp:397", outputs)
+            blobs = {name: values for name, values in outputs.items() if name != OBJECTIVE}
+            if len(blobs) < len(outputs):
+                objective = _number(single_values(outputs)[OBJECTIVE])
+                lines.append(_glog("solver.cpp:394", f"Test loss: {objective}"))
+            lines += self._output_lines("Test", "solver.cpp:397", blobs)
             self._caffe.write("".join(lines))
         if self._board is not None:
             self._board.add(iteration, f"test{net}/", single_values(outputs))

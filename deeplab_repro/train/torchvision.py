@@ -54,14 +54,16 @@ class Imported:
     """An ImageNet network in Caffe's words.
 
     Attributes:
-        network: which.
+        network: which, and whose.
         weights: layer -> blobs, float32, in Caffe's order; pictures as DeepLab reads them.
+        first: the layer that was changed for these; None for weights of Caffe's.
         notes: what the network does not compute just as torchvision's.
     """
 
     network: str
     weights: dict[str, list[Array]]
-    notes: tuple[str, ...]
+    first: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 def read_torchvision(
@@ -82,21 +84,20 @@ def read_torchvision(
     state = {key.removeprefix("module."): tensor for key, tensor in state.items()}
     notes = [_BORDER]
     if "classifier.0.weight" in state and "features.0.weight" in state:
-        network, weights = "VGG-16", _vgg16(state)
-        first, receiver, sign = weights["conv1_1"], weights["conv1_1"], 1
+        network, weights = "torchvision's VGG-16", _vgg16(state)
+        first, receiver, number, sign = "conv1_1", "conv1_1", 1, 1  # the bias
     elif "layer4.0.conv1.weight" in state and not any(key.startswith("layer5.") for key in state):
-        network, weights = "ResNet-101", _resnet101(state)
-        first, receiver, sign = weights["conv1"], weights["bn_conv1"], -1
+        network, weights = "torchvision's ResNet-101", _resnet101(state)
+        first, receiver, number, sign = "conv1", "bn_conv1", 0, -1  # the mean that is subtracted
         notes.append(_STRIDE)
     else:
         return None
-    first[0], offset = _for_deeplabs_pixels(first[0], mean, std)
-    number = 1 if receiver is first else 0  # the bias, or the mean that is subtracted
-    receiver[number] = receiver[number] + sign * offset
+    weights[first][0], offset = _for_deeplabs_pixels(weights[first][0], mean, std)
+    weights[receiver][number] = weights[receiver][number] + sign * offset
     narrow = {
         name: [np.asarray(blob, np.float32) for blob in blobs] for name, blobs in weights.items()
     }
-    return Imported(network, narrow, tuple(notes))
+    return Imported(network, narrow, first, tuple(notes))
 
 
 def _check(mean: Sequence[float], std: Sequence[float]) -> None:

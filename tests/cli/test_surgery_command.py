@@ -42,6 +42,7 @@ def test_from_torchvision(run: Any, tmp_path: Path, vgg: Path, ending: str) -> N
     )
     assert told["new"] == {"fc8_mine": "gaussian 0.01"}
     assert told["unused"] == ["fc8"]
+    assert told["pixels"] == "conv1_1"
     assert told["notes"][0].startswith("at the border the first convolution differs")
     if ending == ".pt":
         assert load(out).options["num_classes"] == 5
@@ -58,7 +59,7 @@ def test_one_network_from_another(run: Any, tmp_path: Path, vgg: Path) -> None:
     first, second = tmp_path / "plain.caffemodel", tmp_path / "second.caffemodel"
     assert run("surgery", vgg, "--network", "plain", *NARROW, "-o", first)[0] == 0
     net = tmp_path / "train.prototxt"
-    net.write_text(write_network("largefov", "TRAIN", width=64, exp="${EXP}"))
+    net.write_text(write_network("largefov", "TRAIN", "v1", width=64, exp="${EXP}"))
     arguments = ("--prototxt", net, "--set", "EXP=a", "--pick", "every", "-o", second)
     code, shown, err = run("surgery", first, *arguments)
     # A kernel of 4 has no 3 evenly spaced taps from end to end; one of 7 has.
@@ -74,7 +75,7 @@ def test_one_network_from_another(run: Any, tmp_path: Path, vgg: Path) -> None:
     source, made = read_weights(whole), read_weights(second)
     np.testing.assert_array_equal(made["fc6"][0], source["fc6"][0][::4, :, ::3, ::3])
     np.testing.assert_array_equal(made["fc7"][0], source["fc7"][0][::4, ::4])
-    assert "fc8_a" in made
+    assert made["fc8_a"][1].shape == (1, 1, 1, 21)  # as the v1 fork has its biases
 
 
 def test_a_deeplab_network_of_a_port(run: Any, tmp_path: Path, vgg: Path) -> None:
@@ -97,6 +98,7 @@ def test_a_deeplab_network_of_a_port(run: Any, tmp_path: Path, vgg: Path) -> Non
         (["--network", "plain", "-o", "x.bin"], "x.bin: unknown kind of output; expected .safe"),
         (["--network", "plain"], "layer 'conv1_1': the source's layer does not fit; expected at"),
         (["--network", "plain", "--set", "A=1"], "--set of a --network; expected EXP=VALUE, got A"),
+        (["--network", "plain", "--seed", 2**64], "is not in the range 0<=x<="),
         (["--network", "plain", "--set", "A"], "--set; expected NAME=VALUE, got A"),
         (["--network", "plain", "--mean", "1,b"], "--mean; expected three numbers R,G,B, got 1,b"),
         (["--network", "plain", "--std", "1,1,0"], "deviation of torchvision's pictures; expected"),

@@ -22,6 +22,7 @@ GLOG = re.compile(r"I\d{4} \d\d:\d\d:\d\d\.\d{6} +\d+ (\w+\.cpp:\d+)\] (.*)")
 CAFFE = """\
 I1121 20:41:47.100000 12345 solver.cpp:273] Learning Rate Policy: poly
 I1121 20:41:47.123456 12345 solver.cpp:330] Iteration 0, Testing net (#0)
+I1121 20:41:48.123456 12345 solver.cpp:394] Test loss: 3.75
 I1121 20:41:48.123456 12345 solver.cpp:397]     Test net output #0: accuracy = 0.25
 I1121 20:41:48.123456 12345 solver.cpp:397]     Test net output #1: loss = 3.5 (* 1 = 3.5 loss)
 I1121 20:41:48.123456 12345 solver.cpp:330] Iteration 0, Testing net (#1)
@@ -63,6 +64,7 @@ def test_a_log_of_caffes(tmp_path: Path) -> None:
     assert points(run.test["accuracy"]) == {0: 0.25}
     assert points(run.test["accuracy (net 1)"]) == {0: 0.125}
     assert points(run.test["loss"]) == {0: 3.5}
+    assert points(run.test["loss (objective)"]) == {0: 3.75}
 
 
 def test_a_log_of_the_v1_forks_days(tmp_path: Path) -> None:
@@ -136,12 +138,13 @@ def test_caffes_lines(tmp_path: Path) -> None:
     with Log(
         tmp_path / "run.jsonl", caffe=True, name="LargeFOV", loss_weights={"loss": 1, "l": 0.3}
     ) as log:
-        log.test(0, 0, {"accuracy": 0.5})
+        log.test(0, 0, {"accuracy": 0.5, "loss (objective)": 2})
         log.train(20, 0.00025, 1.23456789, {"seg": [0.1, 1e-5], "loss": 1e6, "l": -math.nan})
     lines = [GLOG.fullmatch(x) for x in (tmp_path / "caffe.log").read_text().splitlines()]
     assert [(m and m[1], m and m[2]) for m in lines] == [
         ("solver.cpp:273", "Solving LargeFOV"),
         ("solver.cpp:330", "Iteration 0, Testing net (#0)"),
+        ("solver.cpp:394", "Test loss: 2"),
         ("solver.cpp:397", "    Test net output #0: accuracy = 0.5"),
         ("solver.cpp:218", "Iteration 20, loss = 1.23457"),
         ("solver.cpp:237", "    Train net output #0: seg = 0.1"),

@@ -204,7 +204,7 @@ def test_torchvisions_pixels() -> None:
     model = randomized(VGG16(WIDTH))
     imported = read_torchvision({f"module.{k}": v for k, v in model.state_dict().items()})
     assert imported is not None
-    assert imported.network == "VGG-16"
+    assert imported.network == "torchvision's VGG-16"
     assert len(imported.notes) == 1
     theirs, ours = pictures((33, 41), MEAN)
     weight, bias = map(torch.from_numpy, imported.weights["conv1_1"])
