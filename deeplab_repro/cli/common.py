@@ -37,6 +37,7 @@ __all__ = [
     "make_table",
     "mean_option",
     "model_options",
+    "parse_settings",
     "parse_shapes",
     "parse_size",
     "picture_options",
@@ -113,15 +114,25 @@ def read(
     """
     from deeplab_repro.released import resolve
 
+    placeholders = parse_settings(settings)
+    if not os.path.exists(model):
+        model = str(resolve(model) or model)
+    return read_model(model, prototxt, dialect=dialect, placeholders=placeholders)
+
+
+def parse_settings(settings: Sequence[str]) -> dict[str, str]:
+    """Placeholder -> its value, of ``--set NAME=VALUE``.
+
+    Raises:
+        InputError: another form.
+    """
     placeholders = {}
     for setting in settings:
         name, equals, value = setting.partition("=")
         if not equals or not name:
             raise InputError("--set", expected="NAME=VALUE", got=setting)
         placeholders[name] = value
-    if not os.path.exists(model):
-        model = str(resolve(model) or model)
-    return read_model(model, prototxt, dialect=dialect, placeholders=placeholders)
+    return placeholders
 
 
 def load_net(

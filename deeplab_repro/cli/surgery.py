@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from deeplab_repro.cli.common import console, json_option, make_table, shown, write_json
+from deeplab_repro.cli.common import (
+    console,
+    json_option,
+    make_table,
+    parse_settings,
+    shown,
+    write_json,
+)
 from deeplab_repro.cli.convert import check_ending, write_model
 from deeplab_repro.errors import InputError
 from prototxt_import import CaffeImportError, Model, read_model
@@ -96,7 +103,7 @@ def command(
     check_ending(target)
     if target.exists() and Path(source).exists() and target.samefile(source):
         raise InputError("would replace the source itself", file=target, expected="another -o")
-    placeholders = dict(_setting(setting) for setting in settings)
+    placeholders = parse_settings(settings)
     if (network is None) == (prototxt is None):
         raise InputError("the network to make", expected="--network or --prototxt, one of them")
     if prototxt is not None:
@@ -124,13 +131,6 @@ def command(
     }
     _show(report, grafted)
     write_json(json_file, report)
-
-
-def _setting(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals or not name:
-        raise InputError("--set", expected="NAME=VALUE", got=text)
-    return name, value
 
 
 def _three(option: str, text: str | None) -> list[float] | None:

@@ -86,16 +86,12 @@ def graft(
 
 
 class _Surgeon:
-    """Goes through a network in running order.
-
-    Attributes:
-        result: what has been done.
-    """
+    """Goes through a network in running order."""
 
     def __init__(
         self, net: Net, source: Mapping[str, Sequence[Array]], pick: Pick, seed: int
     ) -> None:
-        self.result = Grafted()
+        self._result = Grafted()
         self._source = {name: blobs for name, blobs in source.items() if blobs}
         self._pick, self._seed = pick, seed
         shapes = infer_net(net)
@@ -117,27 +113,28 @@ class _Surgeon:
                     self._donors[name] = self._fill(item)
                 else:
                     self._donors[name] = self._donors[owner]
-                    self.result.weights[name] = self.result.weights[owner]
+                    self._result.weights[name] = self._result.weights[owner]
             self._follow(item, self._donors.get(name))
-        used = {*self._donors, *self._donors.values()}
-        self.result.unused = [name for name in self._source if name not in used]
-        return self.result
+        filled = {name for name, donor in self._donors.items() if donor is not None}
+        used = {*self._donors.values(), *filled}  # copies of shared layers, too
+        self._result.unused = [name for name in self._source if name not in used]
+        return self._result
 
     def _fill(self, item: ShapedLayer) -> str | None:
         """Fill a layer; the name of the one that it was filled from, None for a new one."""
         name = item.layer.name
         donor = self._donor(item)
         if donor is None:
-            self.result.weights[name], self.result.new[name] = self._from_fillers(item)
+            self._result.weights[name], self._result.new[name] = self._from_fillers(item)
             return None
         blobs, changes = self._cut(item, donor)
-        self.result.weights[name] = blobs
+        self._result.weights[name] = blobs
         if donor != name:
             changes.insert(0, f"from {donor}")
         if changes:
-            self.result.changed[name] = ", ".join(changes)
+            self._result.changed[name] = ", ".join(changes)
         else:
-            self.result.same.append(name)
+            self._result.same.append(name)
         return donor
 
     def _donor(self, item: ShapedLayer) -> str | None:

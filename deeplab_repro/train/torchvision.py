@@ -82,7 +82,8 @@ def read_torchvision(
     """
     _check(mean, std)
     state = {key.removeprefix("module."): tensor for key, tensor in state.items()}
-    notes = [_BORDER]
+    shift = np.asarray(VOC_MEAN[::-1], np.float64) - 255 * np.asarray(mean, np.float64)
+    notes = [] if np.allclose(shift, 0) else [_BORDER]
     if "classifier.0.weight" in state and "features.0.weight" in state:
         network, weights = "torchvision's VGG-16", _vgg16(state)
         first, receiver, number, sign = "conv1_1", "conv1_1", 1, 1  # the bias
@@ -92,7 +93,11 @@ def read_torchvision(
         notes.append(_STRIDE)
     else:
         return None
-    weights[first][0], offset = _for_deeplabs_pixels(weights[first][0], mean, std)
+    # With d the values that DeepLab reads and m its mean, torchvision reads
+    # (d + m - 255 mean) / (255 std).
+    scaled = weights[first][0] / (255 * np.asarray(std, np.float64)[:, None, None])
+    offset = np.einsum("kcrs,c->k", scaled, shift)
+    weights[first][0] = scaled[:, ::-1]
     weights[receiver][number] = weights[receiver][number] + sign * offset
     narrow = {
         name: [np.asarray(blob, np.float32) for blob in blobs] for name, blobs in weights.items()
@@ -107,20 +112,6 @@ def _check(mean: Sequence[float], std: Sequence[float]) -> None:
         raise InputError(
             "deviation of torchvision's pictures", expected="3 numbers above 0", got=list(std)
         )
-
-
-def _for_deeplabs_pixels(
-    weights: Array, mean: Sequence[float], std: Sequence[float]
-) -> tuple[Array, Array]:
-    """Weights that read DeepLab's pictures, and what they then lack for each filter.
-
-    With d the values that DeepLab reads and m its mean, torchvision reads
-    (d + m - 255 mean) / (255 std).
-    """
-    scaled = weights / (255 * np.asarray(std, np.float64)[:, None, None])
-    shift = np.asarray(VOC_MEAN[::-1], np.float64) - 255 * np.asarray(mean, np.float64)
-    offset: Array = np.einsum("kcrs,c->k", scaled, shift)
-    return scaled[:, ::-1], offset
 
 
 def _vgg16(state: Mapping[str, Tensor]) -> dict[str, list[Array]]:
