@@ -13,7 +13,7 @@ from deeplab_repro.cli.common import (
     console,
     json_option,
     make_table,
-    parse_settings,
+    placeholders_of,
     shown,
     write_json,
 )
@@ -103,7 +103,7 @@ def command(
     check_ending(target)
     if target.exists() and Path(source).exists() and target.samefile(source):
         raise InputError("would replace the source itself", file=target, expected="another -o")
-    placeholders = parse_settings(settings)
+    placeholders = placeholders_of(settings)
     if (network is None) == (prototxt is None):
         raise InputError("the network to make", expected="--network or --prototxt, one of them")
     if prototxt is not None:
