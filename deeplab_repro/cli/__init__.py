@@ -32,6 +32,8 @@ _COMMANDS: Final = {
     "reproduce": "Score a released model, and hold it against the published numbers.",
     "networks": "List the DeepLab networks, or write one as prototxt.",
     "weights": "List the released models, and get their weights.",
+    "surgery": "Make the weights that a DeepLab network starts its training from.",
+    "plot": "Draw the curves of training runs.",
     "export": "Export a network to ONNX.",
     "doctor": "Show what this installation can do, and why not more.",
     "build": "Compile the native libraries into the user's cache.",

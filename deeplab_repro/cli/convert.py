@@ -60,10 +60,7 @@ def command(
     network in it that stands for a caffemodel.
     """
     target = Path(output) if output is not None else _with_ending(model, ".safetensors")
-    if target.suffix not in _ENDINGS:
-        raise InputError(
-            "unknown kind of output", file=target, expected=" or ".join(_ENDINGS), got=target.suffix
-        )
+    check_ending(target)
     # MODEL may be the name of a released model.
     if target.exists() and Path(model).exists() and target.samefile(model):
         raise InputError("would replace the model itself", file=target, expected="another -o")
@@ -74,7 +71,7 @@ def command(
         advance()
         match = _check(source)
         advance()
-        _write(target, source)
+        write_model(target, source)
         advance()
     report = {**_report(source, match, model, target), **_origin(ported)}
     _show(report)
@@ -122,7 +119,16 @@ def _check(source: Model) -> WeightMatch | None:
         raise
 
 
-def _write(target: Path, source: Model) -> None:
+def check_ending(target: Path) -> None:
+    """Raise InputError unless :func:`write_model` knows the kind of file."""
+    if target.suffix not in _ENDINGS:
+        raise InputError(
+            "unknown kind of output", file=target, expected=" or ".join(_ENDINGS), got=target.suffix
+        )
+
+
+def write_model(target: Path, source: Model) -> None:
+    """Write a model in the kind of file that its name ends in."""
     if target.suffix == ".pt":
         _write_pt(target, source)
     else:

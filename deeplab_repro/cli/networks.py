@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
 
 #: What the released prototxts leave open, and the word of write_network for it.
 _PLACEHOLDERS = ("EXP", "DATA_ROOT", "TRAIN_SET", "TEST_SET", "FEATURE_DIR")
+
+
+#: What a released solver leaves open, in the words of write_solver.
+_OF_SOLVER = ("exp", "net_id", "train_set")
 
 
 @click.group("networks")
@@ -78,6 +83,7 @@ def _as_json(network: Network) -> dict[str, Any]:
         "test_scores": network.test_scores,
         "output": network.output,
         "batch": network.batch,
+        "schedules": [asdict(schedule) for schedule in network.schedules],
     }
 
 
@@ -86,10 +92,22 @@ def _as_json(network: Network) -> dict[str, Any]:
 @click.option(
     "--phase",
     type=click.Choice(["TRAIN", "TEST", "DEPLOY"]),
-    default="DEPLOY",
+    help="TRAIN and TEST read pictures by an ImageSegData layer; DEPLOY, the default, is the test"
+    " network behind an input blob.",
+)
+@click.option("--train", is_flag=True, help="The same as --phase TRAIN.")
+@click.option(
+    "--solver",
+    is_flag=True,
+    help="The solver prototxt that the network was trained by; with --train both, into the folder"
+    " of -o, as train.prototxt and solver.prototxt that names it.",
+)
+@click.option(
+    "--stage",
+    type=click.IntRange(1, 2),
+    default=1,
     show_default=True,
-    help="TRAIN and TEST read pictures by an ImageSegData layer; DEPLOY is the test network"
-    " behind an input blob.",
+    help="Of training: 1 on train_aug, 2 goes on from there on trainval_aug.",
 )
 @click.option(
     "--format",
@@ -123,12 +141,21 @@ def _as_json(network: Network) -> dict[str, Any]:
     "settings",
     multiple=True,
     metavar="NAME=VALUE",
-    help=f"What the released files call {', '.join(_PLACEHOLDERS)}; may be repeated.",
+    help=f"What the released files call {', '.join(_PLACEHOLDERS)}, or in a solver NET_ID; may be"
+    " repeated.",
 )
-@click.option("-o", "--output", type=click.Path(), help="FILE; by default the terminal.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(),
+    help="FILE, or the FOLDER for --train --solver; by default the terminal.",
+)
 def write(
     name: str,
-    phase: str,
+    phase: str | None,
+    train: bool,
+    solver: bool,
+    stage: int,
     format_: str,
     num_labels: int,
     width: int,
@@ -138,35 +165,78 @@ def write(
     settings: tuple[str, ...],
     output: str | None,
 ) -> None:
-    """Write the network NAME of `networks list` as prototxt.
+    """Write the network NAME of `networks list` as prototxt, or how it was trained.
 
     NAME may also be its full name, such as deeplab_v2_resnet101_msc: --json of the list has them.
     """
-    from deeplab_repro.models import write_network
+    from deeplab_repro.models import write_network, write_solver
+    from deeplab_repro.models.write import TRAIN_SETS
 
-    text = write_network(
-        name,
-        phase,
-        format_,
-        num_labels,
-        width,
-        None if input_size is None else parse_size("--input-size", input_size, square=True),
-        batch,
-        output_stride,
-        **dict(_setting(setting) for setting in settings),
-    )
-    if output is None:
+    written = _phase(phase, train=train, solver=solver)
+    if stage == 2 and not solver and written != "TRAIN":
+        raise InputError("--stage 2", expected="--train or --solver beside it")
+    placeholders = dict(_setting(setting, solver=solver) for setting in settings)
+    end = "2" if stage == 2 else ""
+    texts = []
+    is_folder = solver and written is not None
+    if is_folder and output is None:
+        raise InputError("--train --solver writes two files", expected="-o FOLDER")
+    if written is not None:
+        filled = {name: text for name, text in placeholders.items() if name != "net_id"}
+        if written == "TRAIN":
+            filled.setdefault("train_set", TRAIN_SETS[stage - 1])
+        text = write_network(
+            name,
+            written,
+            format_,
+            num_labels,
+            width,
+            None if input_size is None else parse_size("--input-size", input_size, square=True),
+            batch,
+            output_stride,
+            **filled,
+        )
+        texts.append((f"{output}/train{end}.prototxt" if is_folder else output, text))
+    if solver:
+        filled = {name: text for name, text in placeholders.items() if name in _OF_SOLVER}
+        if is_folder:
+            filled["train_net"] = f"{output}/train{end}.prototxt"
+            filled["snapshot_prefix"] = f"{output}/train{end}"
+        text = write_solver(name, stage, **filled)
+        texts.append((f"{output}/solver{end}.prototxt" if is_folder else output, text))
+    if is_folder:
+        Path(str(output)).mkdir(parents=True, exist_ok=True)
+    for path, text in texts:
+        _put(path, text)
+
+
+def _phase(phase: str | None, *, train: bool, solver: bool) -> str | None:
+    """The phase to write, or None where a solver is wanted alone."""
+    if train and phase not in (None, "TRAIN"):
+        raise InputError("--train", expected="no --phase beside it, or TRAIN", got=phase)
+    if solver and phase not in (None, "TRAIN"):
+        raise InputError("--solver", expected="no --phase beside it, or TRAIN", got=phase)
+    if train:
+        return "TRAIN"
+    return phase if solver else phase or "DEPLOY"
+
+
+def _put(path: str | None, text: str) -> None:
+    """Write a file, or to the terminal."""
+    if path is None:
         click.echo(text, nl=False)
         return
-    with replacing(output) as temporary:
+    with replacing(path) as temporary:
         Path(temporary).write_text(text, encoding="utf-8")
-    console.print(f"written: {shown(output)}", highlight=False, soft_wrap=True)
+    console.print(f"written: {shown(path)}", highlight=False, soft_wrap=True)
 
 
-def _setting(text: str) -> tuple[str, str]:
+def _setting(text: str, *, solver: bool) -> tuple[str, str]:
+    """The name in small letters, and the value, of one --set."""
+    known = (*_PLACEHOLDERS, "NET_ID") if solver else _PLACEHOLDERS
     name, equals, value = text.partition("=")
-    if not equals or name not in _PLACEHOLDERS:
+    if not equals or name not in known:
         raise InputError(
-            "--set", expected=f"NAME=VALUE with NAME one of {', '.join(_PLACEHOLDERS)}", got=text
+            "--set", expected=f"NAME=VALUE with NAME one of {', '.join(known)}", got=text
         )
     return name.lower(), value

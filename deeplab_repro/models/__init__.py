@@ -8,6 +8,7 @@ The way of a network, file by file:
     walk                the atrous rule: from strides and output stride to the rates
     steps               the list that comes out: every layer with its numbers worked out
     catalogue           all networks by name, with what the papers state about them
+    schedules           how they were trained: what their solver prototxts say
 
 From there to PyTorch:
 
@@ -36,7 +37,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from deeplab_repro.models.catalogue import FORMATS, NETWORKS, PHASES, Network
-from deeplab_repro.models.write import write_network
+from deeplab_repro.models.write import write_network, write_solver
 
 if TYPE_CHECKING:
     from deeplab_repro.models.create import create_model, list_models
@@ -55,6 +56,7 @@ __all__ = [
     "load",
     "parameter_groups",
     "write_network",
+    "write_solver",
 ]
 
 # Looked up at first use: the tables and prototxt need no torch.

@@ -8,6 +8,14 @@ from types import MappingProxyType
 
 from deeplab_repro.models import resnet101, vgg16
 from deeplab_repro.models.architectures import Architecture, expand
+from deeplab_repro.models.schedules import (
+    POLY_RESNET,
+    POLY_VGG,
+    STEP,
+    STEP_AVERAGED,
+    STEP_PLAIN,
+    Stages,
+)
 from deeplab_repro.models.steps import Norm
 
 # All published channel counts are multiples of this, so any divisor of it is a valid width.
@@ -34,6 +42,8 @@ class Network:
     train_size, test_size      side of the square inputs used in training and testing
     train_scores, test_scores  side of the score map before it is zoomed by 8
     random_scales    the training pictures are resized by one of these factors at random
+    schedules        of the two stages of training; where no solver file was released, those of the
+                     network's nearest relation
     """
 
     title: str
@@ -48,6 +58,7 @@ class Network:
     train_scores: int = 41
     test_scores: int = 65
     random_scales: tuple[float, ...] = ()
+    schedules: Stages = field(default=STEP, repr=False)
 
     @property
     def formats(self) -> tuple[str, ...]:
@@ -94,6 +105,7 @@ NETWORKS: Mapping[str, Network] = MappingProxyType(
             test_size=514,
             train_scores=39,
             test_scores=67,
+            schedules=STEP_PLAIN,
         ),
         "msc": Network(
             "DeepLab-MSc",
@@ -158,6 +170,7 @@ NETWORKS: Mapping[str, Network] = MappingProxyType(
             f"{_V1} table 1: 64.21, 68.70 with CRF",
             20_505_429 + _MSC_BRANCHES,
             batch=30,
+            schedules=STEP_AVERAGED,
         ),
         "msc-coco-largefov": Network(
             "DeepLab-MSc-COCO-LargeFOV",
@@ -167,6 +180,7 @@ NETWORKS: Mapping[str, Network] = MappingProxyType(
             "no number published in the papers",
             20_505_429 + _MSC_BRANCHES,
             batch=30,
+            schedules=STEP_AVERAGED,
         ),
         "aspp-s": Network(
             "DeepLab-ASPP-S (VGG-16)",
@@ -176,6 +190,7 @@ NETWORKS: Mapping[str, Network] = MappingProxyType(
             f"{_V2} table 3: 66.98, 69.73 with CRF",
             37_877_652,
             batch=10,
+            schedules=POLY_VGG,
         ),
         "aspp-l": Network(
             "DeepLab-ASPP-L (VGG-16)",
@@ -185,6 +200,7 @@ NETWORKS: Mapping[str, Network] = MappingProxyType(
             f"{_V2} table 3: 68.96, 71.57 with CRF",
             37_877_652,
             batch=10,
+            schedules=POLY_VGG,
         ),
         "resnet101": Network(
             "ResNet-101",
@@ -195,6 +211,7 @@ NETWORKS: Mapping[str, Network] = MappingProxyType(
             _RESNET101 + 43_029,
             batch=1,
             random_scales=_SCALES,
+            schedules=POLY_RESNET,
         ),
         "resnet101-largefov": Network(
             "ResNet-101 LargeFOV",
@@ -205,6 +222,7 @@ NETWORKS: Mapping[str, Network] = MappingProxyType(
             _RESNET101 + 387_093,
             batch=1,
             random_scales=_SCALES,
+            schedules=POLY_RESNET,
         ),
         "resnet101-aspp": Network(
             "ResNet-101 ASPP",
@@ -215,6 +233,7 @@ NETWORKS: Mapping[str, Network] = MappingProxyType(
             _RESNET101 + 4 * 387_093,
             batch=1,
             random_scales=_SCALES,
+            schedules=POLY_RESNET,
         ),
         "resnet101-msc": Network(
             "ResNet-101 MSC",
@@ -225,6 +244,7 @@ NETWORKS: Mapping[str, Network] = MappingProxyType(
             _RESNET101 + 43_029,
             batch=1,
             random_scales=_SCALES,
+            schedules=POLY_RESNET,
         ),
         "resnet101-msc-largefov": Network(
             "ResNet-101 MSC LargeFOV",
@@ -235,6 +255,7 @@ NETWORKS: Mapping[str, Network] = MappingProxyType(
             _RESNET101 + 387_093,
             batch=1,
             random_scales=_SCALES,
+            schedules=POLY_RESNET,
         ),
         "resnet101-msc-aspp": Network(
             "ResNet-101 MSC ASPP",
@@ -245,6 +266,7 @@ NETWORKS: Mapping[str, Network] = MappingProxyType(
             _RESNET101 + 4 * 387_093,
             batch=1,
             random_scales=_SCALES,
+            schedules=POLY_RESNET,
         ),
     }
 )

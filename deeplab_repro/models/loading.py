@@ -26,7 +26,7 @@ from prototxt_import.files import kind_of
 from prototxt_import.text import parse_text
 from prototxt_import.words import show
 
-__all__ = ["load", "read_torch_file"]
+__all__ = ["load", "read_state_dict", "read_torch_file"]
 
 #: Under which key a checkpoint keeps its state dict.
 _INNER: Final = ("state_dict", "model_state_dict", "model", "net")
@@ -109,20 +109,32 @@ def read_torch_file(
     Raises:
         InputError: it cannot be read, or is something else.
     """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(
-            f"cannot be read as a file of tensors ({reason})", file=path, expected="a state dict"
-        ) from None
-    model, ported = _understood(content, name, os.fspath(path))
+    model, ported = _understood(_torch_content(path), name, os.fspath(path))
     if model.raw is None:
         identity = identify(model, name if ported is None else ported.network)
         numbers = identity.options()
         text = write_network(identity.name, num_labels=numbers.pop("num_classes"), **numbers)
         model.raw, model.net_file = parse_text(text), os.fspath(path)
     return model, ported
+
+
+def read_state_dict(path: str | os.PathLike[str]) -> StateDict:
+    """The tensors in a file of `torch.save`, or in the checkpoint that it holds, by their keys.
+
+    Raises:
+        InputError: it cannot be read, or holds something else.
+    """
+    return _state_dict(_torch_content(path), os.fspath(path))
+
+
+def _torch_content(path: str | os.PathLike[str]) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(
+            f"cannot be read as a file of tensors ({reason})", file=path, expected="a state dict"
+        ) from None
 
 
 def _understood(content: Any, name: str | None, file: str | None) -> tuple[Model, Ported | None]:

@@ -1,4 +1,4 @@
-"""A network of the catalogue as prototxt."""
+"""A network of the catalogue as prototxt, and how it was trained."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from deeplab_repro.models.architectures import expand
 from deeplab_repro.models.catalogue import FORMATS, PHASES, check_width, find
 from deeplab_repro.models.graph import Settings, net_message
-from deeplab_repro.models.prototxt import to_text
+from deeplab_repro.models.prototxt import Enum, Value, to_text
 
+#: The lists of pictures that the two stages of training read.
+TRAIN_SETS = ("train_aug", "trainval_aug")
 _MAX_VALUES = 2**31 - 1  # of one blob in Caffe (blob.cpp, Reshape)
 
 
@@ -91,6 +93,67 @@ def write_network(
     return to_text(
         net_message(network.title, architecture.stem, expansion, network.random_scales, settings)
     )
+
+
+def write_solver(
+    name: str,
+    stage: int = 1,
+    train_net: str | None = None,
+    snapshot_prefix: str | None = None,
+    exp: str = "voc12",
+    net_id: str | None = None,
+    train_set: str | None = None,
+) -> str:
+    """How a network of `NETWORKS` was trained, as solver prototxt text.
+
+    Args:
+        name: Its name or full name.
+        stage: 1 is the training on train_aug; 2 goes on from there on trainval_aug.
+        train_net: The file of the TRAIN phase; the released files' name by default,
+            ${EXP}/config/${NET_ID}/train_${TRAIN_SET}.prototxt.
+        snapshot_prefix: The start of the names of snapshots; the released files' by default,
+            ${EXP}/model/${NET_ID}/train, or train2 in the second stage.
+        exp, net_id, train_set: What the released files call ${EXP}, ${NET_ID} and ${TRAIN_SET}; the
+            second is the name in the releases, or the full name, by default.
+
+    >>> print(write_solver("aspp-l", train_net="train.prototxt")[:63])
+    train_net: "train.prototxt"
+    lr_policy: "poly"
+    power: 0.9
+    base_lr
+
+    Raises:
+        ValueError: There is no such network or stage.
+    """
+    network = find(name)
+    if stage not in (1, 2):
+        raise ValueError(f"stage: expected 1 or 2, got {stage}")
+    schedule = network.schedules[stage - 1]
+    net_id = net_id or network.released or network.full_name
+    train_set = train_set or TRAIN_SETS[stage - 1]
+    message: dict[str, Value] = {
+        "train_net": train_net or f"{exp}/config/{net_id}/train_{train_set}.prototxt"
+    }
+    if schedule.iter_size > 1:
+        message["iter_size"] = schedule.iter_size
+    message["lr_policy"] = schedule.policy
+    if schedule.policy == "step":
+        message.update(gamma=0.1, stepsize=schedule.stepsize)
+    else:
+        message["power"] = 0.9
+    message["base_lr"] = schedule.base_lr
+    if schedule.average_loss > 1:
+        message["average_loss"] = schedule.average_loss
+    message.update(
+        display=schedule.display,
+        max_iter=schedule.max_iter,
+        momentum=0.9,
+        weight_decay=0.0005,
+        snapshot=schedule.snapshot,
+        snapshot_prefix=snapshot_prefix or f"{exp}/model/{net_id}/train{'2' * (stage == 2)}",
+        solver_mode=Enum("GPU"),
+    )
+    return to_text(message)
 
 
 def _check_choice(what: str, value: str, choices: Sequence[str]) -> None:

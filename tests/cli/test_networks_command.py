@@ -84,6 +84,7 @@ def test_list(run, tmp_path):
     report = json.loads((tmp_path / "n.json").read_text())
     assert set(report) == set(NETWORKS)
     assert report["plain"]["test_size"] == 514
+    assert [stage["max_iter"] for stage in report["plain"]["schedules"]] == [6000, 12000]
     assert report["resnet101"]["formats"] == ["v2"]
     assert report["resnet101-msc-aspp"]["full_name"] == "deeplab_v2_resnet101_msc"
 
