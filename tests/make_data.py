@@ -137,8 +137,6 @@ def make_training(source: Path, target: Path) -> None:
     """The run of `train_sgd_poly`; updates and final weights sampled, see `write_blob`.
 
     /loss, /accuracy          of every iteration
-    /iter0/..., /iter1/...    blobs of the last pass of these iterations: data, label, data_dim,
-                              label_shrink
     /update/LAYER/i           what iteration 0 subtracted from the weights
     /final/LAYER/i            the weights after the last one
     """
@@ -148,9 +146,6 @@ def make_training(source: Path, target: Path) -> None:
     ):
         for name in ("loss", "accuracy"):
             small[name] = full[name][()]
-        for when in ("iter0", "iter1"):
-            for name in ("data", "label", "data_dim", "label_shrink"):
-                write_blob(small.create_group(f"{when}/{name}"), name, full[when][name][()], False)
         for kind, where in (("update", "iter0/update"), ("final", "final")):
             for layer, blobs in full[where].items():
                 for i in blobs:

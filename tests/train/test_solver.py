@@ -105,7 +105,7 @@ def test_hdf5_snapshots_are_laid_out_as_caffes(tmp_path: Path) -> None:
 
 
 def test_deeplab_from_its_first_weights_and_resumed(tmp_path: Path) -> None:
-    """Must show of train_sgd_poly: updates, losses, final weights; and our own snapshot to the bit."""
+    """Updates, losses and final weights are Caffe's; our own snapshot resumes to the bit."""
     caffe = seg_run(tmp_path)
     resumed = Solver(SOLVER, snapshot="snap_iter_10.solverstate", feeds=Pictures)
     solver = Solver(SOLVER, "init.caffemodel", feeds=Pictures)
@@ -187,7 +187,7 @@ def test_frozen_and_unreached_parameters(tmp_path: Path) -> None:
     assert np.array_equal(after["score/0"], before["score/0"])
     assert not np.array_equal(after["score/1"], before["score/1"])
     # One step of rate 0.01 with decay 0.005.
-    np.testing.assert_allclose(after["aside/0"], before["aside/0"] * (1 - 5e-5), rtol=1e-7)
+    np.testing.assert_allclose(after["aside/0"], before["aside/0"] * (1 - 5e-5), rtol=3e-7)
     names = [(param.layer, param.number) for param in solver.net.learnable_params]
     assert names == [(n, i) for n in ("conv", "score", "aside") for i in (0, 1)]
 
@@ -248,9 +248,8 @@ def test_shared_parameters_are_updated_once(tmp_path: Path) -> None:
         assert rel(weights(solver)[name], values) < 1e-6
     assert solver.snapshot().is_file()
     assert len(read_solverstate("snap_iter_3.solverstate").history) == 4
-    assert np.array_equal(
-        *(read_weights("snap_iter_3.caffemodel")[n][0] for n in ("score", "again"))
-    )
+    written = read_weights("snap_iter_3.caffemodel")
+    assert np.array_equal(written["score"][0], written["again"][0])
 
     Path("train.prototxt").write_text(twin.replace('"b" lr_mult: 20', '"b" lr_mult: 5', 1))
     with pytest.raises(CaffeImportError, match="layer 'score'.*another lr_mult; got 5 and 20"):
@@ -318,10 +317,9 @@ def test_tests_and_log(tmp_path: Path) -> None:
     assert told.trains[1][3] == {"loss": pytest.approx(losses[4], rel=1e-5)}
 
     # A resumed run tests on the batches that the other one tested on.
-    told = Told()
-    Solver(SOLVER, snapshot="snap_iter_6.solverstate", feeds=Rows, log=told).solve()
-    assert [test[:2] for test in told.tests] == [(10, 0)]
-    assert told.tests[0][2] == pytest.approx(solver.test()[0], rel=1) or True
+    again = Told()
+    Solver(SOLVER, snapshot="snap_iter_6.solverstate", feeds=Rows, log=again).solve()
+    assert again.tests == told.tests[2:]
 
 
 def test_stop_and_snapshot_on_request(tmp_path: Path) -> None:
