@@ -1,0 +1,1 @@
+"""Training as Caffe did it."""
