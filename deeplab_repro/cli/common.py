@@ -40,9 +40,11 @@ __all__ = [
     "parse_shapes",
     "parse_size",
     "picture_options",
+    "placeholders_of",
     "preparation_of",
     "progress",
     "read",
+    "set_option",
     "shown",
     "write_json",
 ]
@@ -91,17 +93,34 @@ def model_options(command: _Command) -> _Command:
             click.option(
                 "--dialect", type=click.Choice(DIALECTS), help="Overrule the file's evidence."
             ),
-            click.option(
-                "--set",
-                "settings",
-                multiple=True,
-                metavar="NAME=VALUE",
-                help="Fill the placeholder ${NAME} in the prototxt; may be repeated.",
-            ),
+            set_option,
         ]
     ):
         command = decorate(command)
     return command
+
+
+def set_option(command: _Command) -> _Command:
+    """``--set NAME=VALUE``, for :func:`placeholders_of`."""
+    decorate = click.option(
+        "--set",
+        "settings",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="Fill the placeholder ${NAME} in the prototxt; may be repeated.",
+    )
+    return decorate(command)
+
+
+def placeholders_of(settings: Sequence[str]) -> dict[str, str]:
+    """Name -> value of what :func:`set_option` was given."""
+    placeholders = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals or not name:
+            raise InputError("--set", expected="NAME=VALUE", got=setting)
+        placeholders[name] = value
+    return placeholders
 
 
 def read(
@@ -113,12 +132,7 @@ def read(
     """
     from deeplab_repro.released import resolve
 
-    placeholders = {}
-    for setting in settings:
-        name, equals, value = setting.partition("=")
-        if not equals or not name:
-            raise InputError("--set", expected="NAME=VALUE", got=setting)
-        placeholders[name] = value
+    placeholders = placeholders_of(settings)
     if not os.path.exists(model):
         model = str(resolve(model) or model)
     return read_model(model, prototxt, dialect=dialect, placeholders=placeholders)

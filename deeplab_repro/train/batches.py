@@ -27,7 +27,8 @@ class Feed(Protocol):
         """Give back processes and files."""
 
 
-#: Makes the feed of a network's data layers; takes the seed as ``seed=``.
+#: Makes the feed of a network's data layers; takes ``seed``, ``workers``, ``rank``, ``count`` and
+#: ``iter_size`` by name.
 FeedMaker = Callable[..., Feed]
 
 
@@ -37,15 +38,17 @@ class Batches:
     Args:
         net: in the phase in which it runs.
         make_feed: makes the feed of its data layers.
-        seed: of everything random in the feed.
+        options: of the feed, such as its seed.
 
     Raises:
         CaffeImportError: an input of the network is the top of no data layer.
     """
 
-    def __init__(self, net: Net, make_feed: FeedMaker, seed: int) -> None:
-        self._feed: Feed | None = make_feed(net.data_layers, seed=seed) if net.data_layers else None
+    def __init__(self, net: Net, make_feed: FeedMaker, **options: int) -> None:
+        self._feed: Feed | None = make_feed(net.data_layers, **options) if net.data_layers else None
         self._first: Mapping[str, Tensor] | None = None
+        #: Items of the last batch.
+        self.items = 0
         fed = {top for layer in net.data_layers for top in layer.tops}
         for name, declared in net.inputs.items():
             if declared.required and name not in fed:
@@ -69,12 +72,27 @@ class Batches:
                 inputs[name] = Input(tuple(value.shape), inputs[name].required)
         return replace(net, inputs=inputs)
 
-    def next(self, device: torch.device) -> dict[str, Tensor]:
-        """The next batch, on ``device``."""
+    def next(self, device: torch.device, channels_last: bool) -> dict[str, Tensor]:
+        """The next batch, on ``device``.
+
+        A feed may give any order in memory.  It is made the same here, because a layer rounds by
+        the order of its input, and trainings are to repeat.
+        """
+        order = torch.channels_last if channels_last else torch.contiguous_format
         batch, self._first = self._first, None
         if batch is None:
             batch = {} if self._feed is None else self._feed.next()
-        return {name: value.to(device, non_blocking=True) for name, value in batch.items()}
+        self.items = max((len(value) for value in batch.values()), default=0)
+        return {
+            name: value.to(device, non_blocking=True).contiguous(
+                memory_format=order if value.dim() == 4 else torch.contiguous_format
+            )
+            for name, value in batch.items()
+        }
+
+    def passes(self, iter_size: int) -> int:
+        """How many of an iteration's passes this process makes."""
+        return getattr(self._feed, "passes", iter_size)
 
     def seek(self, batches: int) -> None:
         """Make batch number ``batches`` the next one."""

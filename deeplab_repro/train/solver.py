@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from deeplab_repro.caffe.net import CaffeNet, load_caffe
+from deeplab_repro.processes import Processes
 from deeplab_repro.train.batches import Batches, FeedMaker, default_feeds
 from deeplab_repro.train.optim import SOLVERS, CaffeAdam, CaffeOptimizer
 from deeplab_repro.train.settings import NetSource, SolverSettings, read_solver
@@ -24,6 +25,7 @@ from deeplab_repro.train.snapshots import (
     restore_history,
     write_snapshot,
 )
+from deeplab_repro.train.team import Team
 from prototxt_import import CaffeImportError, Phase, Weights, read_weights
 from prototxt_import.matching import WeightMatch
 from prototxt_import.net import filter_net
@@ -61,10 +63,16 @@ class Solver:
         placeholders: values of ``${NAME}`` in the solver file and its networks.
         feeds: makes what gives the batches, from a network's data layers; by default
             :class:`deeplab_repro.train.feeds.Feeds`.
+        workers: processes that read ahead for the network in training.
+        processes: those that train it together, see :func:`deeplab_repro.processes.processes`.
+            Each gets its part of every batch or of every iteration's passes, all end with the same
+            weights, and the first one writes the snapshots.  Tests run whole in each.
         log: is told the loss every ``display`` iterations and the results of tests.
         device: where to compute; by default as ``solver_mode`` says, on the CPU where no GPU is.
         quirks: compute faults of the original programs, see :func:`deeplab_repro.load_caffe`.
         algorithm: how convolutions are computed, see :func:`deeplab_repro.load_caffe`.
+        channels_last: keep the channels of a pixel together in memory, which convolutions are
+            faster with; values differ by rounding.
 
     Attributes:
         settings: what the solver file says.
@@ -97,10 +105,13 @@ class Solver:
         *,
         placeholders: Mapping[str, str] | None = None,
         feeds: FeedMaker | None = None,
+        workers: int = 0,
+        processes: Processes | None = None,
         log: Journal | None = None,
         device: torch.device | str | None = None,
         quirks: bool = True,
         algorithm: str = "auto",
+        channels_last: bool = True,
     ) -> None:
         if not isinstance(solver_prototxt, SolverSettings):
             solver_prototxt = read_solver(solver_prototxt, placeholders=placeholders)
@@ -122,21 +133,30 @@ class Solver:
         self.outputs: Mapping[str, Tensor] = {}
         self.load_report: WeightMatch | None = None
         self.last_snapshot: Path | None = None
-        self._seed = secrets.randbits(31) if settings.random_seed is None else settings.random_seed
+        team = self._team = Team(processes or Processes())
+        seed = secrets.randbits(31) if settings.random_seed is None else settings.random_seed
+        self._seed = team.agreed_seed(seed)
         self._policy = settings.policy
         self._losses: list[float] = []
         self._wants_snapshot = self._wants_stop = False
         self._device = torch.device(device) if device is not None else _device(settings)
+        self._channels_last = channels_last
         make_feed = default_feeds() if feeds is None else feeds
 
-        def build(source: NetSource, phase: Phase) -> tuple[CaffeNet, Batches]:
+        def build(source: NetSource, phase: Phase, **options: int) -> tuple[CaffeNet, Batches]:
             net = source.model.net(phase, level=source.level, stages=source.stages)
-            batches = Batches(net, make_feed, self._seed)
+            batches = Batches(net, make_feed, seed=self._seed, **options)
             with self._random(0):
                 made = load_caffe(batches.shaped(net), quirks=quirks, algorithm=algorithm)
-            return made.to(self._device), batches
+            order = torch.channels_last if channels_last else torch.preserve_format
+            return made.to(self._device, memory_format=order), batches
 
-        self.net, self._batches = build(settings.train_net, "TRAIN")
+        share = {"rank": team.rank, "count": team.count, "iter_size": settings.iter_size}
+        self.net, self._batches = build(settings.train_net, "TRAIN", workers=workers, **share)
+        # Processes that have whole passes to themselves divide by what is in these.
+        self._splits_batches = self._batches.passes(settings.iter_size) == settings.iter_size
+        if self._splits_batches:
+            team.join_losses(self.net)
         tests = [build(source, "TEST") for source in settings.test_nets]
         self.test_nets = [net for net, _ in tests]
         self._test_batches = [batches for _, batches in tests]
@@ -146,6 +166,11 @@ class Solver:
             self.restore(snapshot)
         elif files:
             self.load_report = self.net.load_weights(_merged(files))
+
+    @property
+    def pictures_per_iteration(self) -> int:
+        """How many items this process's part of an iteration has."""
+        return self._batches.items * self._batches.passes(self.settings.iter_size)
 
     # ---------------------------------------------------------------- training
 
@@ -189,6 +214,9 @@ class Solver:
                 if self._wants_stop:
                     return
             self._iterate()
+            self._wants_snapshot, self._wants_stop = self._team.any(
+                self._wants_snapshot, self._wants_stop
+            )
             due = settings.snapshot and self.iter % settings.snapshot == 0
             if due or self._wants_snapshot:
                 self._wants_snapshot = False
@@ -211,21 +239,22 @@ class Solver:
         for param in self._params:
             if param.value.requires_grad:
                 param.value.grad = None
-        total: Tensor | float = 0.0
-        with self._random(1 + self.iter):
-            for _ in range(settings.iter_size):
-                outputs = self.net(**self._batches.next(self._device))
+        total = torch.zeros((), device=self._device)
+        with self._random(1 + self.iter, self._team.rank):
+            for _ in range(self._batches.passes(settings.iter_size)):
+                outputs = self.net(**self._batches.next(self._device, self._channels_last))
                 loss = self.net.loss(outputs)
                 if loss.requires_grad:
                     loss.backward()
-                total = total + loss.detach()
+                total += loss.detach()
                 # Detached, they do not keep the pass's graph while the next one runs.
                 self.outputs = {name: value.detach() for name, value in outputs.items()}
+        self._team.add_up([total])
         self.loss = float(total) / settings.iter_size
         self._smooth()
         self.lr = self._policy.rate(settings.base_lr, self.iter)
         if self.log is not None and settings.display and self.iter % settings.display == 0:
-            told = {name: _told(blob) for name, blob in _small(self.outputs).items()}
+            told = {name: _told(blob) for name, blob in self._whole_outputs().items()}
             self.log.train(self.iter, self.lr, self.smoothed_loss, told)
         self._update()
         self.iter += 1
@@ -238,7 +267,29 @@ class Solver:
             # that weight decay and momentum change it all the same.
             if param.value.grad is None:
                 param.value.grad = torch.zeros_like(param.value, requires_grad=False)
+        self._team.add_up(
+            param.value.grad
+            for param in self._params
+            if param.value.requires_grad and param.value.grad is not None
+        )
         self.optimizer.step()
+
+    def _whole_outputs(self) -> dict[str, Tensor]:
+        """The outputs of the last pass, small ones only, of all processes together.
+
+        A loss that was divided by what all have is added up; anything else is averaged.
+        """
+        whole = {name: value.clone() for name, value in _small(self.outputs).items()}
+        self._team.add_up(whole.values())
+        losses = {
+            top
+            for layer in self.net.net.layers
+            for top, weight in zip(layer.tops, layer.loss_weights, strict=True)
+            if weight and self._splits_batches
+        }
+        for name in whole.keys() - losses:
+            whole[name] = whole[name] / self._team.count
+        return whole
 
     def _smooth(self) -> None:
         """The mean over the last ``average_loss`` iterations since :meth:`step` was called."""
@@ -294,7 +345,7 @@ class Solver:
         for _ in range(count):
             if self._wants_stop:
                 break
-            outputs = net(**batches.next(self._device))
+            outputs = net(**batches.next(self._device, self._channels_last))
             for name, value in _small(outputs).items():
                 sums[name] = sums[name] + value if name in sums else value.clone()
             if self.settings.test_compute_loss:
@@ -309,6 +360,8 @@ class Solver:
     def snapshot(self) -> Path:
         """Write the weights and the solverstate of this moment, as files that Caffe reads.
 
+        Of several processes the first writes them.
+
         Returns:
             the solverstate.
 
@@ -319,6 +372,8 @@ class Solver:
         source = settings.train_net
         assert source.model.raw is not None  # a network was made of it
         state = settings.snapshot_path(self.iter, ".solverstate")
+        if not self._team.first:
+            return state
         try:
             write_snapshot(
                 settings.snapshot_path(self.iter, ".caffemodel"),
@@ -400,13 +455,13 @@ class Solver:
         self.close()
 
     @contextmanager
-    def _random(self, number: int) -> Iterator[None]:
-        """Random numbers (dropout, fillers) that follow from the seed and ``number`` alone.
+    def _random(self, *numbers: int) -> Iterator[None]:
+        """Random numbers (dropout, fillers) that follow from the seed and ``numbers`` alone.
 
         A resumed training so draws what it would have drawn.  The caller's generators stay as they
         are.
         """
-        (seed,) = np.random.SeedSequence((self._seed, number)).generate_state(1, np.uint64)
+        (seed,) = np.random.SeedSequence((self._seed, *numbers)).generate_state(1, np.uint64)
         is_cuda = self._device.type == "cuda"
         with torch.random.fork_rng([self._device] if is_cuda else []):
             torch.default_generator.manual_seed(int(seed))

@@ -12,7 +12,7 @@ import torch
 
 from deeplab_repro.train import Solver
 from prototxt_import import CaffeImportError, read_solverstate, read_weights, write_weights
-from tests.train.runs import RUNS, Pictures, Rows, rel, sampled, seg_run, solver_run, weights
+from tests.train.runs import RUNS, rel, sampled, seg_run, solver_run, weights
 
 SOLVER = "solver.prototxt"
 
@@ -48,12 +48,12 @@ def edit(text: str, *replaced: tuple[str, str]) -> None:
 def test_every_solver_ends_where_caffe_did(name: str, tmp_path: Path) -> None:
     run = solver_run(name, tmp_path)
     theirs = next(tmp_path.glob("snap_iter_6.solverstate*"))
-    resumed = Solver(SOLVER, snapshot=theirs, feeds=Rows)
+    resumed = Solver(SOLVER, snapshot=theirs)
     assert resumed.iter == 6
     their_states = {p.name: read_solverstate(p) for p in tmp_path.glob("*.solverstate*")}
     their_weights = read_weights(next(tmp_path.glob("snap_iter_6.caffemodel*")))
 
-    solver = Solver(SOLVER, "init.caffemodel", feeds=Rows)
+    solver = Solver(SOLVER, "init.caffemodel")
     losses = []
     while solver.iter < 12:
         solver.step(1)
@@ -100,15 +100,15 @@ def test_hdf5_snapshots_are_laid_out_as_caffes(tmp_path: Path) -> None:
 
     names = ("snap_iter_6.caffemodel.h5", "snap_iter_6.solverstate.h5")
     theirs = [layout(name) for name in names]
-    Solver(SOLVER, "init.caffemodel", feeds=Rows).step(6)
+    Solver(SOLVER, "init.caffemodel").step(6)
     assert [layout(name) for name in names] == theirs
 
 
 def test_deeplab_from_its_first_weights_and_resumed(tmp_path: Path) -> None:
     """Updates, losses and final weights are Caffe's; our own snapshot resumes to the bit."""
     caffe = seg_run(tmp_path)
-    resumed = Solver(SOLVER, snapshot="snap_iter_10.solverstate", feeds=Pictures)
-    solver = Solver(SOLVER, "init.caffemodel", feeds=Pictures)
+    resumed = Solver(SOLVER, snapshot="snap_iter_10.solverstate")
+    solver = Solver(SOLVER, "init.caffemodel")
     losses, accuracies = [], []
     while solver.iter < 20:
         solver.step(1)
@@ -126,7 +126,7 @@ def test_deeplab_from_its_first_weights_and_resumed(tmp_path: Path) -> None:
 
     resumed.step(10)
     assert furthest(resumed, caffe["final"]) < 1e-5
-    again = Solver(SOLVER, snapshot="snap_iter_10.solverstate", feeds=Pictures)  # now our own
+    again = Solver(SOLVER, snapshot="snap_iter_10.solverstate")  # now our own
     again.step(10)
     assert all(np.array_equal(values, weights(again)[k]) for k, values in weights(solver).items())
 
@@ -147,9 +147,9 @@ def test_a_resumed_run_repeats_dropout_and_data(solver_type: str, tmp_path: Path
     Path("train.prototxt").write_text(
         net.replace('layer { name: "score"', dropout + 'layer { name: "score"')
     )
-    straight = Solver(SOLVER, "init.caffemodel", feeds=Rows)
+    straight = Solver(SOLVER, "init.caffemodel")
     straight.step(10)
-    resumed = Solver(SOLVER, snapshot="snap_iter_6.solverstate", feeds=Rows)
+    resumed = Solver(SOLVER, snapshot="snap_iter_6.solverstate")
     torch.rand(3)  # the caller's random numbers do not matter
     resumed.step(4)
     assert resumed.loss == straight.loss
@@ -163,7 +163,7 @@ def test_the_callers_random_numbers_are_left_alone(tmp_path: Path) -> None:
     torch.manual_seed(5)
     expected = torch.rand(2)
     torch.manual_seed(5)
-    Solver(SOLVER, feeds=Rows).step(1)
+    Solver(SOLVER).step(1)
     assert torch.equal(torch.rand(2), expected)
 
 
@@ -180,7 +180,7 @@ def test_frozen_and_unreached_parameters(tmp_path: Path) -> None:
     Path("train.prototxt").write_text(
         net.replace("lr_mult: 10 decay_mult: 1", "lr_mult: 0 decay_mult: 1", 1) + aside
     )
-    solver = Solver(SOLVER, "init.caffemodel", feeds=Rows)
+    solver = Solver(SOLVER, "init.caffemodel")
     before = weights(solver)
     solver.step(1)
     after = weights(solver)
@@ -209,7 +209,7 @@ def test_statistics_of_batch_norm(frozen: bool, tmp_path: Path) -> None:
     Path("train.prototxt").write_text(net.replace('layer { name: "score"', BATCH_NORM % option))
     statistics = {"bn": [np.ones(6, np.float32), np.full(6, 4, np.float32), np.ones(1, np.float32)]}
     write_weights("bn.caffemodel", statistics)
-    solver = Solver(SOLVER, "init.caffemodel,bn.caffemodel", feeds=Rows, quirks=False)
+    solver = Solver(SOLVER, "init.caffemodel,bn.caffemodel", quirks=False)
     solver.step(2)
     found = weights(solver)
     if frozen:
@@ -237,11 +237,11 @@ def test_shared_parameters_are_updated_once(tmp_path: Path) -> None:
         loss_param { ignore_label: 255 } }"""
     )  # fmt: skip
     Path("train.prototxt").write_text(twin)
-    solver = Solver(SOLVER, "init.caffemodel", feeds=Rows)
+    solver = Solver(SOLVER, "init.caffemodel")
     assert len(solver.net.learnable_params) == 4
     # Two equal losses: as one of twice the weight.
     Path("train.prototxt").write_text(net.replace('top: "loss" ', 'top: "loss" loss_weight: 2 '))
-    double = Solver(SOLVER, "init.caffemodel", feeds=Rows)
+    double = Solver(SOLVER, "init.caffemodel")
     for one in (solver, double):
         one.step(3)
     for name, values in weights(double).items():
@@ -253,7 +253,7 @@ def test_shared_parameters_are_updated_once(tmp_path: Path) -> None:
 
     Path("train.prototxt").write_text(twin.replace('"b" lr_mult: 20', '"b" lr_mult: 5', 1))
     with pytest.raises(CaffeImportError, match="layer 'score'.*another lr_mult; got 5 and 20"):
-        Solver(SOLVER, feeds=Rows)
+        Solver(SOLVER)
 
 
 # ------------------------------------------------------------------ finetuning
@@ -264,12 +264,12 @@ def test_finetuning_says_what_was_copied(tmp_path: Path) -> None:
     first = read_weights("init.caffemodel")
     write_weights("conv.caffemodel", {"conv": first["conv"], "fc9": [np.ones(3, np.float32)]})
     with pytest.warns(UserWarning, match="no weights for 1 layers, .*: score"):
-        solver = Solver(SOLVER, "conv.caffemodel", feeds=Rows)
+        solver = Solver(SOLVER, "conv.caffemodel")
     report = solver.load_report
     assert report is not None
     assert (report.copied, report.unused, report.missing) == (["conv"], ["fc9"], ["score"])
     write_weights("score.caffemodel", {"score": first["score"]})
-    both = Solver(SOLVER, "conv.caffemodel, score.caffemodel", feeds=Rows)
+    both = Solver(SOLVER, "conv.caffemodel, score.caffemodel")
     assert both.load_report is not None
     assert not both.load_report.missing
     assert np.array_equal(weights(both)["score/0"], first["score"][0])
@@ -302,7 +302,7 @@ def test_tests_and_log(tmp_path: Path) -> None:
         ("display: 1", "display: 4"),
     )
     told = Told()
-    solver = Solver(SOLVER, "init.caffemodel", feeds=Rows, log=told)
+    solver = Solver(SOLVER, "init.caffemodel", log=told)
     assert solver.solve()
     losses = run["loss"][()]
     # At iteration 0 the test reads the first two batches with the weights of the training's start.
@@ -318,14 +318,14 @@ def test_tests_and_log(tmp_path: Path) -> None:
 
     # A resumed run tests on the batches that the other one tested on.
     again = Told()
-    Solver(SOLVER, snapshot="snap_iter_6.solverstate", feeds=Rows, log=again).solve()
+    Solver(SOLVER, snapshot="snap_iter_6.solverstate", log=again).solve()
     assert again.tests == told.tests[2:]
 
 
 def test_stop_and_snapshot_on_request(tmp_path: Path) -> None:
     solver_run("sgd_fixed", tmp_path)
     edit("snapshot_after_train: false\n", ("snapshot: 6", "snapshot: 0"))
-    solver = Solver(SOLVER, "init.caffemodel", feeds=Rows)
+    solver = Solver(SOLVER, "init.caffemodel")
 
     def watch(solver: Solver) -> None:
         if solver.iter == 2:
@@ -347,7 +347,7 @@ def test_a_full_disk_leaves_the_old_snapshots_whole(tmp_path: Path) -> None:
     import resource
 
     solver_run("sgd_fixed", tmp_path)
-    solver = Solver(SOLVER, "init.caffemodel", feeds=Rows)
+    solver = Solver(SOLVER, "init.caffemodel")
     solver.step(6)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -373,7 +373,7 @@ def test_snapshots_of_something_else(tmp_path: Path) -> None:
 
     def refused(snapshot: str, message: str) -> None:
         with pytest.raises(CaffeImportError, match=message):
-            Solver(SOLVER, snapshot=snapshot, feeds=Rows)
+            Solver(SOLVER, snapshot=snapshot)
 
     refused("init.caffemodel", r"init.caffemodel: holds weights; expected a .solverstate")
     refused("gone.solverstate", "gone.solverstate: No such file")
@@ -387,7 +387,7 @@ def test_snapshots_of_something_else(tmp_path: Path) -> None:
     Path("sgd.solverstate").write_bytes(state)
     refused("sgd.solverstate", "another network or solver; expected 8 arrays, got 4")
     with pytest.raises(CaffeImportError, match="weights and a snapshot are both given"):
-        Solver(SOLVER, "init.caffemodel", "snap_iter_6.solverstate", feeds=Rows)
+        Solver(SOLVER, "init.caffemodel", "snap_iter_6.solverstate")
     net = Path("train.prototxt").read_text()
     Path("train.prototxt").write_text(net.replace("num_output: 6", "num_output: 5"))
     refused(
@@ -401,14 +401,14 @@ def test_snapshots_that_moved_together_are_found(tmp_path: Path) -> None:
     moved.mkdir()
     for name in ("snap_iter_6.caffemodel", "snap_iter_6.solverstate"):
         Path(name).rename(moved / name)
-    assert Solver(SOLVER, snapshot=moved / "snap_iter_6.solverstate", feeds=Rows).iter == 6
+    assert Solver(SOLVER, snapshot=moved / "snap_iter_6.solverstate").iter == 6
 
 
 def test_a_prefix_that_cannot_be_written_is_told_at_once(tmp_path: Path) -> None:
     solver_run("sgd_step", tmp_path)
     edit("", ('"snap"', '"gone/snap"'))
     with pytest.raises(CaffeImportError, match=r"snapshot_prefix; expected a folder .*got gone"):
-        Solver(SOLVER, feeds=Rows)
+        Solver(SOLVER)
 
 
 def test_a_net_that_reads_no_data(tmp_path: Path) -> None:
@@ -417,4 +417,4 @@ def test_a_net_that_reads_no_data(tmp_path: Path) -> None:
     net = Path("train.prototxt").read_text().splitlines()
     Path("train.prototxt").write_text(deploy + "\n".join(net[2:-1]))
     with pytest.raises(CaffeImportError, match="input 'data' is the top of no data layer"):
-        Solver(SOLVER, feeds=Rows)
+        Solver(SOLVER)
