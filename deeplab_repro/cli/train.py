@@ -149,7 +149,7 @@ def _signals(solver: Solver) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {}
+    before: dict[int, Any] = {}
 
     def stop(number: int, frame: object) -> None:
         click.echo(

@@ -148,8 +148,10 @@ class Solver:
             batches = Batches(net, make_feed, seed=self._seed, **options)
             with self._random(0):
                 made = load_caffe(batches.shaped(net), quirks=quirks, algorithm=algorithm)
-            order = torch.channels_last if channels_last else torch.preserve_format
-            return made.to(self._device, memory_format=order), batches
+            made.to(self._device)
+            if channels_last:
+                made.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            return made, batches
 
         share = {"rank": team.rank, "count": team.count, "iter_size": settings.iter_size}
         self.net, self._batches = build(settings.train_net, "TRAIN", workers=workers, **share)
