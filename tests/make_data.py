@@ -11,6 +11,9 @@ two implementations apart: `activations_sampled.h5` holds
     /blobs/NAME/index    512 flat indexes, sorted, drawn with a seed made of the name
     /blobs/NAME/value    the values there
     /blobs/NAME/full     the whole blob instead, for inputs, the output, and small blobs
+
+`train_sgd_poly/batches_sampled.h5` holds the blobs of its data layer in the same form, as `/iter0`
+and `/iter1`: the last of the two passes of an iteration.
 """
 
 from __future__ import annotations
@@ -37,6 +40,7 @@ NETWORKS = (
 )
 # Kept whole in every network that has them: its inputs and its full-size scores.
 WHOLE = {"data", "data_dim", "score", "crf", "fc8_crop", "fc1_interp", "fc8_interp", "fc_fusion"}
+FOLDERS = ("images", "labels")  # of train_sgd_poly
 SOLVER_FILES = {
     "train_sgd_poly": (
         "solver.prototxt",
@@ -72,6 +76,7 @@ def main() -> None:
     for name, files in SOLVER_FILES.items():
         for file in files:
             copy(args.reference / name / file, args.out / name / file)
+    make_batches(args.reference / "train_sgd_poly", args.out / "train_sgd_poly")
     total = sum(path.stat().st_size for path in args.out.rglob("*") if path.is_file())
     print(f"{args.out}: {total / 1e6:.1f} MB", file=sys.stderr)
 
@@ -89,6 +94,20 @@ def make_network(source: Path, target: Path) -> None:
         whole = last_scores(set(blobs))
         for name in sorted(blobs):
             write_blob(small.create_group(f"blobs/{name}"), name, blobs[name][()], name in whole)
+
+
+def make_batches(source: Path, target: Path) -> None:
+    """What the data layer gave in training: pictures, their list, and two batches."""
+    for file in ("train.txt", *(f"{folder}/{i}.png" for folder in FOLDERS for i in range(6))):
+        copy(source / file, target / file)
+    with (
+        h5py.File(source / "training.h5") as full,
+        h5py.File(target / "batches_sampled.h5", "w", libver="latest") as small,
+    ):
+        for iteration in ("iter0", "iter1"):
+            for name in ("data", "label", "data_dim"):
+                group = small.create_group(f"{iteration}/{name}")
+                write_blob(group, name, full[f"{iteration}/{name}"][()], name == "label")
 
 
 def last_scores(names: set[str]) -> set[str]:
