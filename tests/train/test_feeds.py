@@ -150,6 +150,13 @@ def test_the_same_batches_after_seek_and_from_parts(tmp_path: Path) -> None:
     assert [len(share["data"]) for share in shares] == [1, 2, 2]
 
 
+def test_one_picture_is_cropped_differently_each_time(tmp_path: Path) -> None:
+    write_pictures(tmp_path, 1)
+    batch = feeds(seg_data(tmp_path, "batch_size: 40", RANDOM)).next()
+    assert len({item.numpy().tobytes() for item in batch["data"]}) > 20
+    assert len({item.numpy().tobytes() for item in batch["label"]}) > 20
+
+
 def test_passes_are_dealt_out_where_batches_are_too_small(tmp_path: Path) -> None:
     """ResNet's batch of 1 and iter_size of 10, here 6, for 3 processes: two passes each."""
     write_pictures(tmp_path, 4)

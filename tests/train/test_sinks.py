@@ -13,7 +13,7 @@ from deeplab_repro.caffe.net import CaffeNet, load_caffe
 from deeplab_repro.errors import BadInput
 from deeplab_repro.pictures.matlab import read_mat
 from deeplab_repro.train.feeds import Sinks
-from prototxt_import import parse_net
+from prototxt_import import CaffeImportError, parse_net
 
 
 def network(writer: str) -> CaffeNet:
@@ -84,6 +84,11 @@ def test_mat_write_by_a_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(BadInput, match="list.txt: layer 'w': line 2 is too short to lose 4"):
         Sinks(net)
     run(net, range(1))  # and no hook is left
+
+
+def test_a_period_of_none() -> None:
+    with pytest.raises(CaffeImportError, match="layer 'w': MatWrite: period must be positive"):
+        network(mat_writer("period: 0"))
 
 
 def test_hdf5_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
