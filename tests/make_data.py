@@ -11,6 +11,9 @@ two implementations apart: `activations_sampled.h5` holds
     /blobs/NAME/index    512 flat indexes, sorted, drawn with a seed made of the name
     /blobs/NAME/value    the values there
     /blobs/NAME/full     the whole blob instead, for inputs, the output, and small blobs
+
+`train_sgd_poly/batches_sampled.h5` holds the blobs of its data layer in the same form, as `/iter0`
+and `/iter1`: the last of the two passes of an iteration.
 """
 
 from __future__ import annotations
@@ -48,12 +51,11 @@ RUNS = (
     "sgd_sigmoid",
     "sgd_step",
 )
+FOLDERS = ("images", "labels")  # of train_sgd_poly
 SOLVER_FILES = {
     "train_sgd_poly": (
         "solver.prototxt",
         "train.prototxt",
-        "train.txt",
-        *(f"{folder}/{i}.png" for folder in ("images", "labels") for i in range(6)),
         "init.caffemodel",
         "snap_iter_10.caffemodel",
         "snap_iter_10.solverstate",
@@ -96,6 +98,7 @@ def main() -> None:
             copy(args.reference / name / file, args.out / name / file)
     make_runs(args.reference / "solvers", args.out / "solvers" / "runs.h5")
     make_training(args.reference / "train_sgd_poly", args.out / "train_sgd_poly" / "training.h5")
+    make_batches(args.reference / "train_sgd_poly", args.out / "train_sgd_poly")
     total = sum(path.stat().st_size for path in args.out.rglob("*") if path.is_file())
     print(f"{args.out}: {total / 1e6:.1f} MB", file=sys.stderr)
 
@@ -151,6 +154,20 @@ def make_training(source: Path, target: Path) -> None:
                 for i in blobs:
                     group = small.create_group(f"{kind}/{layer}/{i}")
                     write_blob(group, f"{layer}/{i}", blobs[i][()], False, samples=128)
+
+
+def make_batches(source: Path, target: Path) -> None:
+    """What the data layer gave in training: pictures, their list, and two batches."""
+    for file in ("train.txt", *(f"{folder}/{i}.png" for folder in FOLDERS for i in range(6))):
+        copy(source / file, target / file)
+    with (
+        h5py.File(source / "training.h5") as full,
+        h5py.File(target / "batches_sampled.h5", "w", libver="latest") as small,
+    ):
+        for iteration in ("iter0", "iter1"):
+            for name in ("data", "label", "data_dim"):
+                group = small.create_group(f"{iteration}/{name}")
+                write_blob(group, name, full[f"{iteration}/{name}"][()], name == "label")
 
 
 def last_scores(names: set[str]) -> set[str]:

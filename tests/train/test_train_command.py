@@ -137,21 +137,21 @@ def test_killed_and_started_again(tmp_path: Path) -> None:
     solver_run("sgd_fixed", tmp_path)
     text = Path("solver.prototxt").read_text()
     Path("solver.prototxt").write_text(
-        text.replace("max_iter: 12", "max_iter: 3000").replace("snapshot: 6", "snapshot: 100")
+        text.replace("max_iter: 12", "max_iter: 600").replace("snapshot: 6", "snapshot: 50")
     )
     command = [sys.executable, "-m", "deeplab_repro", "train", "--solver", "solver.prototxt"]
     command += ["--workers", "0"]
     with subprocess.Popen([*command, "--weights", "init.caffemodel"]) as run:
-        while not Path("snap_iter_300.solverstate").is_file():
+        while not Path("snap_iter_100.solverstate").is_file():
             time.sleep(0.02)
             assert run.poll() is None
         run.kill()
     states = {int(path.stem.split("_")[-1]): path for path in tmp_path.glob("*.solverstate")}
-    assert max(states) < 3000
+    assert max(states) < 600
     subprocess.run([*command, "--snapshot", str(states[max(states)])], check=True)
-    resumed = read_weights("snap_iter_3000.caffemodel")
+    resumed = read_weights("snap_iter_600.caffemodel")
     with Solver("solver.prototxt", "init.caffemodel") as straight:
-        straight.step(3000)
+        straight.step(600)
     for name, blobs in straight.net.params.items():
         for ours, theirs in zip(blobs, resumed[name], strict=True):
             assert (ours.detach().numpy() == theirs).all()

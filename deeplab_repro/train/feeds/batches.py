@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from typing import Any, TypeAlias
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from deeplab_repro.errors import BadInput
-from deeplab_repro.train.feeds.sources import Source
+from deeplab_repro.train.feeds.sources import Source, naming
 
 __all__ = ["Batch", "Batches", "Reader", "Share"]
 
@@ -92,15 +93,15 @@ class Batches(Dataset[_Outcome]):
         """Batch ``number`` of this process, or what is wrong with it."""
         blobs: dict[str, Tensor] = {}
         origins = {}
-        for name, source in self.sources.items():
-            items = self.share.items(number, source.batch_size)
-            try:
-                arrays = source.blobs(items)
-            except BadInput as error:
-                error.layer = error.layer or name
-                return error
-            blobs.update((top, torch.from_numpy(array)) for top, array in arrays.items())
-            origins[name] = [source.origin(item) for item in items]
+        try:
+            for name, source in self.sources.items():
+                items = self.share.items(number, source.batch_size)
+                with naming(name):
+                    arrays = source.blobs(items)
+                blobs.update((top, torch.from_numpy(array)) for top, array in arrays.items())
+                origins[name] = [source.origin(item) for item in items]
+        except BadInput as error:
+            return error
         return Batch(blobs, origins)
 
 
@@ -179,6 +180,7 @@ def _signals_held_back() -> Iterator[None]:
     be done, such as one more snapshot, for which it may need another batch.  The others end when
     it ends or closes them.
     """
+    resource_tracker.ensure_running()  # starting it, the first process would unblock both again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield

@@ -15,7 +15,7 @@ from deeplab_repro.train.feeds.arrays import GivenArrays, HDF5Rows, MatFiles
 from deeplab_repro.train.feeds.batches import Batches, Reader, Share
 from deeplab_repro.train.feeds.draws import Draws
 from deeplab_repro.train.feeds.listed_pictures import LabelledPictures, SegmentedPictures
-from deeplab_repro.train.feeds.sources import Source
+from deeplab_repro.train.feeds.sources import Source, naming
 from prototxt_import import Layer
 from prototxt_import import layers as kinds
 
@@ -84,13 +84,10 @@ class Feeds:
         given = dict(arrays or {})
         sources: dict[str, Source] = {}
         for number, layer in enumerate(layers):
-            try:
+            with naming(layer.name):
                 sources[layer.name] = _source(
                     layer, Draws(self.seed, number), given.pop(layer.name, None), quirks
                 )
-            except BadInput as error:
-                error.layer = error.layer or layer.name
-                raise
         if given:
             raise InputError(
                 "arrays are given for what is no MemoryData layer", got=", ".join(sorted(given))

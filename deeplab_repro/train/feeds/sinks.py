@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from deeplab_repro.caffe.layers.sources import Sink
-from deeplab_repro.errors import BadInput, InputError
+from deeplab_repro.errors import InputError
 from deeplab_repro.pictures.matlab import write_mat
 from deeplab_repro.train.feeds.lists import read_names
+from deeplab_repro.train.feeds.sources import naming
 from prototxt_import.files import replacing_file
 from prototxt_import.layers import HDF5Output, MatWrite
 from prototxt_import.words import show
@@ -49,8 +50,9 @@ class Sinks:
         with self._open:  # undone unless all of it works
             for module in net.modules():
                 if isinstance(module, Sink) and module.layer.role == "writer":
-                    write = self._writer(module)
-                    handle = module.register_forward_pre_hook(_named(module.layer.name, write))
+                    with naming(module.layer.name):
+                        write = self._writer(module)
+                    handle = module.register_forward_pre_hook(_hook(module.layer.name, write))
                     self._open.callback(handle.remove)
             self._open = self._open.pop_all()
 
@@ -79,15 +81,12 @@ class Sinks:
         self._open.__exit__(kind, error, trace)
 
 
-def _named(
+def _hook(
     layer: str, write: Callable[[_Blobs], None]
 ) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
     def hook(module: nn.Module, bottoms: tuple[Tensor, ...]) -> None:
-        try:
+        with naming(layer):
             write([_four_axes(bottom) for bottom in bottoms])
-        except BadInput as error:
-            error.layer = error.layer or layer
-            raise
 
     return hook
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deeplab_repro.errors import InputError
+from deeplab_repro.errors import BadInput, InputError
 from prototxt_import import Layer
 from prototxt_import.words import show
 
-__all__ = ["Item", "Source"]
+__all__ = ["Item", "Source", "naming"]
 
 #: One item: an array for each top of the layer, without the axis of the batch.
 Item: TypeAlias = tuple[NDArray[np.float32], ...]
@@ -76,3 +78,13 @@ class Source(ABC):
                     got=show(array.shape),
                 )
         return np.stack(arrays)
+
+
+@contextmanager
+def naming(layer: str) -> Iterator[None]:
+    """Errors name this layer, unless they name one already."""
+    try:
+        yield
+    except BadInput as error:
+        error.layer = error.layer or layer
+        raise
