@@ -15,7 +15,7 @@ from prototxt_import.schedule import Schedule
 from prototxt_import.schema import Dialect
 from prototxt_import.upgrade import upgrade_layer
 
-__all__ = ["Input", "Net", "build_net"]
+__all__ = ["Input", "Net", "build_net", "filter_net"]
 
 _PHASES: Final = ("TRAIN", "TEST")
 
@@ -107,7 +107,7 @@ def build_net(
     """
     state = _State(raw, phase, level, frozenset(stages))
     # What a rule leaves out is not looked at, whatever it is.
-    kept = [layer for layer in raw.layers if filtered or state.includes(layer, file)]
+    kept = raw.layers if filtered else state.filtered(raw, file)
     specs = _without_automatic_splits([upgrade_layer(layer, raw.dialect, file) for layer in kept])
     builder = _GraphBuilder(_declared_inputs(raw, file), file)
     try:
@@ -127,6 +127,20 @@ def build_net(
     )
 
 
+def filter_net(raw: RawNet, *, phase: Phase, level: int = 0, stages: Iterable[str] = ()) -> RawNet:
+    """The messages that the rules of one phase keep: what Caffe writes into a caffemodel.
+
+    Args:
+        raw: the parsed file.
+        phase, level, stages: see :func:`build_net`.
+
+    Raises:
+        CaffeImportError: rules that contradict each other.
+    """
+    kept = _State(raw, phase, level, frozenset(stages)).filtered(raw, None)
+    return RawNet(raw.report, raw.header, kept)
+
+
 class _State:
     """NetState, and the rules held against it (net.cpp, FilterNet and StateMeetsRule)."""
 
@@ -140,6 +154,10 @@ class _State:
         # BVLC's Net replaces the file's level by the caller's, the forks know no caller's.
         self.level = level if raw.dialect == "bvlc" else max(level, stated.level)
         self.stages = stages | set(stated.stage)
+
+    def filtered(self, raw: RawNet, file: object) -> tuple[Any, ...]:
+        """The layers that the rules keep."""
+        return tuple(layer for layer in raw.layers if self.includes(layer, file))
 
     def includes(self, spec: Any, file: object) -> bool:
         if len(spec.include) and len(spec.exclude):

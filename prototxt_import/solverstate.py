@@ -148,8 +148,9 @@ def _message(field_number: int, length: int) -> bytes:
 def _write_hdf5(path: str | os.PathLike[str], state: SolverState) -> None:
     with replacing_file(path) as out, h5py.File(out, "w") as file:
         file["iter"] = np.array([state.iter], np.int32)
-        # hdf5.cpp writes strings with a fixed length.
-        file["learned_net"] = np.bytes_(state.learned_net)
+        # hdf5.cpp writes strings with a fixed length, and reads them up to the zero at their end.
+        name = state.learned_net.encode()
+        file["learned_net"] = np.array(name, f"S{len(name) + 1}")
         file["current_step"] = np.array([state.current_step], np.int32)
         history = file.create_group("history")
         for i, blob in enumerate(state.history):

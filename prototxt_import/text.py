@@ -14,7 +14,7 @@ from prototxt_import.errors import CaffeImportError
 from prototxt_import.limits import MAX_LAYERS, MAX_TEXT_BLANKS, MAX_TEXT_BYTES, MAX_TEXT_TOKENS
 from prototxt_import.schema import DIALECTS, Dialect, message_class, preferred, unified
 
-__all__ = ["fill_placeholders", "parse_text"]
+__all__ = ["fill_placeholders", "parse_message", "parse_text"]
 
 _STRING_COMMENT_OR_PLACEHOLDER = re.compile(
     # The closing quote may be missing: such text is refused later, and demanding the quote here
@@ -112,6 +112,27 @@ def parse_text(text: str, *, forced: Dialect | None = None, file: object = None)
     raise CaffeImportError(_describe(best), file=file)
 
 
+def parse_message(text: str, name: str, *, file: object = None) -> Any:
+    """Parse what is no network but, for instance, a solver (placeholders filled already).
+
+    Args:
+        text: in text format.
+        name: the type of the message, such as ``"SolverParameter"``.
+        file: for messages.
+
+    Returns:
+        a message of the union of all dialects, see :func:`~prototxt_import.schema.unified`.
+
+    Raises:
+        CaffeImportError: not text format, or names that no dialect knows.
+    """
+    _check_amount(text, file)
+    try:
+        return _parse(text, unified(name)(), file)
+    except text_format.ParseError as error:
+        raise CaffeImportError(_describe(error), file=file) from None
+
+
 def _check_amount(text: str, file: object) -> None:
     """Refuse what would take the parser long, before every dialect's turn."""
     MAX_TEXT_BYTES.check(len(text), "too large for a prototxt, in characters", file=file)
@@ -160,6 +181,6 @@ def _raw(net: Any, report: DialectReport, file: object) -> RawNet:
 def _describe(error: text_format.ParseError) -> str:
     """``line L, column C: what``, without the message names of a dialect's package."""
     what = re.sub(r"^\d+:\d+ : ", "", str(error))
-    what = re.sub(r"caffe_(bvlc|dl1|dl2)\.", "", what)
+    what = re.sub(r"caffe(_(bvlc|dl1|dl2))?\.", "", what)
     line, column = error.GetLine(), error.GetColumn()
     return f"line {line}, column {column}: {what}" if line else what

@@ -11,6 +11,9 @@ two implementations apart: `activations_sampled.h5` holds
     /blobs/NAME/index    512 flat indexes, sorted, drawn with a seed made of the name
     /blobs/NAME/value    the values there
     /blobs/NAME/full     the whole blob instead, for inputs, the output, and small blobs
+
+`train_sgd_poly/batches_sampled.h5` holds the blobs of its data layer in the same form, as `/iter0`
+and `/iter1`: the last of the two passes of an iteration.
 """
 
 from __future__ import annotations
@@ -37,26 +40,47 @@ NETWORKS = (
 )
 # Kept whole in every network that has them: its inputs and its full-size scores.
 WHOLE = {"data", "data_dim", "score", "crf", "fc8_crop", "fc1_interp", "fc8_interp", "fc_fusion"}
+RUNS = (
+    "adagrad",
+    "adam_step",
+    "rmsprop",
+    "sgd_exp",
+    "sgd_fixed",
+    "sgd_poly_hdf5_snapshots",
+    "sgd_poly_iter_size",
+    "sgd_sigmoid",
+    "sgd_step",
+)
+FOLDERS = ("images", "labels")  # of train_sgd_poly
 SOLVER_FILES = {
     "train_sgd_poly": (
         "solver.prototxt",
         "train.prototxt",
+        "init.caffemodel",
         "snap_iter_10.caffemodel",
         "snap_iter_10.solverstate",
     ),
+    **{
+        f"solvers/{name}": (
+            "solver.prototxt",
+            "snap_iter_6.caffemodel",
+            "snap_iter_6.solverstate",
+            "snap_iter_12.solverstate",
+        )
+        for name in RUNS
+    },
+    "solvers/sgd_poly_hdf5_snapshots": (
+        "solver.prototxt",
+        "snap_iter_6.caffemodel.h5",
+        "snap_iter_6.solverstate.h5",
+    ),
     "solvers/adagrad": (
         "solver.prototxt",
-        "train.prototxt",
+        "train.prototxt",  # the same in all of them, as is the file of the weights to start from
+        "init.caffemodel",
         "snap_iter_6.caffemodel",
         "snap_iter_6.solverstate",
         "snap_iter_12.solverstate",
-    ),
-    "solvers/sgd_poly_hdf5_snapshots": (
-        "solver.prototxt",
-        "train.prototxt",
-        "init.caffemodel",
-        "snap_iter_6.caffemodel.h5",
-        "snap_iter_6.solverstate.h5",
     ),
 }
 
@@ -72,6 +96,9 @@ def main() -> None:
     for name, files in SOLVER_FILES.items():
         for file in files:
             copy(args.reference / name / file, args.out / name / file)
+    make_runs(args.reference / "solvers", args.out / "solvers" / "runs.h5")
+    make_training(args.reference / "train_sgd_poly", args.out / "train_sgd_poly" / "training.h5")
+    make_batches(args.reference / "train_sgd_poly", args.out / "train_sgd_poly")
     total = sum(path.stat().st_size for path in args.out.rglob("*") if path.is_file())
     print(f"{args.out}: {total / 1e6:.1f} MB", file=sys.stderr)
 
@@ -91,6 +118,58 @@ def make_network(source: Path, target: Path) -> None:
             write_blob(small.create_group(f"blobs/{name}"), name, blobs[name][()], name in whole)
 
 
+def make_runs(source: Path, target: Path) -> None:
+    """`/NAME`: what each solver run read (`data`, `label`), its `loss` and `final/LAYER/i`."""
+    with h5py.File(target, "w", libver="latest") as out:
+        for name in RUNS:
+            for file in ("data.h5", "training.h5"):
+                with h5py.File(source / name / file) as run:
+                    copy_values(run, out.require_group(name))
+
+
+def copy_values(source: h5py.Group, target: h5py.Group) -> None:
+    def one(name: str, item: h5py.Dataset | h5py.Group) -> None:
+        if isinstance(item, h5py.Dataset):
+            packed = {"compression": "gzip"} if item.size > 100 else {}
+            target.create_dataset(name, data=item[()], **packed)
+
+    source.visititems(one)
+
+
+def make_training(source: Path, target: Path) -> None:
+    """The run of `train_sgd_poly`; updates and final weights sampled, see `write_blob`.
+
+    /loss, /accuracy          of every iteration
+    /update/LAYER/i           what iteration 0 subtracted from the weights
+    /final/LAYER/i            the weights after the last one
+    """
+    with (
+        h5py.File(source / "training.h5") as full,
+        h5py.File(target, "w", libver="latest") as small,
+    ):
+        for name in ("loss", "accuracy"):
+            small[name] = full[name][()]
+        for kind, where in (("update", "iter0/update"), ("final", "final")):
+            for layer, blobs in full[where].items():
+                for i in blobs:
+                    group = small.create_group(f"{kind}/{layer}/{i}")
+                    write_blob(group, f"{layer}/{i}", blobs[i][()], False, samples=128)
+
+
+def make_batches(source: Path, target: Path) -> None:
+    """What the data layer gave in training: pictures, their list, and two batches."""
+    for file in ("train.txt", *(f"{folder}/{i}.png" for folder in FOLDERS for i in range(6))):
+        copy(source / file, target / file)
+    with (
+        h5py.File(source / "training.h5") as full,
+        h5py.File(target / "batches_sampled.h5", "w", libver="latest") as small,
+    ):
+        for iteration in ("iter0", "iter1"):
+            for name in ("data", "label", "data_dim"):
+                group = small.create_group(f"{iteration}/{name}")
+                write_blob(group, name, full[f"{iteration}/{name}"][()], name == "label")
+
+
 def last_scores(names: set[str]) -> set[str]:
     """The blobs of `WHOLE` in this net; of several score blobs the one that ends the net."""
     whole = names & WHOLE
@@ -102,19 +181,21 @@ def last_scores(names: set[str]) -> set[str]:
     return whole
 
 
-def write_blob(group: h5py.Group, name: str, values: np.ndarray, whole: bool) -> None:
+def write_blob(
+    group: h5py.Group, name: str, values: np.ndarray, whole: bool, samples: int = SAMPLES
+) -> None:
     values = np.ascontiguousarray(values, dtype=np.float32)
     wide = values.astype(np.float64).ravel()
     group.attrs["shape"] = values.shape
     group.attrs["l2"] = np.sqrt(np.dot(wide, wide))
     group.attrs["largest"] = np.abs(wide).max()
     packed = {"compression": "gzip", "compression_opts": 9, "shuffle": True}
-    if whole or values.size <= SAMPLES:
+    if whole or values.size <= samples:
         group.create_dataset("full", data=values, **packed)
         return
     # Drawn with the name as seed, so that a second run writes the same file.
     random = np.random.RandomState(zlib.crc32(name.encode()))
-    index = np.sort(random.choice(values.size, SAMPLES, replace=False)).astype(np.uint32)
+    index = np.sort(random.choice(values.size, samples, replace=False)).astype(np.uint32)
     group.create_dataset("index", data=index, **packed)
     group.create_dataset("value", data=values.ravel()[index], **packed)
 

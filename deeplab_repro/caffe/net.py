@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,12 +26,32 @@ from prototxt_import import (
     read_model,
 )
 from prototxt_import.inference import check_parameter_bytes
-from prototxt_import.matching import WeightMatch, match_weights, shared_parameters
+from prototxt_import.matching import WeightMatch, match_weights, same_shape, shared_parameters
+from prototxt_import.words import show
 
 if TYPE_CHECKING:
     from deeplab_repro.caffe.fuse import FusedNet
 
-__all__ = ["CaffeNet", "load_caffe"]
+__all__ = ["CaffeNet", "LearnableParam", "load_caffe"]
+
+
+@dataclass(frozen=True)
+class LearnableParam:
+    """A parameter as Caffe's solvers see it.
+
+    Attributes:
+        layer: the layer that owns it: of those that share it, the first.
+        number: of the blob within that layer.
+        value: the parameter; a buffer where it holds statistics of BatchNorm.
+        lr_mult: times the solver's rate.
+        decay_mult: times the solver's weight decay.
+    """
+
+    layer: str
+    number: int
+    value: Tensor
+    lr_mult: float
+    decay_mult: float
 
 
 class CaffeNet(GraphModule):
@@ -152,6 +173,84 @@ class CaffeNet(GraphModule):
         """
         blobs = ((name, module.blobs) for name, module in self._modules_by_name.items())
         return {name: own for name, own in blobs if own}
+
+    @property
+    def learnable_params(self) -> list[LearnableParam]:
+        """Every parameter once, in the order of Caffe's ``learnable_params`` (net.cpp).
+
+        The statistics of BatchNorm are among them, as in Caffe, with the multiplier 0 that
+        batch_norm_layer.cpp of BVLC Caffe gives them and that the released files state.
+
+        Raises:
+            CaffeImportError: layers that share a parameter state different multipliers for it.
+        """
+        sharers: dict[tuple[str, int], list[tuple[float, float]]] = {}
+        statistics = set()
+        for item in self._shapes.layers:
+            for i, blob in enumerate(item.layer.blobs):
+                key = item.layer.name, i
+                owner = self._shared.get(key, key)
+                sharers.setdefault(owner, []).append((blob.lr_mult, blob.decay_mult))
+                if self._modules_by_name[item.layer.name].blobs_are_buffers:
+                    statistics.add(owner)
+        params = []
+        for (layer, i), stated in sharers.items():
+            lr_mult = self._agreed(layer, "lr_mult", [lr for lr, _ in stated])
+            decay_mult = self._agreed(layer, "decay_mult", [decay for _, decay in stated])
+            if (layer, i) in statistics:
+                lr_mult = 0.0
+            value = self._modules_by_name[layer].registered(i)
+            params.append(LearnableParam(layer, i, value, lr_mult, decay_mult))
+        return params
+
+    def _agreed(self, layer: str, what: str, values: Sequence[float]) -> float:
+        """The multiplier that layers sharing a parameter state; 1 may be what a layer left out."""
+        stated = {value for value in values if value != 1}
+        if len(stated) > 1:
+            raise CaffeImportError(
+                f"layers that share a parameter with it state another {what}",
+                file=self.net.file,
+                layer=layer,
+                got=" and ".join(f"{value:g}" for value in sorted(stated)),
+            )
+        return stated.pop() if stated else 1.0
+
+    def share_weights(self, other: CaffeNet) -> None:
+        """Make the parameters of ``other`` this network's own (net.cpp, ShareTrainedLayersWith).
+
+        From then on both compute with the same tensors.  Layers that ``other`` does not have keep
+        theirs.
+
+        Args:
+            other: the network whose weights are to be used, such as the one in training.
+
+        Raises:
+            CaffeImportError: the blobs of a layer differ in number or shape.
+        """
+        for name, module in self._modules_by_name.items():
+            source = other._modules_by_name.get(name)
+            if source is None or not (module.blob_shapes or source.blob_shapes):
+                continue
+            theirs = [tuple(blob.shape) for blob in source.blobs]
+            fits = len(theirs) == len(module.blob_shapes) and all(
+                same_shape(*pair) for pair in zip(theirs, module.blob_shapes, strict=True)
+            )
+            if not fits:
+                raise CaffeImportError(
+                    "cannot share the weights of the network in training",
+                    file=self.net.file,
+                    layer=name,
+                    expected=", ".join(map(show, module.blob_shapes)) or "no blobs",
+                    got=", ".join(map(show, theirs)) or "no blobs",
+                )
+            for i in range(len(theirs)):
+                module.share_blob(i, source.registered(i))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> CaffeNet:
+        """Whatever moves or converts all tensors: a shared buffer would become several."""
+        super()._apply(fn, recurse)
+        self._tie_shared_parameters()
+        return self
 
     def _without_gradients(self) -> tuple[set[tuple[str, int]], set[tuple[str, int]]]:
         """Blobs for which Caffe computes no gradient (net.cpp, set_param_propagate_down).

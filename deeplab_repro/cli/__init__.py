@@ -30,6 +30,7 @@ _COMMANDS: Final = {
     "data": "Prepare and check pictures and labels.",
     "evaluate": "Score label maps against the truth.",
     "reproduce": "Score a released model, and hold it against the published numbers.",
+    "train": "Train a network as `caffe train` does.",
     "networks": "List the DeepLab networks, or write one as prototxt.",
     "weights": "List the released models, and get their weights.",
     "surgery": "Make the weights that a DeepLab network starts its training from.",

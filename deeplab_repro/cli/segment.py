@@ -16,6 +16,7 @@ from deeplab_repro.cli.common import (
     preparation_of,
     quirks_option,
     read,
+    set_option,
     shown,
     write_json,
 )
@@ -87,13 +88,7 @@ def _is_number(text: str) -> bool:
 @click.option("--model", type=click.Path(), required=True, metavar="MODEL", help="The network.")
 @click.option("--prototxt", type=click.Path(), help="The network, if not in MODEL.")
 @click.option("--dialect", type=click.Choice(DIALECTS), help="Overrule the file's evidence.")
-@click.option(
-    "--set",
-    "settings",
-    multiple=True,
-    metavar="NAME=VALUE",
-    help="Fill the placeholder ${NAME} in the prototxt; may be repeated.",
-)
+@set_option
 @click.option("-o", "--output", type=click.Path(), required=True, help="Folder for the results.")
 @click.option(
     "--scales",

@@ -84,7 +84,9 @@ class Preparation:
         return np.ascontiguousarray(blob[None])
 
 
-def read_picture(path: str | os.PathLike[str], *, upright: bool = False) -> NDArray[np.uint8]:
+def read_picture(
+    path: str | os.PathLike[str], *, upright: bool = False, is_color: bool = True
+) -> NDArray[np.uint8]:
     """Read a picture as Caffe's data layers do (io.cpp, ReadImageToCVMat).
 
     Grey pictures get three equal channels, transparency is dropped, 16 bits become 8.
@@ -93,16 +95,18 @@ def read_picture(path: str | os.PathLike[str], *, upright: bool = False) -> NDAr
         path: any kind of picture that OpenCV reads.
         upright: turn it as its EXIF data say.  The OpenCV of Caffe's time did not know them, and
             label pictures belong to the pixels as they are stored.
+        is_color: False makes it grey.
 
     Returns:
-        (H, W, 3) uint8, BGR.
+        (H, W, 3) uint8, BGR; or (H, W).
 
     Raises:
         BadInput: no such file, no picture, or more than ``MAX_PIXELS``.
     """
     with open_file(path) as file:
         content = np.frombuffer(file.read(), np.uint8)
-    flags = cv2.IMREAD_COLOR | (0 if upright else cv2.IMREAD_IGNORE_ORIENTATION)
+    flags = cv2.IMREAD_COLOR if is_color else cv2.IMREAD_GRAYSCALE
+    flags |= 0 if upright else cv2.IMREAD_IGNORE_ORIENTATION
     try:
         picture = cv2.imdecode(content, flags) if content.size else None
     except cv2.error as error:
@@ -124,7 +128,16 @@ def read_picture(path: str | os.PathLike[str], *, upright: bool = False) -> NDAr
 def resize_picture(
     picture: NDArray[np.uint8], size: tuple[int, int], file: object = None
 ) -> NDArray[np.uint8]:
-    """Resize to (H, W) as OpenCV's bilinear does, like Caffe's data layers."""
+    """Resize to (H, W) as OpenCV's bilinear does, like Caffe's data layers.
+
+    Args:
+        picture: with channels or without.
+        size: the new height and width.
+        file: for the message.
+
+    Raises:
+        InputError: OpenCV cannot make a picture of that size.
+    """
     try:
         resized = cv2.resize(picture, size[::-1], interpolation=cv2.INTER_LINEAR)
     except cv2.error:

@@ -87,6 +87,7 @@ from prototxt_import.layers.sources import (
     MemoryData,
     Parameter,
     Silence,
+    Transformation,
 )
 
 __all__ = [
@@ -169,6 +170,7 @@ __all__ = [
     "TanH",
     "Threshold",
     "Tile",
+    "Transformation",
     "Unsupported",
     "Window",
     "conv_output",

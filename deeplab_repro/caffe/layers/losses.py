@@ -6,7 +6,7 @@ Labels come as floats in any shape that has one for each prediction.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,6 +25,7 @@ __all__ = [
     "EuclideanLoss",
     "HingeLoss",
     "InfogainLoss",
+    "Loss",
     "MultinomialLogisticLoss",
     "SigmoidCrossEntropyLoss",
     "SoftmaxWithLoss",
@@ -61,10 +62,12 @@ def log_probability(scores: Tensor, numbers: Tensor, axis: int) -> Tensor:
     return _floor(log_p, math.log(_SOFTMAX_FLOOR))
 
 
-class _Loss(CaffeLayer):
+class Loss(CaffeLayer):
     """What losses have in common: the form of their result, labels to ignore, a divisor."""
 
     layer: kinds.Loss
+    #: Sums a number over the processes that share a batch; here one process has all of it.
+    total: Callable[[Tensor | int], Tensor | int] = staticmethod(lambda number: number)
 
     def _result(self, loss: Tensor) -> Tensor:
         """A single number without axes, in the v1 fork with four."""
@@ -73,13 +76,14 @@ class _Loss(CaffeLayer):
     def _normalizer(self, counts: Tensor, batch: int) -> Tensor | int:
         """What the sum is divided by (softmax_loss_layer.cpp, get_normalizer); at least 1."""
         if self.layer.normalization == "VALID":
-            return counts.sum().clamp(min=1)
-        sizes = {"FULL": counts.numel(), "BATCH_SIZE": batch, "NONE": 1}
-        return max(1, sizes[self.layer.normalization])
+            return torch.as_tensor(self.total(counts.sum())).clamp(min=1)
+        if self.layer.normalization == "NONE":
+            return 1
+        return self.total(max(1, counts.numel() if self.layer.normalization == "FULL" else batch))
 
 
 @register("SoftmaxWithLoss")
-class SoftmaxWithLoss(_Loss):
+class SoftmaxWithLoss(Loss):
     """Mean of ``-log softmax`` at the labels (softmax_loss_layer.cpp).
 
     The v1 fork takes several labels to ignore and a weight per class, and divides by the sum of
@@ -113,7 +117,7 @@ class SoftmaxWithLoss(_Loss):
             weights = counts.to(scores.dtype)
             if self.class_weights is not None:
                 weights = weights * self.class_weights.to(scores.dtype)[numbers]
-            loss = -(log_p * weights).sum() / weights.sum()
+            loss = -(log_p * weights).sum() / self.total(weights.sum())
         else:
             batch = scores.shape[:axis].numel()
             loss = -log_p.where(counts, 0).sum() / self._normalizer(counts, batch)
@@ -135,7 +139,7 @@ class SoftmaxWithLoss(_Loss):
 
 
 @register("InfogainLoss")
-class InfogainLoss(_Loss):
+class InfogainLoss(Loss):
     """Cross entropy with a matrix H of how much each class is worth at each label.
 
     infogain_loss_layer.cpp.  BVLC's takes scores, applies softmax over an axis and knows labels to
@@ -169,7 +173,7 @@ class InfogainLoss(_Loss):
             rows = self._rows(h, x.shape[1], x)
             numbers, _ = label_numbers(self, labels, x.shape[1])
             log_p = _floor(x, _LOG_FLOOR).log()
-            return self._result(-(rows[numbers.reshape(-1)] * log_p).sum() / x.shape[0])
+            return self._result(-(rows[numbers.reshape(-1)] * log_p).sum() / self.total(len(x)))
         axis = self.layer.axis % x.dim()
         classes = x.shape[axis]
         scores = x.movedim(axis, -1)
@@ -197,7 +201,7 @@ class InfogainLoss(_Loss):
 
 
 @register("MultinomialLogisticLoss")
-class MultinomialLogisticLoss(_Loss):
+class MultinomialLogisticLoss(Loss):
     """Mean of ``-log p`` at the labels, p given (multinomial_logistic_loss_layer.cpp)."""
 
     def forward(self, p: Tensor, labels: Tensor) -> Tensor:
@@ -205,11 +209,11 @@ class MultinomialLogisticLoss(_Loss):
         p = p.reshape(p.shape[0], -1)
         numbers, _ = label_numbers(self, labels, p.shape[1])
         picked = p.gather(1, numbers.reshape(-1, 1))
-        return self._result(-_floor(picked, _LOG_FLOOR).log().sum() / p.shape[0])
+        return self._result(-_floor(picked, _LOG_FLOOR).log().sum() / self.total(len(p)))
 
 
 @register("HingeLoss")
-class HingeLoss(_Loss):
+class HingeLoss(Loss):
     """One against all: how far scores are on the wrong side of a margin of 1, or its square.
 
     hinge_loss_layer.cpp; nothing flows back from a score just at its margin.
@@ -223,9 +227,8 @@ class HingeLoss(_Loss):
         numbers, _ = label_numbers(self, labels, scores.shape[1])
         sign = torch.ones_like(scores).scatter(1, numbers.reshape(-1, 1), -1.0)
         over = F.relu(1 + sign * scores)
-        return self._result(
-            (over if self.layer.norm == "L1" else over.square()).sum() / scores.shape[0]
-        )
+        over = over if self.layer.norm == "L1" else over.square()
+        return self._result(over.sum() / self.total(len(scores)))
 
 
 class _Root(torch.autograd.Function):
@@ -246,7 +249,7 @@ class _Root(torch.autograd.Function):
 
 
 @register("EuclideanLoss")
-class EuclideanLoss(_Loss):
+class EuclideanLoss(Loss):
     """Half the squared distance per item; both bottoms get gradients (euclidean_loss_layer.cpp).
 
     The v1 fork takes the mean over all values instead, and knows its root (``type: L2sqrt``).
@@ -258,15 +261,15 @@ class EuclideanLoss(_Loss):
         """Two of the same number of values."""
         squares = (x - target.reshape(x.shape)).square()
         if not self.is_legacy:
-            return self._result(squares.sum() / (2 * x.shape[0]))
+            return self._result(squares.sum() / (2 * self.total(len(x))))
         if self.layer.is_root:
             root: Tensor = _Root.apply(squares.mean())
             return self._result(root)
-        return self._result(squares.mean() / 2)
+        return self._result(squares.sum() / (2 * self.total(x.numel())))
 
 
 @register("SigmoidCrossEntropyLoss")
-class SigmoidCrossEntropyLoss(_Loss):
+class SigmoidCrossEntropyLoss(Loss):
     """Cross entropy of sigmoids (sigmoid_cross_entropy_loss_layer.cpp).
 
     Divided by the batch unless ``loss_param`` says otherwise; the DeepLab forks read neither that
@@ -320,7 +323,7 @@ class _Contrastive(torch.autograd.Function):
 
 
 @register("ContrastiveLoss")
-class ContrastiveLoss(_Loss):
+class ContrastiveLoss(Loss):
     """Pairs that belong together are pulled, others pushed apart to a margin.
 
     contrastive_loss_layer.cpp: the margin is one of distances; in the v1 fork, and with
@@ -335,4 +338,4 @@ class ContrastiveLoss(_Loss):
         loss, _ = _Contrastive.apply(
             a.flatten(1), b.flatten(1), flags, self.layer.margin, self.layer.squared_margin
         )
-        return self._result(loss)
+        return self._result(loss * (len(a) / self.total(len(a))))

@@ -1,0 +1,157 @@
+"""``deeplab-repro train``: what it prints, signals, mistakes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deeplab_repro.cli import main
+from deeplab_repro.train import Solver
+from prototxt_import import read_weights
+from tests.train.runs import solver_run
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def train(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as caught:
+        main(["train", "--solver", "solver.prototxt", "--workers", "0", *arguments])
+    assert isinstance(caught.value.code, int)
+    return caught.value.code
+
+
+def test_a_training_and_its_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    solver_run("sgd_step", tmp_path)
+    assert train("--weights", "init.caffemodel") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "2 layers copied"
+    assert lines[1].startswith("iteration 1, loss ")
+    assert lines[2].startswith("iteration 2, loss ")
+    assert "images/s" in lines[2]
+    assert lines[-2] == "snapshot: snap_iter_12.solverstate"
+    assert lines[-1].startswith("done: 12 iterations, loss ")
+    final = read_weights("snap_iter_12.caffemodel")
+    assert train("--snapshot", "snap_iter_6.solverstate") == 0
+    assert "going on from snap_iter_6.solverstate, iteration 6" in capsys.readouterr().out
+    again = read_weights("snap_iter_12.caffemodel")
+    assert all((a == b).all() for n in final for a, b in zip(final[n], again[n], strict=True))
+
+
+def test_lists_of_what_was_copied(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    solver_run("sgd_step", tmp_path)
+    net = Path("train.prototxt")
+    net.write_text(net.read_text().replace('"score"', '"score2"'))
+    assert train("--weights", "init.caffemodel") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:3] == [
+        "1 layers copied",
+        "1 layers start from their fillers: score2",
+        "1 layers in the file, but not in the network: score",
+    ]
+
+
+def test_the_log_is_told_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    solver_run("sgd_step", tmp_path)
+    told: list[Any] = []
+
+    class Log:
+        def __init__(self, folder: str, **options: Any) -> None:
+            told.append((folder, options))
+
+        def train(self, *values: Any) -> None:
+            told.append(values)
+
+        def close(self) -> None:
+            told.append("closed")
+
+    module = types.ModuleType("deeplab_repro.train.log")
+    module.Log = Log  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "deeplab_repro.train.log", module)
+    assert train("--weights", "init.caffemodel", "--log", "run", "--caffe-log") == 0
+    options = {"caffe": True, "tensorboard": False, "name": "tiny", "loss_weights": {"loss": 1.0}}
+    assert told[0] == ("run", options)
+    assert [values[0] for values in told[1:-1]] == list(range(12))
+    assert set(told[1][3]) == {"loss"}
+    assert told[-1] == "closed"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--weights", "gone.caffemodel"], "gone.caffemodel: No such file"),
+        (["--snapshot", "init.caffemodel"], "init.caffemodel: holds weights"),
+        (["--weights", "init.caffemodel", "--snapshot", "snap_iter_6.solverstate"], "both given"),
+        (["--tensorboard"], "--caffe-log and --tensorboard; expected --log FOLDER"),
+        (["--set", "X"], "--set; expected NAME=VALUE, got X"),
+    ],
+)
+def test_one_line_for_each_mistake(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    solver_run("sgd_step", tmp_path)
+    assert train(*arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("deeplab-repro: ")
+    assert message in line
+
+
+def test_signals_in_mid_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGHUP: a snapshot, and on; SIGTERM: a snapshot, and the end."""
+    solver_run("sgd_step", tmp_path)
+    iterate = Solver._iterate
+
+    def watched(solver: Solver) -> None:
+        iterate(solver)
+        if solver.iter == 2:
+            os.kill(os.getpid(), signal.SIGHUP)
+        if solver.iter == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Solver, "_iterate", watched)
+    before = signal.getsignal(signal.SIGTERM)
+    assert train("--weights", "init.caffemodel") == 0
+    printed = capsys.readouterr()
+    assert "SIGTERM: stopping after this iteration, with a snapshot" in printed.err
+    assert "stopped after iteration 4; --snapshot goes on from there" in printed.out
+    assert Path("snap_iter_2.solverstate").is_file()
+    assert Path("snap_iter_4.solverstate").is_file()
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.slow
+def test_killed_and_started_again(tmp_path: Path) -> None:
+    """A run that was killed goes on from its last snapshot and ends as one that was not."""
+    solver_run("sgd_fixed", tmp_path)
+    text = Path("solver.prototxt").read_text()
+    Path("solver.prototxt").write_text(
+        text.replace("max_iter: 12", "max_iter: 600").replace("snapshot: 6", "snapshot: 50")
+    )
+    command = [sys.executable, "-m", "deeplab_repro", "train", "--solver", "solver.prototxt"]
+    command += ["--workers", "0"]
+    with subprocess.Popen([*command, "--weights", "init.caffemodel"]) as run:
+        while not Path("snap_iter_100.solverstate").is_file():
+            time.sleep(0.02)
+            assert run.poll() is None
+        run.kill()
+    states = {int(path.stem.split("_")[-1]): path for path in tmp_path.glob("*.solverstate")}
+    assert max(states) < 600
+    subprocess.run([*command, "--snapshot", str(states[max(states)])], check=True)
+    resumed = read_weights("snap_iter_600.caffemodel")
+    with Solver("solver.prototxt", "init.caffemodel") as straight:
+        straight.step(600)
+    for name, blobs in straight.net.params.items():
+        for ours, theirs in zip(blobs, resumed[name], strict=True):
+            assert (ours.detach().numpy() == theirs).all()
