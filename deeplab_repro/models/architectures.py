@@ -128,10 +128,9 @@ def expand(
     try:
         return _expand(architecture, num_classes, training, stride, width, exp)
     except StrideError as error:
-        *others, last = map(str, output_strides(architecture))
+        strides = ", ".join(map(str, output_strides(architecture)))
         raise ValueError(
-            f"output_stride: expected {' or '.join([', '.join(others), last])}; got {stride}, "
-            f"at which {error}"
+            f"output_stride: expected one of {strides}; got {stride}, at which {error}"
         ) from None
 
 
@@ -150,7 +149,7 @@ def output_strides(architecture: Architecture) -> tuple[int, ...]:
         try:
             for training in (False, True):
                 _expand(architecture, 1, training, stride, 1, "")
-        except StrideError:
+        except ValueError:  # of the stride itself, or of maps that do not meet at it
             continue
         found.append(stride)
     return tuple(found)

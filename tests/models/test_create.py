@@ -39,9 +39,12 @@ def test_names() -> None:
         ({"num_classes": 2.5}, "num_classes: expected a whole number, got 2.5"),
         ({"width": True}, "width: expected a whole number, got True"),
         ({"output_stride": "8"}, "output_stride: expected a whole number, got '8'"),
-        ({"output_stride": 12}, "output_stride: expected 1, 2, 4, 8 or 16; got 12"),
-        ({"output_stride": 32}, "1, 2, 4, 8 or 16; got 32, at which layer fc6_1 would have the"),
-        ({"name": "largefov", "output_stride": 64}, "expected 1, 2, 4, 8, 16 or 32; got 64"),
+        ({"output_stride": 12}, "output_stride: expected one of 1, 2, 4, 8, 16; got 12"),
+        (
+            {"output_stride": 32},
+            "one of 1, 2, 4, 8, 16; got 32, at which layer fc6_1 would have the",
+        ),
+        ({"name": "largefov", "output_stride": 64}, "expected one of 1, 2, 4, 8, 16, 32; got 64"),
     ],
 )
 def test_bad_arguments(arguments: dict[str, Any], message: str) -> None:
