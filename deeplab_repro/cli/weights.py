@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -25,11 +26,14 @@ from prototxt_import.errors import printable
 from prototxt_import.words import megabytes
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from deeplab_repro.released.acquire import Obtained
     from deeplab_repro.released.download import Reporter
     from deeplab_repro.released.identify import Identity
     from deeplab_repro.released.manifest import ReleasedModel, WeightsFile
     from deeplab_repro.released.store import Store
+    from deeplab_repro.released.structure import Structure
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -135,8 +139,9 @@ def fetch(
     manifest_file: str | None,
     json_file: str | None,
 ) -> None:
-    """Download weights of the model NAME and convert them, unless they are here.
+    """Download weights of a model and convert them, unless they are here.
 
+    NAME is that of a model, or NAME/FILE for other weights than those to score on val.
     A download that was stopped goes on where it was.  The addresses of the list are tried one after
     the other; many of these servers are gone.  A file that you have is as good: see `weights add`.
     """
@@ -145,11 +150,17 @@ def fetch(
     from deeplab_repro.released.manifest import read_manifest
     from deeplab_repro.released.store import Store
 
+    if not math.isfinite(timeout):
+        raise InputError("--timeout", expected="a finite number of seconds", got=timeout)
     for url in sources:
         if not url.startswith(("http://", "https://")):
             raise InputError("--source", expected="http://... or https://...", got=url)
-    model, store = read_manifest(manifest_file).find(name), Store()
-    wanted = model.files if everything else tuple(map(model.weights, files or (None,)))
+    (model, named), store = read_manifest(manifest_file).find_weights(name), Store()
+    wanted = tuple(map(model.weights, files))
+    if everything:
+        wanted = model.files
+    elif "/" in name or not files:
+        wanted = (named, *wanted)
     if model.licence and not all(store.converted(model, file).is_file() for file in wanted):
         click.echo(f"deeplab-repro: {printable(model.licence)}", err=True)
     with _reporter() as reporter:
@@ -340,18 +351,26 @@ def _show_identity(identity: Identity) -> None:
         names = ", ".join(structure.model.name for structure in identity.starting)
         table.add_row("may start", shown(names))
     if not identity.fitting:
-        nearest = identity.structures[0]
-        table.add_row("most like", shown(f"{nearest.model.name}, {nearest.classes} labels"))
-        differences = [
-            *nearest.differing.values(),
-            *(f"layer '{name}' is missing" for name in nearest.missing),
-            *(f"layer '{name}' is not in the model" for name in nearest.extra),
-        ]
-        for line in differences[:10]:
-            table.add_row("", shown(line))
-        if len(differences) > 10:
-            table.add_row("", f"... and {len(differences) - 10} more; --json has them all")
+        _add_nearest(table, identity.structures[0])
     console.print(table)
+
+
+def _add_nearest(table: Table, nearest: Structure) -> None:
+    """Rows that say how a file differs from the model that is most like it."""
+    if not nearest.shared:
+        table.add_row("is", "no released model: it shares no layer with any")
+        return
+    labels = "" if nearest.classes is None else f", {nearest.classes} labels"
+    table.add_row("most like", shown(nearest.model.name + labels))
+    differences = [
+        *nearest.differing.values(),
+        *(f"layer '{name}' is missing" for name in nearest.missing),
+        *(f"layer '{name}' is not in the model" for name in nearest.extra),
+    ]
+    for line in differences[:10]:
+        table.add_row("", shown(line))
+    if len(differences) > 10:
+        table.add_row("", f"... and {len(differences) - 10} more; --json has them all")
 
 
 def _identity_as_json(identity: Identity) -> dict[str, Any]:

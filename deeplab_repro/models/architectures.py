@@ -12,12 +12,13 @@ The tables themselves stand in `vgg16` and `resnet101`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from math import lcm
 from typing import TypeAlias
 
 from deeplab_repro.models.blocks import Block, SideBranch, run, to_full_size
 from deeplab_repro.models.steps import Step
-from deeplab_repro.models.walk import Feature, Walk
+from deeplab_repro.models.walk import Feature, StrideError, Walk
 
 Stage: TypeAlias = tuple[Block, ...]
 
@@ -121,11 +122,53 @@ def expand(
 
     Raises:
         ValueError: The strides of the backbone cannot give this output stride, or a rate would be
-            no whole number.
+            no whole number; the message lists `output_strides`.
     """
     stride = architecture.output_stride if output_stride is None else output_stride
+    try:
+        return _expand(architecture, num_classes, training, stride, width, exp)
+    except StrideError as error:
+        strides = ", ".join(map(str, output_strides(architecture)))
+        raise ValueError(
+            f"output_stride: expected one of {strides}; got {stride}, at which {error}"
+        ) from None
+
+
+@cache
+def output_strides(architecture: Architecture) -> tuple[int, ...]:
+    """The output strides at which a network can be made, in training and in testing."""
+    # No stride is dropped at one as large as can be: what then comes out is their product.
+    whole = Walk(num_classes=1, training=False, output_stride=1 << 30, width=1, exp="")
+    features = whole.input("data", 3)
+    for stage in architecture.backbone:
+        features = run(stage, whole, features)
+    found = []
+    for stride in range(1, int(features.stride) + 1):
+        if features.stride % stride:
+            continue
+        try:
+            for training in (False, True):
+                _expand(architecture, 1, training, stride, 1, "")
+        except ValueError:  # of the stride itself, or of maps that do not meet at it
+            continue
+        found.append(stride)
+    return tuple(found)
+
+
+def _expand(
+    architecture: Architecture,
+    num_classes: int,
+    training: bool,
+    output_stride: int,
+    width: int,
+    exp: str,
+) -> Expansion:
     walk = Walk(
-        num_classes=num_classes, training=training, output_stride=stride, width=width, exp=exp
+        num_classes=num_classes,
+        training=training,
+        output_stride=output_stride,
+        width=width,
+        exp=exp,
     )
     data = walk.input("data", 3)
     losses: list[tuple[str, Feature]] = []
@@ -151,10 +194,7 @@ def _scores(architecture: Architecture, walk: Walk, data: Feature) -> Feature:
         features = run(stage, walk, features)
     wanted = walk.output_stride * data.stride
     if features.stride != wanted:
-        raise ValueError(
-            "output_stride: expected what the backbone's strides multiply to, such as "
-            f"{features.stride / data.stride}; got {walk.output_stride}"
-        )
+        raise StrideError(f"the backbone's strides come to {features.stride / data.stride}")
     return architecture.head.expand(walk, features)
 
 

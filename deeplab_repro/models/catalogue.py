@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Integral
 from types import MappingProxyType
 
 from deeplab_repro.models import resnet101, vgg16
@@ -284,7 +285,16 @@ def find(name: str) -> Network:
     return by_name[name]
 
 
+def check_whole(what: str, value: int) -> None:
+    """Raise ValueError if `value` is not a whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise ValueError(f"{what}: expected a whole number, got {value!r}")
+    if value < 1:
+        raise ValueError(f"{what}: expected at least 1, got {value}")
+
+
 def check_width(width: int) -> None:
     """Raise ValueError if the published channel counts cannot be divided by `width`."""
-    if width < 1 or _COMMON_CHANNELS % width:
+    check_whole("width", width)
+    if _COMMON_CHANNELS % width:
         raise ValueError(f"width: expected a divisor of {_COMMON_CHANNELS}, got {width}")

@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 
 import torch
 
-from deeplab_repro.models.catalogue import NETWORKS, check_width, find
+from deeplab_repro.models.catalogue import NETWORKS, check_whole, check_width, find
 from deeplab_repro.models.deeplab import DeepLab
 from deeplab_repro.models.modules import NormFactory
 
@@ -28,14 +28,21 @@ def create_model(
 
     New weights are those of the released files: classifiers and DeepLab-MSc's side branches from
     their Gaussians (0.01 in general), `pool3_ms` 0, biases 0.  The released files start the
-    backbone from given weights; here it gets He's initialisation (arXiv 1502.01852), with the last
-    convolution of every residual unit divided by the root of their number, since frozen statistics
-    do not hold the variance.  `deeplab_repro.models.load` fills a network from a file.
+    backbone from given weights; here it gets He's initialisation (arXiv 1502.01852), with the first
+    convolution divided by 255, since pixels come as 0 to 255, and the last one of every residual
+    unit divided by the root of their number, since frozen statistics do not hold the variance.
+    Every loss then begins near log(num_classes).
+
+    The papers never train from such weights, and neither the frozen statistics nor the released
+    learning rates suit it: start from the weights that the released training starts from
+    (`deeplab-repro weights list`, "to start from"), which `deeplab_repro.models.load` fills in with
+    `strict=False`.
 
     Args:
         name: in `NETWORKS`, or its full name; see :func:`list_models`.
         num_classes: channels of the scores.
-        output_stride: pixels of the input for a row or column of scores; 8 as published where None.
+        output_stride: pixels of the input for a row or column of scores, 1, 2, 4, 8, 16 or, where
+            all rates stay whole numbers, 32; 8 as published where None.
             At 16 rates are half as large, so that the field of view stays.
         width: divides the published channel counts: a small network of the same shape.
         exp: what the released files call ${EXP} in the names of the classifiers.
@@ -54,8 +61,9 @@ def create_model(
         torch.Size([1, 21, 65, 65])
     """
     network = find(name)
-    if num_classes < 1:
-        raise ValueError(f"num_classes: expected at least 1, got {num_classes}")
+    check_whole("num_classes", num_classes)
+    if output_stride is not None:
+        check_whole("output_stride", output_stride)
     check_width(width)
     with torch.device(torch.get_default_device() if device is None else device):
         model = DeepLab(

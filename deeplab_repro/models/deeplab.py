@@ -42,6 +42,8 @@ __all__ = ["OUT", "Backbone", "DeepLab", "ScaledCopy"]
 
 #: The name of a backbone's last map among the maps that it gives.
 OUT = "out"
+#: The largest value of a pixel: the factor between the input and one of unit range.
+_PIXEL_RANGE = 255
 
 
 class Backbone(nn.Sequential):
@@ -124,7 +126,8 @@ class DeepLab(nn.Module):
         load_report: what the last weights file brought; None before.
 
     Raises:
-        ValueError: the strides of the backbone cannot give this output stride.
+        ValueError: the strides of the backbone cannot give this output stride; the message lists
+            those that they can give.
     """
 
     rules: tuple[LossRule, ...]
@@ -376,11 +379,17 @@ class DeepLab(nn.Module):
             )
 
     def _balance(self) -> None:
-        """Weaken the last convolution of every residual body in a network with new weights.
+        """Weaken some convolutions of a network with new weights, so that its scores are small.
+
+        The first one takes pixels of 0 to 255 as though they were of 0 to 1; otherwise the first
+        scores would be in the hundreds, and so would the loss.
 
         With frozen statistics nothing holds the variance, which each of 33 units would double.
-        Bodies weaker by the root of their number let it grow by no more than e in all.
+        Residual bodies weaker by the root of their number let it grow by no more than e in all.
         """
+        first = next((m for m in self.backbone.modules() if isinstance(m, Convolution)), None)
+        if first is not None:
+            first.weight.data /= _PIXEL_RANGE
         sums = [module for module in self.modules() if isinstance(module, ResidualSum)]
         for module in sums:
             last = [part for part in module.body.modules() if isinstance(part, Convolution)][-1]

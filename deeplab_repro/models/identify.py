@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from dataclasses import dataclass, replace
+from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
 
 from deeplab_repro.errors import InputError
-from deeplab_repro.models.architectures import Architecture, Expansion, expand
+from deeplab_repro.models.architectures import Architecture, Expansion, expand, output_strides
 from deeplab_repro.models.blocks import ConvUnit, Head
 from deeplab_repro.models.caffe_blobs import wanted
 from deeplab_repro.models.catalogue import NETWORKS, Network, find
@@ -33,23 +33,31 @@ class Identity:
         num_classes: channels of its scores.
         width: divides the published channel counts.
         exp: what the released files call ${EXP} in the names of layers.
+        output_stride: that of the network in the file; None where the file holds no network, or
+            one whose windows are those of no output stride.
     """
 
     name: str
     num_classes: int
     width: int
     exp: str
+    output_stride: int | None = None
 
     def options(self) -> dict[str, Any]:
         """For `expand`, and for `create_model` behind the name."""
-        return {"num_classes": self.num_classes, "width": self.width, "exp": self.exp}
+        return {
+            "num_classes": self.num_classes,
+            "width": self.width,
+            "exp": self.exp,
+            "output_stride": self.output_stride,
+        }
 
 
 def identify(source: Model, name: str | None = None) -> Identity:
     """The network that weights belong to.
 
-    Names and shapes of the layers decide, then the network that the file embeds: the kernels, rates
-    and paddings of its layers.
+    Names and shapes of the layers decide, then the network that the file embeds: the kernels,
+    strides, rates and paddings of its layers, from which the output stride follows, too.
 
     Args:
         source: the weights, with or without a network.
@@ -63,8 +71,11 @@ def identify(source: Model, name: str | None = None) -> Identity:
     if name is not None:
         network = find(name)
         identity = _numbers(network, weights)
-        if identity is None and (width := _width(network, weights)) is not None:
-            # Initial weights often lack the classifier.
+        if identity is not None:
+            return _with_stride(source, identity)
+        if (width := _width(network, weights)) is not None:
+            # Initial weights often lack the classifier.  The network with them is the one that they
+            # were trained in, for classification, whose strides are not DeepLab's.
             identity = Identity(network.full_name, 21, width, "voc12")
         return identity or _refuse(source, f"weights of {name}")
     candidates: dict[int, Identity] = {}  # networks that differ in their training data are one
@@ -78,9 +89,9 @@ def identify(source: Model, name: str | None = None) -> Identity:
         _refuse(source, "weights of one of the DeepLab networks")
     names = ", ".join(identity.name for identity in found)
     if len(found) > 1 and source.raw is not None:
-        found = [one for one in found if _computes(source, one)]
+        found = [one for one in found if _with_stride(source, one).output_stride is not None]
     if len(found) == 1:
-        return found[0]
+        return _with_stride(source, found[0])
     raise InputError(
         "the weights fit several networks, and no network in the file says which",
         file=source.weights_file,
@@ -89,7 +100,7 @@ def identify(source: Model, name: str | None = None) -> Identity:
     )
 
 
-def _refuse(source: Model, expected: str) -> Any:
+def _refuse(source: Model, expected: str) -> NoReturn:
     layers = [layer for layer, blobs in source.weights.items() if blobs]
     raise InputError(
         "holds other layers",
@@ -144,21 +155,30 @@ def _fits(network: Network, identity: Identity, weights: Weights) -> bool:
     return True
 
 
-def _computes(source: Model, identity: Identity) -> bool:
-    """Whether the network in the file has the windows of the train net or of the test net."""
+def _with_stride(source: Model, identity: Identity) -> Identity:
+    """With the output stride at which the windows of the network in the file come out, if any.
+
+    The network in a file may be the train net or the test net.
+    """
+    if source.raw is None:
+        return identity
     theirs = _windows_of(source)
     architecture = find(identity.name).architecture
-    return any(
-        all(theirs.get(layer, window) == window for layer, window in ours.items())
-        for training in (False, True)
-        for ours in [_windows(expand(architecture, training=training, **identity.options()))]
-    )
+    published = architecture.output_stride
+    # As published first, since nearly all files are so.
+    for stride in sorted(output_strides(architecture), key=lambda stride: stride != published):
+        candidate = replace(identity, output_stride=stride)
+        for training in (False, True):
+            ours = _windows(expand(architecture, training=training, **candidate.options()))
+            if all(theirs.get(layer, window) == window for layer, window in ours.items()):
+                return candidate
+    return identity
 
 
 def _windows(expansion: Expansion) -> dict[str, tuple[int, ...]]:
-    """Layer -> kernel, rate and padding."""
+    """Layer -> kernel, stride, rate and padding."""
     return {
-        step.name: (step.kernel, step.rate if isinstance(step, Conv) else 1, step.pad)
+        step.name: (step.kernel, step.stride, step.rate if isinstance(step, Conv) else 1, step.pad)
         for step in expansion.steps
         if isinstance(step, Conv | Pool)
     }
@@ -169,7 +189,13 @@ def _windows_of(source: Model) -> dict[str, tuple[int, ...]]:
     for layer in source.net("TEST").layers:
         if isinstance(layer, kinds.Convolution):
             window = layer.window_over(2)
-            windows[layer.name] = window.kernel[0], window.dilation[0], window.pad[0]
+            windows[layer.name] = (
+                window.kernel[0],
+                window.stride[0],
+                window.dilation[0],
+                window.pad[0],
+            )
         elif isinstance(layer, kinds.Pooling) and layer.pool.kernel is not None:
-            windows[layer.name] = layer.pool.kernel[0], 1, layer.pool.pad[0]
+            pool = layer.pool
+            windows[layer.name] = layer.pool.kernel[0], pool.stride[0], 1, pool.pad[0]
     return windows

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final, TypeAlias
@@ -54,14 +55,21 @@ def load(
             are read with `weights_only=True`.
         name: the network, in `NETWORKS` or its full name.  Where None, the layers say it; but some
             networks differ in their rates alone, and a state dict of ours does not hold its name.
-        num_classes, output_stride: other than those of the file; a classifier for other classes
-            needs `strict=False` and starts anew.
+        num_classes: other than that of the file; the classifier needs `strict=False` then, and
+            starts anew.
+        output_stride: other than that of the network in the file.  Where None, it is read from
+            there; a `.caffemodel.h5`, a state dict or a file of weights alone holds no network, and
+            gets the published one.
         strict: everything in the file finds its place, and all of the network is filled; False as
             in :func:`deeplab_repro.models.caffe_blobs.load_blobs`.
         norm, device, dtype: as of :func:`create_model`.
 
     Returns:
         the network; its `load_report` says what was copied, missing, unused and reshaped.
+
+    Warns:
+        UserWarning: the network in the file has the weights of a known one, but other strides,
+            rates or paddings than that has at any output stride, so that it computes other scores.
 
     Raises:
         InputError, CaffeImportError: a file that cannot be used, or whose network is not clear.
@@ -73,20 +81,28 @@ def load(
         model, ported = _understood(source, name, None)
     elif kind_of(source) == "torch":
         model, ported = read_torch_file(source, name)
+    elif kind_of(source) == "prototxt":
+        raise InputError(
+            "is a text, which holds no weights",
+            file=source,
+            expected="a .caffemodel, .caffemodel.h5, .safetensors or .pth",
+        )
     else:
         model, ported = read_model(source), None
     identity = identify(model, name if ported is None else ported.network)
     numbers = identity.options()
     if num_classes is not None:
         numbers["num_classes"] = num_classes
-    net = create_model(
-        identity.name,
-        output_stride=output_stride,
-        norm=norm,
-        device=device,
-        dtype=dtype,
-        **numbers,
-    )
+    if output_stride is not None:
+        numbers["output_stride"] = output_stride
+    elif name is None and model.raw is not None and identity.output_stride is None:
+        warnings.warn(
+            f"{model.weights_file}: the network in the file has the weights of {identity.name}, "
+            "but other strides, rates or paddings; those of "
+            f"{identity.name} are taken, and scores will differ",
+            stacklevel=2,
+        )
+    net = create_model(identity.name, norm=norm, device=device, dtype=dtype, **numbers)
     try:
         net.load_caffe_weights(model.weights, strict=strict)
     except CaffeImportError as error:

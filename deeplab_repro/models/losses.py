@@ -66,7 +66,8 @@ class LossRule:
             )
         numbers, counts = whole_labels(small[:, 0], scores.shape[1], (ignore_label,), self.name)
         log_p = log_probability(scores, numbers, 1)
-        return -log_p.where(counts, 0).sum() / counts.sum().clamp(min=1)
+        # The sign goes inside: outside, a sum over no pixels would give -0.0.
+        return (-log_p).where(counts, 0).sum() / counts.sum().clamp(min=1)
 
 
 def loss_rules(expansion: Expansion) -> tuple[LossRule, ...]:

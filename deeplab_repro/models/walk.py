@@ -23,6 +23,10 @@ from deeplab_repro.models.steps import (
 )
 
 
+class StrideError(ValueError):
+    """A network cannot have the output stride that was asked for."""
+
+
 @dataclass(frozen=True)
 class Feature:
     """A map that the network computes.
@@ -96,7 +100,7 @@ class Walk:
                 its own name, and the other fields of `Conv`.
 
         Raises:
-            ValueError: The rate comes out as no whole number at this output stride.
+            StrideError: The rate comes out as no whole number at this output stride.
         """
         out_channels = self.num_classes if channels is None else channels // self._width
         return self._conv(name, feature, out_channels, kernel, **options)
@@ -235,9 +239,8 @@ class Walk:
         names = self._new(name, feature)
         dilation = feature.rate * rate if kernel > 1 else Fraction(1)
         if dilation.denominator != 1:
-            raise ValueError(
-                f"output_stride {self.output_stride}: layer {names['name']} would have the rate "
-                f"{dilation}, which is not a whole number"
+            raise StrideError(
+                f"layer {names['name']} would have the rate {dilation}, which is no whole number"
             )
         out = replace(feature, name=names["top"], channels=out_channels)
         kept, out = self._strided(out, stride)

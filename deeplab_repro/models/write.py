@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from deeplab_repro.models.architectures import expand
-from deeplab_repro.models.catalogue import FORMATS, PHASES, check_width, find
+from deeplab_repro.models.catalogue import FORMATS, PHASES, check_whole, check_width, find
 from deeplab_repro.models.graph import Settings, net_message
 from deeplab_repro.models.prototxt import Enum, Value, to_text
 
@@ -57,14 +57,14 @@ def write_network(
     architecture = network.architecture
     _check_choice("phase", phase, PHASES)
     _check_choice("format", format, FORMATS)
-    if num_labels < 1:
-        raise ValueError(f"num_labels: expected at least 1, got {num_labels}")
+    check_whole("num_labels", num_labels)
+    if output_stride is not None:
+        check_whole("output_stride", output_stride)
     check_width(width)
     training = phase == "TRAIN"
     if batch is None:
         batch = network.batch if training else 1
-    if batch < 1:
-        raise ValueError(f"batch: expected at least 1, got {batch}")
+    check_whole("batch", batch)
     if input_size is None:
         input_size = network.train_size if training else network.test_size
     if isinstance(input_size, int):

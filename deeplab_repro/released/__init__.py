@@ -1,6 +1,7 @@
 """The models that were released: what they score, where their files are, and getting them.
 
     manifest    weights/manifest.json, read: models, scores, addresses
+    fields      its JSON objects, read by type
     structure   which layers and shapes a model's weights have, from its network
     download    one file from the first of several addresses that gives it
     archive     zip and tar, taken apart safely

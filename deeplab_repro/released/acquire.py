@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO, Final, cast
+from typing import BinaryIO, Final, NoReturn, cast
 
 from deeplab_repro.errors import BadInput, InputError
 from deeplab_repro.released.archive import Archive, is_archive, open_archive
@@ -121,8 +121,8 @@ def add(
     """
     models = [model] if model is not None else list(manifest.models.values())
     takers = [_Taker(each, store, accept_changed, reporter or Reporter()) for each in models]
-    if model is not None and file is not None:
-        model.weights(file)  # refuses an unknown name
+    if file is not None:
+        file = _known_name(file, model, models)
     if is_archive(path):
         with open_archive(path) as archive:
             taker, held = _choose_in_archive(archive, takers, file)
@@ -288,6 +288,23 @@ class _Taker:
         return f"{self.model.name}/{name}"
 
 
+def _known_name(file: str, model: ReleasedModel | None, models: Sequence[ReleasedModel]) -> str:
+    """The name of a set of weights of one of the models, without the ending .caffemodel.
+
+    Raises:
+        InputError: None of them has weights of this name.
+    """
+    if model is not None:
+        return model.weights(file).name
+    names = list(dict.fromkeys(each.name for model in models for each in model.files))
+    name = file.removesuffix(".caffemodel")
+    if name not in names:
+        raise InputError(
+            f"no released model has weights named {file!r}", expected=f"one of {', '.join(names)}"
+        )
+    return name
+
+
 def _choose(
     path: Path, models: Sequence[ReleasedModel], file: str | None, store: Store
 ) -> _Candidate:
@@ -301,7 +318,7 @@ def _choose(
     weights = read_any_weights(path)
     fitting = _fitting(known, weights)
     if not fitting:
-        _refuse(path, models, weights)
+        _refuse(path, [model for model, _ in known], weights, file)
     sum_ = Record.of(path, "").sha256
     records = {key for key, record in store.records().items() if record.sha256 == sum_}
     name = path.name.removesuffix(".h5").removesuffix(".caffemodel").removesuffix(".safetensors")
@@ -372,11 +389,22 @@ def _fitting(candidates: Sequence[_Candidate], weights: Weights) -> list[_Candid
     ]
 
 
-def _refuse(path: Path, models: Sequence[ReleasedModel], weights: Weights) -> None:
-    """Say how the file differs from the model that is most like it."""
+def _refuse(
+    path: Path, models: Sequence[ReleasedModel], weights: Weights, file: str | None
+) -> NoReturn:
+    """Say how the file differs from the model that is most like it.
+
+    Args:
+        path: The file.
+        models: Those that it may have been, at least one.
+        weights: What it holds.
+        file: The name of the weights that these models were chosen by, if any.
+    """
+    what = "the weights of no released model" if file is None else f"no weights named {file}"
     nearest = nearest_structures(models, weights)[0]
+    if not nearest.shared:
+        raise InputError(f"holds {what}, and not one layer of any", file=path)
     raise InputError(
-        f"holds the weights of no released model; {nearest.model.name} is most like it, but"
-        f" {nearest.difference()}",
+        f"holds {what}; {nearest.model.name} is most like it, but {nearest.difference()}",
         file=path,
     )

@@ -10,8 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import socket
 import ssl
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -89,32 +91,37 @@ def download(
         The address that gave the file.
 
     Raises:
-        InputError: No address gave it, with what was wrong with each; or it cannot be written.
+        InputError: No address gave it, with what was wrong, each reason once (the reporter has been
+            told of each address); or it cannot be written.
     """
     patience, reporter = patience or Patience(), reporter or Reporter()
-    failures = []
+    failures: list[str] = []
     with _client(patience) as client:
         for url in urls:
             part = _Part(target, url)
             try:
                 _fetch(client, part, patience, reporter)
             except _Failure as failure:
-                failures.append(f"{url}: {failure}")
+                failures.append(str(failure))
             else:
                 try:
                     check(part.path, url)
                 except BadInput as error:
                     part.discard()
                     error.file = None  # it was a temporary one
-                    failures.append(f"{url}: {error}")
+                    failures.append(str(error))
                 else:
                     part.become(target)
                     return url
-            reporter.note(failures[-1])
+            reporter.note(f"{url}: {failures[-1]}")
     raise InputError(
         "cannot be downloaded (a file that you have is as good: `deeplab-repro weights add FILE`)",
         file=target.name,
-        got="; ".join(failures) or "no address",
+        got="; ".join(
+            reason if count == 1 else f"{reason} ({count} addresses)"
+            for reason, count in Counter(failures).items()
+        )
+        or "no address",
     )
 
 
@@ -334,7 +341,19 @@ def _interruptions() -> Iterator[None]:
     except httpx.TimeoutException as error:
         raise _Interruption(f"no answer ({type(error).__name__})") from None
     except httpx.HTTPError as error:
+        if _is_unknown_host(error):  # asking again soon is of no use
+            raise _Failure(f"the server's name cannot be resolved ({_words(error)})") from None
         raise _Interruption(_words(error)) from None
+
+
+def _is_unknown_host(error: BaseException) -> bool:
+    """Whether an error came of a name without an address; httpx hides it behind its own."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, socket.gaierror):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
 
 
 def _words(error: Any) -> str:

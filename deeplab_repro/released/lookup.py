@@ -27,18 +27,8 @@ def find(name: str) -> ReleasedModel:
 
 
 def find_weights(name: str) -> tuple[ReleasedModel, WeightsFile]:
-    """A released model and one of its sets of weights, whether they are in the store or not.
-
-    Args:
-        name: NAME for the weights to score on val, or NAME/FILE, such as
-            deeplab_v2_resnet101/train2_iter_20000.
-
-    Raises:
-        InputError: There is no such model, or it has no such weights.
-    """
-    model, _, file = name.partition("/")
-    found = find(model)
-    return found, found.weights(file or None)
+    """A released model and one of its sets of weights: see `Manifest.find_weights`."""
+    return read_manifest().find_weights(name)
 
 
 def resolve(model: str) -> Path | None:

@@ -5,12 +5,17 @@ one, such as a group's own list of models:
 
     {"format": 1, "licence": TEXT, "models": {NAME: {
         "title": TEXT, "network": a name of `networks list`, "crf": a name of `crf --list-params`,
+        "num_classes": 21, "width": 1 (divides the published channel counts), "exp": "voc12",
+        "released_as": TEXT, "pretrained_on": TEXT, "licence": TEXT,
         "published": {"source": TEXT, "miou": 76.35, "tolerance": 0.15, ...},
         "files": [{"name": NAME, "use": "val"|"test"|"init", "trained_on": "train_aug",
                    "download": NAME, "member": NAME of the file in an archive}],
-        "downloads": {NAME: {"sources": [{"url": URL, "named_by": TEXT}], "holds": [NAME, ...]}}}}}
+        "downloads": {NAME: {"sources": [{"url": URL, "named_by": TEXT}], "holds": [NAME, ...],
+                             "bytes": LENGTH, "sha256": 64 DIGITS}}}}}
 
-Layers, shapes and input sizes do not stand there: they follow from the network.
+Only "network", "files" and "downloads" must be there; numbers stand here with their defaults.  A
+width other than 1 is for a small model of one's own, whose layers do not fit without it.  Layers,
+shapes and input sizes do not stand there: they follow from the network.
 """
 
 from __future__ import annotations
@@ -18,16 +23,17 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, Literal, TypedDict, cast
+from typing import Final, Literal, TypedDict, cast
 
-from deeplab_repro.errors import InputError
+from deeplab_repro.errors import BadInput, InputError
 from deeplab_repro.models import NETWORKS, Network
+from deeplab_repro.released.fields import Fields
 from prototxt_import.files import read_text
 
 __all__ = [
@@ -45,9 +51,6 @@ __all__ = [
 
 Use = Literal["val", "test", "init"]
 MANIFEST_VARIABLE: Final = "DEEPLAB_REPRO_MANIFEST"
-
-#: Names become names of files in the store.
-_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 class Published(TypedDict):
@@ -278,6 +281,20 @@ class Manifest:
             )
         return model
 
+    def find_weights(self, name: str) -> tuple[ReleasedModel, WeightsFile]:
+        """A model and one of its sets of weights, whether they are in the store or not.
+
+        Args:
+            name: NAME for the weights to score on val, or NAME/FILE, such as
+                deeplab_v2_resnet101/train2_iter_20000.
+
+        Raises:
+            InputError: There is no such model, or it has no such weights.
+        """
+        model, _, file = name.partition("/")
+        found = self.find(model)
+        return found, found.weights(file or None)
+
 
 def read_manifest(path: str | os.PathLike[str] | None = None) -> Manifest:
     """Read a manifest.
@@ -291,9 +308,9 @@ def read_manifest(path: str | os.PathLike[str] | None = None) -> Manifest:
     """
     path = Path(path or os.environ.get(MANIFEST_VARIABLE) or _own_manifest())
     try:
-        root = _Fields(path, "", json.loads(read_text(path)))
+        root = Fields(path, "", json.loads(read_text(path)))
     except (ValueError, RecursionError) as error:
-        if isinstance(error, InputError):
+        if isinstance(error, BadInput):  # it cannot be read at all
             raise
         raise InputError(f"is no JSON ({error})", file=path) from None
     if root.number("format") != 1:
@@ -317,7 +334,7 @@ def _own_manifest() -> Path:
     return folder / "manifest.json"
 
 
-def _model(name: str, fields: _Fields, licence: str) -> ReleasedModel:
+def _model(name: str, fields: Fields, licence: str) -> ReleasedModel:
     fields.check_name(name)
     network = fields.text("network")
     by_full_name = {entry.full_name: short for short, entry in NETWORKS.items()}
@@ -345,7 +362,7 @@ def _model(name: str, fields: _Fields, licence: str) -> ReleasedModel:
     )
 
 
-def _published(fields: _Fields) -> Published:
+def _published(fields: Fields) -> Published:
     return Published(
         source=fields.text("source", ""),
         miou=fields.number("miou", None),
@@ -356,7 +373,7 @@ def _published(fields: _Fields) -> Published:
     )
 
 
-def _reported(fields: _Fields) -> Reported:
+def _reported(fields: Fields) -> Reported:
     return Reported(
         who=fields.text("who"),
         url=fields.text("url", ""),
@@ -367,7 +384,7 @@ def _reported(fields: _Fields) -> Reported:
     )
 
 
-def _download(name: str, fields: _Fields) -> Download:
+def _download(name: str, fields: Fields) -> Download:
     fields.check_name(name)
     sources = tuple(
         Source(each.text("url"), each.text("named_by", "")) for each in fields.items("sources")
@@ -387,7 +404,7 @@ def _download(name: str, fields: _Fields) -> Download:
     )
 
 
-def _file(fields: _Fields, downloads: Mapping[str, Download]) -> WeightsFile:
+def _file(fields: Fields, downloads: Mapping[str, Download]) -> WeightsFile:
     name = fields.text("name")
     fields.check_name(name)
     use = fields.text("use", "val")
@@ -406,93 +423,3 @@ def _file(fields: _Fields, downloads: Mapping[str, Download]) -> WeightsFile:
         download=downloads[download],
         member=member,
     )
-
-
-_REQUIRED: Final = object()
-
-
-class _Fields:
-    """A JSON object whose fields are read by type; errors name the place in the file."""
-
-    def __init__(self, file: Path, place: str, value: Any) -> None:
-        if not isinstance(value, dict):
-            raise InputError(
-                place or "the manifest", file=file, expected="an object", got=_short(value)
-            )
-        self._file = file
-        self._place = place
-        self._value = value
-
-    def entries(self) -> Iterator[tuple[str, _Fields]]:
-        """Every field as an object."""
-        for name in self._value:
-            yield name, self.fields(name)
-
-    def fields(self, name: str, default: Any = _REQUIRED) -> _Fields:
-        """A field that is an object itself."""
-        return _Fields(self._file, self._at(name), self._get(name, dict, "an object", default))
-
-    def items(self, name: str, default: Any = _REQUIRED) -> list[_Fields]:
-        """A field that is a list of objects."""
-        values = self._get(name, list, "a list of objects", default)
-        return [_Fields(self._file, f"{self._at(name)}[{i}]", v) for i, v in enumerate(values)]
-
-    def texts(self, name: str) -> list[str]:
-        """A field that is a list of texts; an empty one where it is absent."""
-        values = self._get(name, list, "a list of texts", [])
-        for value in values:
-            if not isinstance(value, str):
-                self.fail(name, "a list of texts", value)
-        return cast(list[str], values)
-
-    def text(self, name: str, default: Any = _REQUIRED) -> str:
-        """A field that is a text."""
-        return cast(str, self._get(name, str, "a text", default))
-
-    def number(self, name: str, default: Any = _REQUIRED) -> float | None:
-        """A field that is a number."""
-        return cast("float | None", self._get(name, (int, float), "a number", default))
-
-    def flag(self, name: str) -> bool:
-        """A field that is true or false; false where it is absent."""
-        value = self._value.get(name, False)
-        if not isinstance(value, bool):
-            self.fail(name, "true or false", value)
-        return cast(bool, value)
-
-    def count(self, name: str, default: int) -> int:
-        """A field that is a whole number of at least 1."""
-        value = self._get(name, int, "a whole number", default)
-        if name in self._value and value < 1:
-            self.fail(name, "at least 1", value)
-        return cast(int, value)
-
-    def check_name(self, name: str) -> None:
-        """Refuse a name that could not be that of a file in the store."""
-        if not _NAME.fullmatch(name) or ".." in name:
-            raise InputError(
-                f"{self._place}: is no name for a file",
-                file=self._file,
-                expected="at most 100 letters, digits, '.', '_' and '-'",
-                got=_short(name),
-            )
-
-    def fail(self, name: str, expected: str, got: Any) -> None:
-        """Say what is wrong with a field."""
-        raise InputError(self._at(name), file=self._file, expected=expected, got=_short(got))
-
-    def _get(self, name: str, kind: Any, expected: str, default: Any) -> Any:
-        value = self._value.get(name, default)
-        if value is _REQUIRED:
-            raise InputError(f"{self._at(name)} is missing", file=self._file, expected=expected)
-        if name in self._value and (not isinstance(value, kind) or isinstance(value, bool)):
-            self.fail(name, expected, value)
-        return value
-
-    def _at(self, name: str) -> str:
-        return f"{self._place}.{name}" if self._place else name
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value) if not isinstance(value, str) else value
-    return text if len(text) <= 100 else text[:97] + "..."

@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -86,10 +86,10 @@ class Store:
         """
         path = self.converted(model, file)
         if not path.is_file():
-            option = "" if file == model.default else f" --file {file.name}"
+            which = "" if file == model.default else f"/{file.name}"
             raise InputError(
                 f"the weights {model.name}/{file.name} are not in the store {self.root}",
-                expected=f"`deeplab-repro weights fetch {model.name}{option}` before, or"
+                expected=f"`deeplab-repro weights fetch {model.name}{which}` before, or"
                 " `deeplab-repro weights add FILE` for a file that is already here",
             )
         return path
@@ -98,6 +98,8 @@ class Store:
     def locked(self, model: ReleasedModel, waiting: Callable[[], None]) -> Iterator[None]:
         """Only one process at a time is in here for a model; a process that is killed leaves.
 
+        Where nothing has come, no empty folder stays behind.
+
         Args:
             model: The model.
             waiting: Called once if another process is in here.
@@ -105,8 +107,12 @@ class Store:
         Raises:
             OSError: The folder cannot be made or written to.
         """
-        with self._lock(self.root / model.name / ".lock", waiting):
-            yield
+        folder = self.root / model.name
+        with self._lock(folder / ".lock", waiting):
+            try:
+                yield
+            finally:
+                _remove_if_empty(folder)
 
     def record(self, key: str) -> Record | None:
         """What is known of a file that came before.
@@ -124,11 +130,17 @@ class Store:
         return self._records()
 
     def remember(self, key: str, record: Record) -> None:
-        """Record what a file was, in place of what was recorded of it before."""
+        """Record what a file was, in place of another one that was recorded before.
+
+        Of the same bytes the first record stays, with where they came from at their first use.
+        """
         with self._lock(self.root / ".lock", lambda: None):
             for path in self.root.glob(f".{self._sums.name}.*"):  # of a process that was killed
                 path.unlink(missing_ok=True)
             records = self._records()
+            known = records.get(key)
+            if known is not None and known.sha256 == record.sha256:
+                return
             records[key] = record
             content = {name: asdict(each) for name, each in sorted(records.items())}
             with replacing(self._sums) as temporary:
@@ -151,17 +163,36 @@ class Store:
 
     @contextmanager
     def _lock(self, path: Path, waiting: Callable[[], None]) -> Iterator[None]:
-        path.parent.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(path)
-        try:
-            lock.acquire(timeout=0)
-        except filelock.Timeout:
-            waiting()
-            lock.acquire()
+        timeout = 0
+        while not lock.is_locked:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire(timeout=timeout)
+            except filelock.Timeout:
+                waiting()
+                timeout = -1  # as long as it takes
+            except FileNotFoundError:  # another process has just removed the empty folder
+                continue
         try:
             yield
         finally:
             lock.release()
+
+
+def _remove_if_empty(folder: Path) -> None:
+    """Remove a model's folder and the store around it where they hold nothing but the lock.
+
+    The caller holds the lock.  A process that waits for it sees that the file is gone, and makes
+    another one.
+    """
+    with suppress(OSError):  # not empty
+        (folder / "downloads").rmdir()
+    with suppress(OSError):
+        if [path.name for path in folder.iterdir()] == [".lock"]:
+            (folder / ".lock").unlink()
+            folder.rmdir()
+            folder.parent.rmdir()
 
 
 def file_sum(path: Path) -> str:

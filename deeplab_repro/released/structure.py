@@ -147,9 +147,10 @@ def compare_structure(model: ReleasedModel, weights: _Weights) -> Structure:
 def nearest_structures(models: Sequence[ReleasedModel], weights: _Weights) -> list[Structure]:
     """How the weights of a file compare with each model, the most alike first."""
 
-    def distance(structure: Structure) -> tuple[int, int]:
+    def distance(structure: Structure) -> tuple[bool, int, bool]:
         differences = structure.missing, structure.extra, structure.differing
-        return sum(map(len, differences)), structure.classes != structure.model.num_classes
+        other_classes = structure.classes != structure.model.num_classes
+        return not structure.shared, sum(map(len, differences)), other_classes
 
     return sorted((compare_structure(model, weights) for model in models), key=distance)
 

@@ -126,7 +126,7 @@ def test_options(run):
         (["largefov", "--batch", "99999"], "the blobs of Caffe hold at most 2,147,483,647"),
         (
             ["largefov", "--output-stride", "12"],
-            "strides multiply to, such as 8; got 12",
+            "output_stride: expected one of 1, 2, 4, 8, 16, 32; got 12",
         ),
         (["largefov", "--batch", "0"], "batch: expected at least 1, got 0"),
         (["largefov", "--set", "EXP"], "--set; expected NAME=VALUE with NAME one of EXP,"),

@@ -94,6 +94,41 @@ def test_add(run, shelf: Shelf, caffemodel: Path):
     assert caffemodel.is_file()
 
 
+def test_fetch_by_model_and_file(run, shelf: Shelf, server: Server, caffemodel: Path, tmp_path):
+    """MODEL/FILE, as everywhere else; `--file` adds others."""
+    shelf.put(small=twin(server.url("/a", Page(caffemodel.read_bytes()))))
+    report = tmp_path / "f.json"
+
+    def fetched(*arguments: str) -> list[str]:
+        assert run("weights", "fetch", *arguments, "--json", report)[0] == 0
+        return [each["weights"] for each in json.loads(report.read_text())]
+
+    assert fetched("small/test_iter") == ["test_iter"]
+    assert fetched("small/test_iter", "--file", "val_iter") == ["test_iter", "val_iter"]
+
+
+def test_verify_of_another_network(run, shelf: Shelf, tmp_path: Path):
+    """No model is most like it where no layer is shared; labels are told where there are any."""
+    shelf.put(small=twin())
+    path = tmp_path / "x.caffemodel"
+    weights = read_weights(write_caffemodel(path, "largefov"))
+    write_weights(path, {f"other_{layer}": blobs for layer, blobs in weights.items()})
+    code, out, _ = run("weights", "verify", path)
+    assert code == 1
+    assert "no released model: it shares no layer with any" in out
+    assert "most like" not in out
+    code, _, err = run("weights", "add", path)
+    assert (code, "holds the weights of no released model, and not one layer of any" in err) == (
+        2,
+        True,
+    )
+    del weights["fc8_voc12"], weights["conv1_1"]
+    write_weights(path, weights)
+    code, out, _ = run("weights", "verify", path)
+    (line,) = [line for line in out.splitlines() if line.startswith("most like")]
+    assert (code, line.split()) == (1, ["most", "like", "small"])
+
+
 def test_verify_says_what_differs(run, shelf: Shelf, tmp_path: Path):
     shelf.put(small=twin())
     path = write_caffemodel(tmp_path / "x.caffemodel", "largefov", num_labels=5)
@@ -125,13 +160,20 @@ def test_verify_says_what_differs(run, shelf: Shelf, tmp_path: Path):
         (["fetch", "xyz"], "no released model is named 'xyz'; expected one of small, v2"),
         (["fetch", "small", "--file", "x"], "the model small has no weights of this name"),
         (["fetch", "small", "--source", "ftp://x"], "--source; expected http://... or https://"),
+        (["fetch", "small/x"], "the model small has no weights of this name"),
         (["fetch", "small", "--timeout", "0"], "0.0 is not in the range x>=0.1"),
+        (["fetch", "small", "--timeout", "nan"], "--timeout; expected a finite number of seconds"),
+        (["fetch", "small", "--timeout", "inf"], "--timeout; expected a finite number of seconds"),
+        (
+            ["add", "empty.zip", "--file", "zz"],
+            "deeplab-repro: no released model has weights named 'zz'; expected one of val_iter, ",
+        ),
         (["fetch", "small"], "`deeplab-repro weights add FILE`); got no address"),
         (["add", "none.caffemodel"], "none.caffemodel: No such file or directory"),
         (["verify", "none.caffemodel"], "none.caffemodel: No such file or directory"),
         (["verify", "manifest.json"], "manifest.json: is a text; expected weights"),
         (["verify", "empty.zip"], "empty.zip: holds no caffemodel"),
-        (["list", "--manifest", "none.json"], "none.json: No such file or directory"),
+        (["list", "--manifest", "none.json"], "deeplab-repro: none.json: No such file or"),
         (["list", "--manifest", "empty.zip"], "empty.zip: is no"),
     ],
 )
@@ -143,3 +185,4 @@ def test_bad_arguments(run, shelf: Shelf, tmp_path, monkeypatch, arguments, mess
     assert (code, out) == (2, "")
     assert message in err.splitlines()[-1]
     assert "Traceback" not in err
+    assert not Path("store").exists()

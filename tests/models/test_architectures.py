@@ -398,13 +398,17 @@ def test_a_new_kind_of_block_needs_no_change_elsewhere() -> None:
 @pytest.mark.parametrize(
     ("table", "options", "message"),
     [
-        (vgg16.LARGEFOV, {"output_stride": 12}, "such as 8; got 12"),
-        (vgg16.LARGEFOV, {"output_stride": 64}, "such as 32; got 64"),
-        (resnet101.ASPP_MSC, {"output_stride": 0}, "such as 1; got 0"),
+        (vgg16.LARGEFOV, {"output_stride": 12}, "expected one of 1, 2, 4, 8, 16, 32; got 12"),
+        (
+            vgg16.LARGEFOV,
+            {"output_stride": 64},
+            "32; got 64, at which the backbone's strides come to 32",
+        ),
+        (resnet101.ASPP_MSC, {"output_stride": 0}, "expected one of 1, 2, 4, 8, 16; got 0"),
         (
             vgg16.ASPP_L,
             {"output_stride": 32},
-            "output_stride 32: layer fc6_1 would have the rate 3/2, which is not a whole number",
+            "16; got 32, at which layer fc6_1 would have the rate 3/2, which is no whole number",
         ),
     ],
 )

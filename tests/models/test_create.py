@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import math
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from deeplab_repro.models import NETWORKS, DeepLab, create_model, list_models, parameter_groups
 from deeplab_repro.models.layers import Convolution, FrozenBatchNorm2d
 from deeplab_repro.ops import atrous_conv2d
+from deeplab_repro.pictures.voc import VOC_MEAN
 from prototxt_import import parse_net
 from tests.models.narrow import SHORT_RESNET, narrow, picture, randomize
 
@@ -34,7 +36,15 @@ def test_names() -> None:
         ({"name": "largfov"}, "network: expected one of plain, msc"),
         ({"num_classes": 0}, "num_classes: expected at least 1, got 0"),
         ({"width": 3}, "width: expected a divisor of 64, got 3"),
-        ({"output_stride": 12}, "such as 8; got 12"),
+        ({"num_classes": 2.5}, "num_classes: expected a whole number, got 2.5"),
+        ({"width": True}, "width: expected a whole number, got True"),
+        ({"output_stride": "8"}, "output_stride: expected a whole number, got '8'"),
+        ({"output_stride": 12}, "output_stride: expected one of 1, 2, 4, 8, 16; got 12"),
+        (
+            {"output_stride": 32},
+            "one of 1, 2, 4, 8, 16; got 32, at which layer fc6_1 would have the",
+        ),
+        ({"name": "largefov", "output_stride": 64}, "expected one of 1, 2, 4, 8, 16, 32; got 64"),
     ],
 )
 def test_bad_arguments(arguments: dict[str, Any], message: str) -> None:
@@ -117,6 +127,28 @@ def test_new_weights_of_resnet_keep_the_size_of_values() -> None:
     again.reset_parameters()
     for one, other in zip(model.parameters(), again.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["largefov", "plain", "msc", "aspp-l", "resnet101-msc-aspp"])
+def test_new_weights_start_near_the_loss_of_a_guess(name: str) -> None:
+    """For pixels of 0 to 255 minus the mean, at the README's learning rate."""
+    torch.manual_seed(0)
+    model = create_model(name, width=8).train()
+    optimizer = torch.optim.SGD(parameter_groups(model, 2.5e-4, 5e-4), lr=2.5e-4, momentum=0.9)
+    side = 34 if name == "plain" else 33
+    coarse = torch.rand(20, 3, 9, 9) * 255 - torch.tensor(VOC_MEAN).view(3, 1, 1)
+    pictures = nn.functional.interpolate(coarse, size=(side, side), mode="bilinear")
+    found = []
+    for i in range(20):
+        labels = torch.randint(0, 21, (1, side, side))
+        losses = model.losses(model(pictures[i : i + 1]), labels)
+        optimizer.zero_grad()
+        torch.stack(list(losses.values())).sum().backward()
+        optimizer.step()
+        found.append([loss.item() for loss in losses.values()])
+    assert found[0] == pytest.approx([math.log(21)] * len(found[0]), rel=0.1)
+    assert math.isfinite(sum(map(sum, found)))
 
 
 @pytest.mark.slow

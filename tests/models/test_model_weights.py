@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 
 from deeplab_repro import load_caffe
+from deeplab_repro.errors import InputError
 from deeplab_repro.models import DeepLab, create_model, load
 from deeplab_repro.models.identify import Identity, identify
 from prototxt_import import (
@@ -58,6 +60,44 @@ def test_out_to_a_file_and_back(ending: str, tmp_path: Path) -> None:
     assert not back.load_report.missing
     assert not back.load_report.unused
     assert same_scores(back, model)
+
+
+@pytest.mark.parametrize("name", ["largefov", pytest.param("msc", marks=pytest.mark.slow)])
+def test_the_output_stride_is_that_of_the_network_in_the_file(name: str, tmp_path: Path) -> None:
+    model = narrow(name, output_stride=16, width=64)
+    for path in (tmp_path / "w.safetensors", tmp_path / "w.caffemodel"):
+        model.save(path)
+        for given in (None, name):
+            back = load(path, given)
+            assert back.output_stride == 16
+            assert same_scores(back, model)
+        assert load(path, output_stride=8).output_stride == 8
+    # As Caffe's snapshots: with the train net.
+    write_weights(path, model.caffe_weights(), parse_net(model.prototxt("TRAIN"), "TRAIN"))
+    assert load(path).output_stride == 16
+    # Weights that stand without a network: as published.
+    model.save(tmp_path / "w.caffemodel.h5")
+    assert load(tmp_path / "w.caffemodel.h5", name).output_stride == 8
+    # Initial weights: the network in the file is the one for classification.
+    weights = model.caffe_weights()
+    del weights["fc8_voc12" if name == "largefov" else "fc8_pascal"]
+    write_weights(path, weights, parse_net(model.prototxt()))
+    assert load(path, name, strict=False).output_stride == 8
+
+
+def test_a_network_in_the_file_that_computes_something_else(tmp_path: Path) -> None:
+    model = narrow("largefov")
+    text = model.prototxt().replace("dilation: 12", "dilation: 11").replace("pad: 12", "pad: 11")
+    write_weights(tmp_path / "w.caffemodel", model.caffe_weights(), parse_net(text))
+    with pytest.warns(UserWarning, match=r"w.caffemodel: .* other strides, rates or paddings"):
+        load(tmp_path / "w.caffemodel")
+
+
+def test_a_text_holds_no_weights(tmp_path: Path) -> None:
+    path = tmp_path / "README.md"
+    path.write_text("# A title\n\n`${NAME}` placeholders\n")
+    with pytest.raises(InputError, match=r"README.md: is a text, which holds no weights; expected"):
+        load(path)
 
 
 def test_the_bundled_model() -> None:
@@ -202,11 +242,12 @@ def test_which_network_it_is(tmp_path: Path) -> None:
         model.save(path)
         assert model.name is not None
         expected = Identity(model.name, 3, 32, "voc12")
-        assert identify(read_model(path)) == expected
+        published = replace(expected, output_stride=8)
+        assert identify(read_model(path)) == published
         # As Caffe's snapshots: with the train net, whose pools differ in the first network.
         train = parse_net(model.prototxt("TRAIN"), "TRAIN")
         write_weights(path, model.caffe_weights(), train)
-        assert identify(read_model(path)) == expected
+        assert identify(read_model(path)) == published
         if name == "7x7":
             assert identify(bare) == expected
         else:

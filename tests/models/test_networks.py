@@ -310,6 +310,8 @@ def test_crop_of_the_plain_network_in_both_formats() -> None:
         ({"phase": "test"}, "phase: expected one of TRAIN, TEST, DEPLOY; got 'test'"),
         ({"format": "v3"}, "format: expected one of v1, v2; got 'v3'"),
         ({"num_labels": 0}, "num_labels: expected at least 1, got 0"),
+        ({"batch": 1.5}, "batch: expected a whole number, got 1.5"),
+        ({"output_stride": 12}, "output_stride: expected one of 1, 2, 4, 8, 16, 32; got 12"),
         ({"width": 3}, "width: expected a divisor of 64, got 3"),
         ({"batch": 0}, "batch: expected at least 1, got 0"),
         ({"input_size": 320}, "largefov takes sides of 8k + 1, such as 313 or 321"),

@@ -81,7 +81,7 @@ def test_fetch_and_use(shelf: Shelf, server: Server, caffemodel: Path) -> None:
     assert resolve("twin") == manifest.models["twin"].file("val_iter") == first.path
     assert resolve("twin/val_iter") == first.path
     assert resolve("nothing") is None
-    with pytest.raises(InputError, match="weights fetch twin --file test_iter`"):
+    with pytest.raises(InputError, match="weights fetch twin/test_iter`"):
         resolve("twin/test_iter")
     with pytest.raises(InputError, match="expected val_iter or test_iter, got x"):
         resolve("twin/x")
@@ -165,8 +165,7 @@ def test_wrong_files(shelf: Shelf, server: Server, caffemodel: Path, tmp_path: P
     urls = [server.url(f"/{i}", Page(content)) for i, content in enumerate(pages.values())]
     with pytest.raises(InputError) as error:
         get(shelf, shelf.put(twin=twin(*urls)))
-    for url, message in zip(urls, pages, strict=True):
-        assert f"{url}: " in str(error.value)
+    for message in pages:
         assert message in str(error.value)
     assert shelf.left_over() == []
     assert shelf.store.records() == {}
@@ -185,13 +184,8 @@ def test_archive(name: str, shelf: Shelf, server: Server, tmp_path: Path) -> Non
     manifest = shelf.put(v2=zipped(truncated, empty, bare, page))
     with pytest.raises(InputError) as error:
         get(shelf, manifest, name)
-    for url, message in {
-        truncated: "is a damaged archive",
-        empty: "lacks a file",
-        bare: "is no archive",
-        page: "is a web page",
-    }.items():
-        assert f"{url}: {message}" in str(error.value)
+    for message in ("is a damaged archive", "lacks a file", "is no archive", "is a web page"):
+        assert message in str(error.value)
     manifest = shelf.put(v2=zipped(truncated, server.url("/a", Page(content))))
     first = get(shelf, manifest, name)
     assert first.first_use
@@ -249,6 +243,11 @@ def test_add_refuses(shelf: Shelf, caffemodel: Path, tmp_path: Path) -> None:
             unlike,
             {},
             "no released model; twin is most like it, but layer 'conv1_1', blob 0 is 4x4x3x3 in",
+        ),
+        (
+            unlike,
+            {"file": "val_iter"},
+            "no weights named val_iter; twin is most like it, but layer",
         ),
         (caffemodel, {"model": manifest.find("v2")}, "does not tell which.*got v2/init"),
         (caffemodel, {"model": manifest.find("v2"), "file": "val_iter"}, "does not hold v2/val_it"),
@@ -406,6 +405,26 @@ def test_several_processes_fetch_the_same(shelf: Shelf, server: Server, caffemod
     assert said == ["already", "already", "new"]
     assert len(server.requests) == 1
     assert shelf.left_over() == []
+
+
+def test_nothing_stays_of_a_fetch_that_brought_nothing(shelf: Shelf, server: Server) -> None:
+    manifest = shelf.put(twin=twin(server.url("/gone")))
+    with pytest.raises(InputError, match="404 Not Found"):
+        get(shelf, manifest)
+    assert not shelf.store.root.exists()
+
+
+def test_the_first_record_of_a_file_stays(shelf: Shelf, server: Server, caffemodel: Path) -> None:
+    """The same bytes from elsewhere change neither origin nor date."""
+    manifest = shelf.put(twin=twin(server.url("/a", Page(caffemodel.read_bytes()))))
+    get(shelf, manifest)
+    first = shelf.store.record("twin/val_iter.caffemodel")
+    assert first is not None
+    assert first.origin == server.url("/a")
+    (again,) = add(caffemodel, manifest, shelf.store, file="val_iter")
+    assert again.record is not None
+    assert again.record.origin == str(caffemodel)
+    assert shelf.store.record("twin/val_iter.caffemodel") == first
 
 
 def test_what_a_killed_process_left_is_swept_away(
