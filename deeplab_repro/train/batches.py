@@ -11,7 +11,7 @@ from torch import Tensor
 
 from prototxt_import import CaffeImportError, Input, Net
 
-__all__ = ["Batches", "Feed", "FeedMaker", "default_feeds"]
+__all__ = ["Batches", "Feed", "FeedMaker"]
 
 
 class Feed(Protocol):
@@ -104,10 +104,3 @@ class Batches:
         """Close the feed."""
         if self._feed is not None:
             self._feed.close()
-
-
-def default_feeds() -> FeedMaker:
-    """The project's own data layers, loaded when they are asked for."""
-    from deeplab_repro.train.feeds import Feeds
-
-    return Feeds

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from deeplab_repro.caffe.net import CaffeNet, load_caffe
 from deeplab_repro.processes import Processes
-from deeplab_repro.train.batches import Batches, FeedMaker, default_feeds
+from deeplab_repro.train.batches import Batches, FeedMaker
+from deeplab_repro.train.feeds import Feeds, Sinks
 from deeplab_repro.train.optim import SOLVERS, CaffeAdam, CaffeOptimizer
 from deeplab_repro.train.settings import NetSource, SolverSettings, read_solver
 from deeplab_repro.train.snapshots import (
@@ -104,7 +105,7 @@ class Solver:
         snapshot: StrPath | None = None,
         *,
         placeholders: Mapping[str, str] | None = None,
-        feeds: FeedMaker | None = None,
+        feeds: FeedMaker = Feeds,
         workers: int = 0,
         processes: Processes | None = None,
         log: Journal | None = None,
@@ -138,14 +139,16 @@ class Solver:
         self._seed = team.agreed_seed(seed)
         self._policy = settings.policy
         self._losses: list[float] = []
+        # What somebody asked this process for, perhaps a signal in the middle of an iteration, and
+        # whether all processes have agreed to stop.
         self._wants_snapshot = self._wants_stop = False
+        self._stopping = False
         self._device = torch.device(device) if device is not None else _device(settings)
         self._channels_last = channels_last
-        make_feed = default_feeds() if feeds is None else feeds
 
         def build(source: NetSource, phase: Phase, **options: int) -> tuple[CaffeNet, Batches]:
             net = source.model.net(phase, level=source.level, stages=source.stages)
-            batches = Batches(net, make_feed, seed=self._seed, **options)
+            batches = Batches(net, feeds, seed=self._seed, **options)
             with self._random(0):
                 made = load_caffe(batches.shaped(net), quirks=quirks, algorithm=algorithm)
             made.to(self._device)
@@ -162,12 +165,16 @@ class Solver:
         tests = [build(source, "TEST") for source in settings.test_nets]
         self.test_nets = [net for net, _ in tests]
         self._test_batches = [batches for _, batches in tests]
+        self._writers = _writers([self.net, *self.test_nets]) if team.first else []
         self._params = self.net.learnable_params
         self.optimizer = self._make_optimizer()
         if snapshot is not None:
             self.restore(snapshot)
         elif files:
-            self.load_report = self.net.load_weights(_merged(files))
+            try:
+                self.load_report = self.net.load_weights(_merged(files))
+            except CaffeImportError as error:
+                raise error.with_file(", ".join(str(file) for file in files)) from None
 
     @property
     def pictures_per_iteration(self) -> int:
@@ -187,7 +194,7 @@ class Solver:
         if settings.snapshot_after_train:
             self._check_folder()
         self.step(settings.max_iter - self.iter)
-        stopped, self._wants_stop = self._wants_stop, False
+        stopped = self._stopping
         is_written = bool(settings.snapshot) and self.iter % settings.snapshot == 0
         if (settings.snapshot_after_train or stopped) and not is_written:
             self.snapshot()
@@ -206,22 +213,20 @@ class Solver:
         settings = self.settings
         self._losses = []
         last = self.iter + iterations
-        while self.iter < last and not self._wants_stop:
+        self._stopping = False
+        while self.iter < last and not self._stopping:
             if (
                 settings.test_interval
                 and self.iter % settings.test_interval == 0
                 and (self.iter > 0 or settings.test_initialization)
             ):
                 self.test()
-                if self._wants_stop:
+                if self._stopping:
                     return
             self._iterate()
-            self._wants_snapshot, self._wants_stop = self._team.any(
-                self._wants_snapshot, self._wants_stop
-            )
-            due = settings.snapshot and self.iter % settings.snapshot == 0
-            if due or self._wants_snapshot:
-                self._wants_snapshot = False
+            wanted, self._stopping = self._team.any(self._wants_snapshot, self._wants_stop)
+            self._wants_snapshot = self._wants_stop = False
+            if wanted or (settings.snapshot and self.iter % settings.snapshot == 0):
                 self.snapshot()
             for watcher in self.watchers:
                 watcher(self)
@@ -335,7 +340,7 @@ class Solver:
             net.share_weights(self.net)
             with torch.no_grad(), self._random(0):
                 results.append(self._test(net, batches, self.settings.test_iter[i]))
-            if self._wants_stop:
+            if self._stopping:
                 return results[:-1]
             if self.log is not None:
                 self.log.test(self.iter, i, results[-1])
@@ -345,7 +350,9 @@ class Solver:
         sums: dict[str, Tensor] = {}
         objective = 0.0
         for _ in range(count):
-            if self._wants_stop:
+            # Of several processes each waits for the end of the test, where all can agree.
+            if self._wants_stop and self._team.count == 1:
+                self._stopping, self._wants_stop = True, False
                 break
             outputs = net(**batches.next(self._device, self._channels_last))
             for name, value in _small(outputs).items():
@@ -412,7 +419,10 @@ class Solver:
         weights = learned_net(path, state)
         restore_history(self.optimizer, self._params, state.history, path)
         if weights is not None:
-            self.load_report = self.net.load_weights(read_weights(weights))
+            try:
+                self.load_report = self.net.load_weights(read_weights(weights))
+            except CaffeImportError as error:
+                raise error.with_file(weights) from None
         self.iter = state.iter
         self._policy = settings.policy.resumed(state.iter, state.current_step)
         if isinstance(self.optimizer, CaffeAdam):
@@ -441,9 +451,11 @@ class Solver:
     # ---------------------------------------------------------------- the rest
 
     def close(self) -> None:
-        """Give back the processes and files of the feeds."""
+        """Give back the processes and files of the feeds, and end what the networks write."""
         for batches in (self._batches, *self._test_batches):
             batches.close()
+        for writer in self._writers:
+            writer.close()
 
     def __enter__(self) -> Solver:
         return self
@@ -471,6 +483,12 @@ class Solver:
                 with torch.cuda.device(self._device):
                     torch.cuda.manual_seed(int(seed))
             yield
+
+
+def _writers(nets: Sequence[CaffeNet]) -> list[Sinks]:
+    """What lets MatWrite and HDF5Output layers write, for networks that have any."""
+    writing = [net for net in nets if any(layer.role == "writer" for layer in net.net.layers)]
+    return [Sinks(net) for net in writing]
 
 
 def _file_names(weights: StrPath | Sequence[StrPath] | None) -> list[StrPath]:
