@@ -87,7 +87,7 @@ class Solver:
         outputs: output blob -> values in the last pass.
         load_report: what was copied from ``weights``, and what was not.
         last_snapshot: the solverstate that was written or read last.
-        watchers: called with the solver after every iteration.
+        watchers: called with the solver after every iteration, before its snapshot.
 
     Raises:
         CaffeImportError: a file, network or setting that cannot be used.
@@ -224,12 +224,14 @@ class Solver:
                 if self._stopping:
                     return
             self._iterate()
-            wanted, self._stopping = self._team.any(self._wants_snapshot, self._wants_stop)
-            self._wants_snapshot = self._wants_stop = False
-            if wanted or (settings.snapshot and self.iter % settings.snapshot == 0):
-                self.snapshot()
             for watcher in self.watchers:
                 watcher(self)
+            wanted, self._stopping = self._team.any(self._wants_snapshot, self._wants_stop)
+            # What a signal asks for from here on is for the next iteration.
+            self._wants_snapshot = self._wants_snapshot and not wanted
+            self._wants_stop = self._wants_stop and not self._stopping
+            if wanted or (settings.snapshot and self.iter % settings.snapshot == 0):
+                self.snapshot()
 
     def request(self, action: Literal["snapshot", "stop"]) -> None:
         """Ask for a snapshot, or for an end with a snapshot, after the present iteration.
