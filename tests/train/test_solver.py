@@ -149,6 +149,7 @@ def test_a_resumed_run_repeats_dropout_and_data(solver_type: str, tmp_path: Path
         "clip_gradients: 0.5 iter_size: 2\n",
         ('type: "SGD"', f'type: "{solver_type}"'),
         ('"step"', '"multistep" stepvalue: 3 stepvalue: 8'),
+        ("snapshot: 6", "snapshot: 5"),  # after ten passes of the four that the data have
     )
     net = Path("train.prototxt").read_text()
     dropout = 'layer { name: "drop" type: "Dropout" bottom: "conv" top: "conv" }\n'
@@ -157,13 +158,18 @@ def test_a_resumed_run_repeats_dropout_and_data(solver_type: str, tmp_path: Path
     )
     straight = Solver(SOLVER, "init.caffemodel")
     straight.step(10)
-    resumed = Solver(SOLVER, snapshot="snap_iter_6.solverstate")
+    resumed = Solver(SOLVER, snapshot="snap_iter_5.solverstate")
     torch.rand(3)  # the caller's random numbers do not matter
-    resumed.step(4)
+    resumed.step(5)
     assert resumed.loss == straight.loss
     assert resumed.lr == straight.lr
     for name, values in weights(straight).items():
         assert np.array_equal(values, weights(resumed)[name]), name
+    # The steps that were taken stay taken, whatever the solver file says by now.
+    edit("", ("stepvalue: 3", "stepvalue: 300"))
+    changed = Solver(SOLVER, snapshot="snap_iter_5.solverstate")
+    changed.step(1)
+    assert changed.lr == straight.settings.policy.rate(0.02, 5)
 
 
 def test_the_callers_random_numbers_are_left_alone(tmp_path: Path) -> None:
@@ -343,17 +349,16 @@ class Told:
 
 
 def test_tests_and_log(tmp_path: Path) -> None:
-    """A test shares the weights in training, is the mean of test_iter batches, and comes before."""
+    """A test has the weights in training, is the mean of test_iter batches, and comes before."""
     run = solver_run("sgd_fixed", tmp_path)
     edit(
-        "test_iter: 2 test_interval: 5 test_compute_loss: true average_loss: 3\n",
+        "test_iter: 3 test_interval: 5 test_compute_loss: true average_loss: 3\n",
         ("display: 1", "display: 4"),
     )
     told = Told()
     solver = Solver(SOLVER, "init.caffemodel", log=told)
     assert solver.solve()
     losses = run["loss"][()]
-    # At iteration 0 the test reads the first two batches with the weights of the training's start.
     first = told.tests[0][2]
     assert [test[:2] for test in told.tests] == [(0, 0), (5, 0), (10, 0)]
     assert first["loss (objective)"] == pytest.approx(first["loss"], rel=1e-6)
