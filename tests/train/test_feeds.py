@@ -13,12 +13,14 @@ import torch
 from PIL import Image
 from scipy.stats import chisquare
 
+from deeplab_repro.caffe.layers.base import UnexpectedLabel
+from deeplab_repro.caffe.net import load_caffe
 from deeplab_repro.caffe.quirks import QuirkWarning
 from deeplab_repro.errors import BadInput
 from deeplab_repro.pictures.matlab import write_mat
 from deeplab_repro.train.feeds import Feeds
 from deeplab_repro.train.feeds.draws import Draws, Purpose
-from prototxt_import import CaffeImportError, read_net
+from prototxt_import import CaffeImportError, parse_net, read_net
 from tests.train.feeding import feeds, seg_data, write_pair, write_pictures
 
 
@@ -240,6 +242,34 @@ def test_bad_pictures_name_file_and_line_and_the_next_batch_comes(tmp_path: Path
     pairs.seek(2)
     with pytest.raises(BadInput, match="'data' of 5.png .*line 6.* the first of its batch"):
         pairs.next()
+
+
+def test_a_label_of_no_class_is_traced_to_its_line(tmp_path: Path) -> None:
+    write_pictures(tmp_path, 4, (4, 4))
+    for i in (1, 2):
+        labels = np.full((4, 4), 3, np.uint8)
+        labels[i, 0] = 37
+        write_pair(tmp_path, i, np.full((4, 4, 3), 37, np.uint8), labels)
+    net = load_caffe(
+        parse_net(
+            seg_data(tmp_path, "batch_size: 3", "crop_size: 4", tops=2)
+            + """
+            layer { name: "conv" type: "Convolution" bottom: "data" top: "score"
+                    convolution_param { num_output: 21 kernel_size: 1 } }
+            layer { name: "loss" type: "SoftmaxWithLoss" bottom: "score" bottom: "label" }
+            """,
+            phase="TRAIN",
+            dialect="dl2",
+        )
+    )
+    fed = Feeds(net.net.data_layers)
+    with pytest.raises(UnexpectedLabel) as caught:
+        net(**fed.next())
+    assert str(fed.blame(caught.value)) == (
+        "layer 'loss': SoftmaxWithLoss: unexpected label 37; expected 0..20; it is in"
+        f" 1.png 1_l.png (line 2 of {tmp_path}/list.txt),"
+        f" 2.png 2_l.png (line 3 of {tmp_path}/list.txt)"
+    )
 
 
 @pytest.mark.parametrize(

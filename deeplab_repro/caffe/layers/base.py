@@ -24,12 +24,27 @@ from prototxt_import.words import show
 __all__ = [
     "LAYERS",
     "CaffeLayer",
+    "UnexpectedLabel",
     "build",
     "label_numbers",
     "register",
     "straight_through",
     "whole_labels",
 ]
+
+
+class UnexpectedLabel(ValueError):
+    """A label that is neither a class nor ignored.
+
+    Args:
+        where: the layer or the loss.
+        label: the value.
+        expected: what would have been right.
+    """
+
+    def __init__(self, where: str, label: int, expected: str) -> None:
+        self.label = label
+        super().__init__(f"{where}: unexpected label {label}; expected {expected}")
 
 
 class CaffeLayer(nn.Module):
@@ -268,7 +283,7 @@ def whole_labels(
         labels as int64 with 0 in place of ignored ones, and which of them count (bool).
 
     Raises:
-        ValueError: a label that is neither a class nor ignored.  Compiled graphs do not look.
+        UnexpectedLabel: one that is neither a class nor ignored.  Compiled graphs do not look.
     """
     numbers = labels.detach().long()
     counts = torch.ones_like(numbers, dtype=torch.bool)
@@ -278,8 +293,6 @@ def whole_labels(
     if not torch.compiler.is_compiling():
         bad = (numbers < 0) | (numbers >= classes)
         if bool(bad.any()):
-            raise ValueError(
-                f"{where}: unexpected label {int(numbers[bad][0])}; expected 0..{classes - 1}"
-                + (f" or ignored {sorted(ignore)}" if ignore else "")
-            )
+            ignored = f" or ignored {sorted(ignore)}" if ignore else ""
+            raise UnexpectedLabel(where, int(numbers[bad][0]), f"0..{classes - 1}{ignored}")
     return numbers, counts

@@ -54,7 +54,10 @@ class Parameter(CaffeLayer):
 
 @register("Silence", "HDF5Output", "MatWrite")
 class Sink(CaffeLayer):
-    """Takes blobs and makes none (silence_layer.cpp); files are not written from here."""
+    """Takes blobs and makes none (silence_layer.cpp).
+
+    Files are written while :class:`deeplab_repro.train.feeds.Sinks` listens.
+    """
 
     def forward(self, *bottoms: Tensor) -> tuple[Tensor, ...]:
         """Anything."""

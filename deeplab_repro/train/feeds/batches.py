@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -127,6 +130,7 @@ class Reader:
                 num_workers=workers,
                 prefetch_factor=prefetch,
                 collate_fn=_as_it_is,
+                worker_init_fn=_end_with_the_reader,
                 persistent_workers=True,
                 # By default it draws a number from torch's own, and dropout in this process would
                 # then depend on whether there are workers.
@@ -170,6 +174,22 @@ class _Numbers(Sampler[int]):
 
 def _as_it_is(outcome: Any) -> Any:
     return outcome
+
+
+def _end_with_the_reader(worker: int) -> None:
+    """End this worker as soon as the process that reads its batches has ended, or was killed.
+
+    DataLoader looks every few seconds whether the parent of its worker is another than at first;
+    a worker that was still starting when its parent was killed would stay for ever.
+    """
+    reader = multiprocessing.parent_process()
+    assert reader is not None
+
+    def follow() -> None:
+        reader.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
 
 
 @contextmanager

@@ -10,9 +10,10 @@ from typing import Any
 from numpy.typing import NDArray
 from torch import Tensor
 
+from deeplab_repro.caffe.layers.base import UnexpectedLabel
 from deeplab_repro.errors import BadInput, InputError
 from deeplab_repro.train.feeds.arrays import GivenArrays, HDF5Rows, MatFiles
-from deeplab_repro.train.feeds.batches import Batches, Reader, Share
+from deeplab_repro.train.feeds.batches import Batch, Batches, Reader, Share
 from deeplab_repro.train.feeds.draws import Draws
 from deeplab_repro.train.feeds.listed_pictures import LabelledPictures, SegmentedPictures
 from deeplab_repro.train.feeds.sources import Source, naming
@@ -35,7 +36,9 @@ class Feeds:
         layers: ``net.data_layers``.  Their files are looked for at once, relative to the working
             directory; what is in them is read when its turn comes.
         seed: of the random choices, not negative; None draws one, see :attr:`seed`.
-        workers: processes that read ahead; 0 reads each batch when it is asked for.
+        workers: processes that read ahead; 0 reads each batch when it is asked for.  They are
+            started by importing the program again, which therefore needs the usual
+            ``if __name__ == "__main__":``.
         rank: number of this process among those that train together.  Each gets its part of the
             batches: together they see what one process alone would see.
         count: how many such processes there are.  They need the same seed.
@@ -48,7 +51,6 @@ class Feeds:
 
     Attributes:
         seed: of the random choices.
-        origins: layer -> where each item of the last batch comes from, such as the list's line.
 
     Raises:
         BadInput: a list or a file that is not there, or a layer that cannot be fed.
@@ -80,7 +82,8 @@ class Feeds:
         if workers < 0:
             raise InputError("workers", expected="0 or more", got=workers)
         self.seed = secrets.randbits(32) if seed is None else seed
-        self.origins: dict[str, list[str]] = {}
+        self._last = Batch({}, {})
+        self._layers = list(layers)
         given = dict(arrays or {})
         sources: dict[str, Source] = {}
         for number, layer in enumerate(layers):
@@ -94,6 +97,11 @@ class Feeds:
             )
         self._share = _share(sources, rank, count, iter_size)
         self._reader = Reader(Batches(sources, self._share), workers, prefetch)
+
+    @property
+    def origins(self) -> dict[str, list[str]]:
+        """Layer -> where each item of the last batch comes from, such as the list's line."""
+        return self._last.origins
 
     @property
     def passes(self) -> int:
@@ -117,8 +125,26 @@ class Feeds:
         outcome = self._reader.next()
         if isinstance(outcome, BadInput):
             raise outcome
-        self.origins = outcome.origins
+        self._last = outcome
         return outcome.blobs
+
+    def blame(self, error: UnexpectedLabel) -> InputError:
+        """Tell where a label that a loss does not know comes from.
+
+        Args:
+            error: what the loss raised for the last batch.
+
+        Returns:
+            an error of the same message that names the items of the batch that hold the label.
+        """
+        origins = [
+            origin
+            for layer in self._layers
+            for i, origin in enumerate(self._last.origins.get(layer.name, []))
+            # The first top is the picture.
+            if any(bool((self._last.blobs[top][i] == error.label).any()) for top in layer.tops[1:])
+        ]
+        return InputError(f"{error}; it is in {', '.join(origins)}" if origins else str(error))
 
     def seek(self, batches: int) -> None:
         """Make the next batch the one of this number, 0 the first.
