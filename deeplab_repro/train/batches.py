@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from deeplab_repro.caffe.layers.base import UnexpectedLabel
 from prototxt_import import CaffeImportError, Input, Net
 
 __all__ = ["Batches", "Feed", "FeedMaker"]
@@ -89,6 +90,11 @@ class Batches:
             )
             for name, value in batch.items()
         }
+
+    def blame(self, error: UnexpectedLabel) -> Exception:
+        """Where a label of the last batch that no class has comes from, if the feed can tell."""
+        tell = getattr(self._feed, "blame", None)
+        return error if tell is None else tell(error)
 
     def passes(self, iter_size: int) -> int:
         """How many of an iteration's passes this process makes."""

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from deeplab_repro.caffe.layers.base import UnexpectedLabel
 from deeplab_repro.caffe.net import CaffeNet, load_caffe
 from deeplab_repro.processes import Processes
 from deeplab_repro.train.batches import Batches, FeedMaker
@@ -251,7 +252,7 @@ class Solver:
         total = torch.zeros((), device=self._device)
         with self._random(1 + self.iter, self._team.rank):
             for _ in range(self._batches.passes(settings.iter_size)):
-                outputs = self.net(**self._batches.next(self._device, self._channels_last))
+                outputs = self._forward(self.net, self._batches)
                 loss = self.net.loss(outputs)
                 if loss.requires_grad:
                     loss.backward()
@@ -267,6 +268,14 @@ class Solver:
             self.log.train(self.iter, self.lr, self.smoothed_loss, told)
         self._update()
         self.iter += 1
+
+    def _forward(self, net: CaffeNet, batches: Batches) -> dict[str, Tensor]:
+        """The outputs for the next batch; a label that no class has is traced to its file."""
+        batch = batches.next(self._device, self._channels_last)
+        try:
+            return net(**batch)
+        except UnexpectedLabel as error:
+            raise batches.blame(error) from None
 
     def _update(self) -> None:
         for group in self.optimizer.param_groups:
@@ -356,7 +365,7 @@ class Solver:
             if self._wants_stop and self._team.count == 1:
                 self._stopping, self._wants_stop = True, False
                 break
-            outputs = net(**batches.next(self._device, self._channels_last))
+            outputs = self._forward(net, batches)
             for name, value in _small(outputs).items():
                 sums[name] = sums[name] + value if name in sums else value.clone()
             if self.settings.test_compute_loss:
