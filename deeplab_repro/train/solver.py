@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from deeplab_repro.caffe.net import CaffeNet, load_caffe
 from deeplab_repro.processes import Processes
 from deeplab_repro.train.batches import Batches, FeedMaker
 from deeplab_repro.train.feeds import Feeds, Sinks
+from deeplab_repro.train.journal import Journal, small, told
 from deeplab_repro.train.optim import SOLVERS, CaffeAdam, CaffeOptimizer
 from deeplab_repro.train.settings import NetSource, SolverSettings, read_solver
 from deeplab_repro.train.snapshots import (
@@ -28,29 +29,12 @@ from deeplab_repro.train.snapshots import (
     write_snapshot,
 )
 from deeplab_repro.train.team import Team
-from prototxt_import import CaffeImportError, Phase, Weights, read_weights
+from deeplab_repro.train.weights import StrPath, file_names, merged_weights
+from prototxt_import import CaffeImportError, Phase, read_weights
 from prototxt_import.matching import WeightMatch
 from prototxt_import.net import filter_net
 
-__all__ = ["Journal", "Solver"]
-
-StrPath = str | os.PathLike[str]
-#: Output blobs of more values, such as scores that nobody reads, are not told.
-_MOST_VALUES: Final = 1000
-
-
-class Journal(Protocol):
-    """What is told of a training, see :class:`deeplab_repro.train.log.Log`."""
-
-    def train(
-        self, iteration: int, lr: float, loss: float, outputs: Mapping[str, float | Sequence[float]]
-    ) -> None:
-        """The smoothed loss before an update, its rate, and the outputs of the last pass."""
-
-    def test(
-        self, iteration: int, net: int, outputs: Mapping[str, float | Sequence[float]]
-    ) -> None:
-        """The mean outputs of a test net."""
+__all__ = ["Solver"]
 
 
 class Solver:
@@ -118,8 +102,8 @@ class Solver:
         if not isinstance(solver_prototxt, SolverSettings):
             solver_prototxt = read_solver(solver_prototxt, placeholders=placeholders)
         settings = self.settings = solver_prototxt
-        files = _file_names(weights) or list(settings.weights)
-        if snapshot is not None and _file_names(weights):
+        files = file_names(weights) or list(settings.weights)
+        if snapshot is not None and file_names(weights):
             raise CaffeImportError(
                 "weights and a snapshot are both given",
                 file=settings.file,
@@ -173,7 +157,7 @@ class Solver:
             self.restore(snapshot)
         elif files:
             try:
-                self.load_report = self.net.load_weights(_merged(files))
+                self.load_report = self.net.load_weights(merged_weights(files))
             except CaffeImportError as error:
                 raise error.with_file(", ".join(str(file) for file in files)) from None
 
@@ -264,8 +248,8 @@ class Solver:
         self._smooth()
         self.lr = self._policy.rate(settings.base_lr, self.iter)
         if self.log is not None and settings.display and self.iter % settings.display == 0:
-            told = {name: _told(blob) for name, blob in self._whole_outputs().items()}
-            self.log.train(self.iter, self.lr, self.smoothed_loss, told)
+            values = {name: told(blob) for name, blob in self._whole_outputs().items()}
+            self.log.train(self.iter, self.lr, self.smoothed_loss, values)
         self._update()
         self.iter += 1
 
@@ -297,7 +281,7 @@ class Solver:
 
         A loss that was divided by what all have is added up; anything else is averaged.
         """
-        whole = {name: value.clone() for name, value in _small(self.outputs).items()}
+        whole = {name: value.clone() for name, value in small(self.outputs).items()}
         self._team.add_up(whole.values())
         losses = {
             top
@@ -366,11 +350,11 @@ class Solver:
                 self._stopping, self._wants_stop = True, False
                 break
             outputs = self._forward(net, batches)
-            for name, value in _small(outputs).items():
+            for name, value in small(outputs).items():
                 sums[name] = sums[name] + value if name in sums else value.clone()
             if self.settings.test_compute_loss:
                 objective += float(net.loss(outputs))
-        means = {name: _told(total / count) for name, total in sums.items()}
+        means = {name: told(total / count) for name, total in sums.items()}
         if self.settings.test_compute_loss:
             means["loss (objective)"] = objective / count
         return means
@@ -502,40 +486,10 @@ def _writers(nets: Sequence[CaffeNet]) -> list[Sinks]:
     return [Sinks(net) for net in writing]
 
 
-def _file_names(weights: StrPath | Sequence[StrPath] | None) -> list[StrPath]:
-    if weights is None:
-        return []
-    if isinstance(weights, str):
-        return [name.strip() for name in weights.split(",") if name.strip()]
-    return [weights] if isinstance(weights, os.PathLike) else list(weights)
-
-
-def _merged(files: Sequence[StrPath]) -> Weights:
-    """The weights of several files, copied one after the other: of each layer the last ones."""
-    merged: Weights = {}
-    for file in files:
-        for layer, blobs in read_weights(file).items():
-            merged.pop(layer, None)  # copies of shared parameters are taken in the order of files
-            merged[layer] = blobs
-    return merged
-
-
 def _device(settings: SolverSettings) -> torch.device:
     if settings.on_cpu or not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", settings.device_id)
-
-
-def _small(outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {
-        name: value.detach() for name, value in outputs.items() if value.numel() <= _MOST_VALUES
-    }
-
-
-def _told(value: Tensor) -> float | list[float]:
-    """A number, or a list of them where there are several."""
-    values: list[float] = value.flatten().tolist()
-    return values[0] if len(values) == 1 else values
 
 
 def _float32(value: float) -> float:
