@@ -24,6 +24,7 @@ from deeplab_repro.cli.common import (
 )
 from deeplab_repro.errors import InputError
 from deeplab_repro.processes import processes
+from prototxt_import import DIALECTS, Dialect
 
 if TYPE_CHECKING:
     from deeplab_repro.train.solver import Solver
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     help="Go on from a snapshot, of Caffe's or of ours.",
 )
 @set_option
+@click.option("--dialect", type=click.Choice(DIALECTS), help="Overrule the networks' evidence.")
 @click.option(
     "--workers",
     type=click.IntRange(min=0),
@@ -79,6 +81,7 @@ def command(
     weights: str | None,
     snapshot: str | None,
     settings: Sequence[str],
+    dialect: Dialect | None,
     workers: int,
     log_folder: str | None,
     caffe_log: bool,
@@ -100,7 +103,7 @@ def command(
         raise InputError("--caffe-log and --tensorboard", expected="--log FOLDER beside them")
     with ExitStack() as stack:
         team = stack.enter_context(processes())
-        what = read_solver(solver_file, placeholders=placeholders_of(settings))
+        what = read_solver(solver_file, placeholders=placeholders_of(settings), dialect=dialect)
         solver = stack.enter_context(
             Solver(
                 what,

@@ -9,9 +9,10 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from deeplab_repro.caffe.layers.base import UnexpectedLabel
 from prototxt_import import CaffeImportError, Input, Net
 
-__all__ = ["Batches", "Feed", "FeedMaker", "default_feeds"]
+__all__ = ["Batches", "Feed", "FeedMaker"]
 
 
 class Feed(Protocol):
@@ -90,6 +91,11 @@ class Batches:
             for name, value in batch.items()
         }
 
+    def blame(self, error: UnexpectedLabel) -> Exception:
+        """Where a label of the last batch that no class has comes from, if the feed can tell."""
+        tell = getattr(self._feed, "blame", None)
+        return error if tell is None else tell(error)
+
     def passes(self, iter_size: int) -> int:
         """How many of an iteration's passes this process makes."""
         return getattr(self._feed, "passes", iter_size)
@@ -104,10 +110,3 @@ class Batches:
         """Close the feed."""
         if self._feed is not None:
             self._feed.close()
-
-
-def default_feeds() -> FeedMaker:
-    """The project's own data layers, loaded when they are asked for."""
-    from deeplab_repro.train.feeds import Feeds
-
-    return Feeds

@@ -13,7 +13,7 @@ from typing import Any, Final
 from google.protobuf import text_format
 
 from deeplab_repro.train.rates import POLICIES, Policy
-from prototxt_import import CaffeImportError, Model, read_model
+from prototxt_import import CaffeImportError, Dialect, Model, read_model
 from prototxt_import.files import read_text
 from prototxt_import.text import fill_placeholders, parse_message, parse_text
 
@@ -125,7 +125,10 @@ class SolverSettings:
 
 
 def read_solver(
-    path: str | os.PathLike[str], *, placeholders: Mapping[str, str] | None = None
+    path: str | os.PathLike[str],
+    *,
+    placeholders: Mapping[str, str] | None = None,
+    dialect: Dialect | None = None,
 ) -> SolverSettings:
     """Read a solver file, and the networks that it names.
 
@@ -135,6 +138,7 @@ def read_solver(
     Args:
         path: the solver prototxt.
         placeholders: values of ``${NAME}`` in it and in the networks.
+        dialect: of the networks, if their own evidence is to be overruled.
 
     Raises:
         CaffeImportError: a file that cannot be read, an unknown field or value, or settings that
@@ -143,7 +147,7 @@ def read_solver(
     text = fill_placeholders(read_text(path), placeholders, file=path)
     message = parse_message(text, "SolverParameter", file=path)
     try:
-        return _Reader(message, path, placeholders).read()
+        return _Reader(message, path, placeholders, dialect).read()
     except CaffeImportError as error:
         raise error.with_file(path) from None
 
@@ -156,8 +160,10 @@ class _Reader:
         message: Any,
         path: str | os.PathLike[str],
         placeholders: Mapping[str, str] | None,
+        dialect: Dialect | None,
     ) -> None:
         self.message = message
+        self.dialect = dialect
         self.path = path
         self.placeholders = placeholders
         self._files: dict[str, Model] = {}
@@ -312,11 +318,15 @@ class _Reader:
         """A network from the file of that name, or the one in the solver file itself."""
         if isinstance(net, str):
             if net not in self._files:
-                self._files[net] = read_model(net, placeholders=self.placeholders)
+                self._files[net] = read_model(
+                    net, placeholders=self.placeholders, dialect=self.dialect
+                )
             model = self._files[net]
         else:
             text = text_format.MessageToString(net)
-            model = Model(parse_text(text, file=self.path), net_file=os.fspath(self.path))
+            model = Model(
+                parse_text(text, forced=self.dialect, file=self.path), net_file=os.fspath(self.path)
+            )
         stated: Any = None if model.raw is None else model.raw.header
         level = state.level if state.HasField("level") or stated is None else stated.state.level
         return NetSource(model, level, tuple(state.stage))

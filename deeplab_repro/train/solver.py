@@ -8,15 +8,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from deeplab_repro.caffe.layers.base import UnexpectedLabel
 from deeplab_repro.caffe.net import CaffeNet, load_caffe
 from deeplab_repro.processes import Processes
-from deeplab_repro.train.batches import Batches, FeedMaker, default_feeds
+from deeplab_repro.train.batches import Batches, FeedMaker
+from deeplab_repro.train.feeds import Feeds, Sinks
+from deeplab_repro.train.journal import Journal, small, told
 from deeplab_repro.train.optim import SOLVERS, CaffeAdam, CaffeOptimizer
 from deeplab_repro.train.settings import NetSource, SolverSettings, read_solver
 from deeplab_repro.train.snapshots import (
@@ -26,29 +29,12 @@ from deeplab_repro.train.snapshots import (
     write_snapshot,
 )
 from deeplab_repro.train.team import Team
-from prototxt_import import CaffeImportError, Phase, Weights, read_weights
+from deeplab_repro.train.weights import StrPath, file_names, merged_weights
+from prototxt_import import CaffeImportError, Phase, read_weights
 from prototxt_import.matching import WeightMatch
 from prototxt_import.net import filter_net
 
-__all__ = ["Journal", "Solver"]
-
-StrPath = str | os.PathLike[str]
-#: Output blobs of more values, such as scores that nobody reads, are not told.
-_MOST_VALUES: Final = 1000
-
-
-class Journal(Protocol):
-    """What is told of a training, see :class:`deeplab_repro.train.log.Log`."""
-
-    def train(
-        self, iteration: int, lr: float, loss: float, outputs: Mapping[str, float | Sequence[float]]
-    ) -> None:
-        """The smoothed loss before an update, its rate, and the outputs of the last pass."""
-
-    def test(
-        self, iteration: int, net: int, outputs: Mapping[str, float | Sequence[float]]
-    ) -> None:
-        """The mean outputs of a test net."""
+__all__ = ["Solver"]
 
 
 class Solver:
@@ -86,7 +72,7 @@ class Solver:
         outputs: output blob -> values in the last pass.
         load_report: what was copied from ``weights``, and what was not.
         last_snapshot: the solverstate that was written or read last.
-        watchers: called with the solver after every iteration.
+        watchers: called with the solver after every iteration, before its snapshot.
 
     Raises:
         CaffeImportError: a file, network or setting that cannot be used.
@@ -104,7 +90,7 @@ class Solver:
         snapshot: StrPath | None = None,
         *,
         placeholders: Mapping[str, str] | None = None,
-        feeds: FeedMaker | None = None,
+        feeds: FeedMaker = Feeds,
         workers: int = 0,
         processes: Processes | None = None,
         log: Journal | None = None,
@@ -116,8 +102,8 @@ class Solver:
         if not isinstance(solver_prototxt, SolverSettings):
             solver_prototxt = read_solver(solver_prototxt, placeholders=placeholders)
         settings = self.settings = solver_prototxt
-        files = _file_names(weights) or list(settings.weights)
-        if snapshot is not None and _file_names(weights):
+        files = file_names(weights) or list(settings.weights)
+        if snapshot is not None and file_names(weights):
             raise CaffeImportError(
                 "weights and a snapshot are both given",
                 file=settings.file,
@@ -138,14 +124,16 @@ class Solver:
         self._seed = team.agreed_seed(seed)
         self._policy = settings.policy
         self._losses: list[float] = []
+        # What somebody asked this process for, perhaps a signal in the middle of an iteration, and
+        # whether all processes have agreed to stop.
         self._wants_snapshot = self._wants_stop = False
+        self._stopping = False
         self._device = torch.device(device) if device is not None else _device(settings)
         self._channels_last = channels_last
-        make_feed = default_feeds() if feeds is None else feeds
 
         def build(source: NetSource, phase: Phase, **options: int) -> tuple[CaffeNet, Batches]:
             net = source.model.net(phase, level=source.level, stages=source.stages)
-            batches = Batches(net, make_feed, seed=self._seed, **options)
+            batches = Batches(net, feeds, seed=self._seed, **options)
             with self._random(0):
                 made = load_caffe(batches.shaped(net), quirks=quirks, algorithm=algorithm)
             made.to(self._device)
@@ -162,12 +150,16 @@ class Solver:
         tests = [build(source, "TEST") for source in settings.test_nets]
         self.test_nets = [net for net, _ in tests]
         self._test_batches = [batches for _, batches in tests]
+        self._writers = _writers([self.net, *self.test_nets]) if team.first else []
         self._params = self.net.learnable_params
         self.optimizer = self._make_optimizer()
         if snapshot is not None:
             self.restore(snapshot)
         elif files:
-            self.load_report = self.net.load_weights(_merged(files))
+            try:
+                self.load_report = self.net.load_weights(merged_weights(files))
+            except CaffeImportError as error:
+                raise error.with_file(", ".join(str(file) for file in files)) from None
 
     @property
     def pictures_per_iteration(self) -> int:
@@ -187,7 +179,7 @@ class Solver:
         if settings.snapshot_after_train:
             self._check_folder()
         self.step(settings.max_iter - self.iter)
-        stopped, self._wants_stop = self._wants_stop, False
+        stopped = self._stopping
         is_written = bool(settings.snapshot) and self.iter % settings.snapshot == 0
         if (settings.snapshot_after_train or stopped) and not is_written:
             self.snapshot()
@@ -206,25 +198,25 @@ class Solver:
         settings = self.settings
         self._losses = []
         last = self.iter + iterations
-        while self.iter < last and not self._wants_stop:
+        self._stopping = False
+        while self.iter < last and not self._stopping:
             if (
                 settings.test_interval
                 and self.iter % settings.test_interval == 0
                 and (self.iter > 0 or settings.test_initialization)
             ):
                 self.test()
-                if self._wants_stop:
+                if self._stopping:
                     return
             self._iterate()
-            self._wants_snapshot, self._wants_stop = self._team.any(
-                self._wants_snapshot, self._wants_stop
-            )
-            due = settings.snapshot and self.iter % settings.snapshot == 0
-            if due or self._wants_snapshot:
-                self._wants_snapshot = False
-                self.snapshot()
             for watcher in self.watchers:
                 watcher(self)
+            wanted, self._stopping = self._team.any(self._wants_snapshot, self._wants_stop)
+            # What a signal asks for from here on is for the next iteration.
+            self._wants_snapshot = self._wants_snapshot and not wanted
+            self._wants_stop = self._wants_stop and not self._stopping
+            if wanted or (settings.snapshot and self.iter % settings.snapshot == 0):
+                self.snapshot()
 
     def request(self, action: Literal["snapshot", "stop"]) -> None:
         """Ask for a snapshot, or for an end with a snapshot, after the present iteration.
@@ -244,7 +236,7 @@ class Solver:
         total = torch.zeros((), device=self._device)
         with self._random(1 + self.iter, self._team.rank):
             for _ in range(self._batches.passes(settings.iter_size)):
-                outputs = self.net(**self._batches.next(self._device, self._channels_last))
+                outputs = self._forward(self.net, self._batches)
                 loss = self.net.loss(outputs)
                 if loss.requires_grad:
                     loss.backward()
@@ -256,10 +248,18 @@ class Solver:
         self._smooth()
         self.lr = self._policy.rate(settings.base_lr, self.iter)
         if self.log is not None and settings.display and self.iter % settings.display == 0:
-            told = {name: _told(blob) for name, blob in self._whole_outputs().items()}
-            self.log.train(self.iter, self.lr, self.smoothed_loss, told)
+            values = {name: told(blob) for name, blob in self._whole_outputs().items()}
+            self.log.train(self.iter, self.lr, self.smoothed_loss, values)
         self._update()
         self.iter += 1
+
+    def _forward(self, net: CaffeNet, batches: Batches) -> dict[str, Tensor]:
+        """The outputs for the next batch; a label that no class has is traced to its file."""
+        batch = batches.next(self._device, self._channels_last)
+        try:
+            return net(**batch)
+        except UnexpectedLabel as error:
+            raise batches.blame(error) from None
 
     def _update(self) -> None:
         for group in self.optimizer.param_groups:
@@ -281,7 +281,7 @@ class Solver:
 
         A loss that was divided by what all have is added up; anything else is averaged.
         """
-        whole = {name: value.clone() for name, value in _small(self.outputs).items()}
+        whole = {name: value.clone() for name, value in small(self.outputs).items()}
         self._team.add_up(whole.values())
         losses = {
             top
@@ -335,7 +335,7 @@ class Solver:
             net.share_weights(self.net)
             with torch.no_grad(), self._random(0):
                 results.append(self._test(net, batches, self.settings.test_iter[i]))
-            if self._wants_stop:
+            if self._stopping:
                 return results[:-1]
             if self.log is not None:
                 self.log.test(self.iter, i, results[-1])
@@ -345,14 +345,16 @@ class Solver:
         sums: dict[str, Tensor] = {}
         objective = 0.0
         for _ in range(count):
-            if self._wants_stop:
+            # Of several processes each waits for the end of the test, where all can agree.
+            if self._wants_stop and self._team.count == 1:
+                self._stopping, self._wants_stop = True, False
                 break
-            outputs = net(**batches.next(self._device, self._channels_last))
-            for name, value in _small(outputs).items():
+            outputs = self._forward(net, batches)
+            for name, value in small(outputs).items():
                 sums[name] = sums[name] + value if name in sums else value.clone()
             if self.settings.test_compute_loss:
                 objective += float(net.loss(outputs))
-        means = {name: _told(total / count) for name, total in sums.items()}
+        means = {name: told(total / count) for name, total in sums.items()}
         if self.settings.test_compute_loss:
             means["loss (objective)"] = objective / count
         return means
@@ -412,7 +414,10 @@ class Solver:
         weights = learned_net(path, state)
         restore_history(self.optimizer, self._params, state.history, path)
         if weights is not None:
-            self.load_report = self.net.load_weights(read_weights(weights))
+            try:
+                self.load_report = self.net.load_weights(read_weights(weights))
+            except CaffeImportError as error:
+                raise error.with_file(weights) from None
         self.iter = state.iter
         self._policy = settings.policy.resumed(state.iter, state.current_step)
         if isinstance(self.optimizer, CaffeAdam):
@@ -441,9 +446,11 @@ class Solver:
     # ---------------------------------------------------------------- the rest
 
     def close(self) -> None:
-        """Give back the processes and files of the feeds."""
+        """Give back the processes and files of the feeds, and end what the networks write."""
         for batches in (self._batches, *self._test_batches):
             batches.close()
+        for writer in self._writers:
+            writer.close()
 
     def __enter__(self) -> Solver:
         return self
@@ -473,40 +480,16 @@ class Solver:
             yield
 
 
-def _file_names(weights: StrPath | Sequence[StrPath] | None) -> list[StrPath]:
-    if weights is None:
-        return []
-    if isinstance(weights, str):
-        return [name.strip() for name in weights.split(",") if name.strip()]
-    return [weights] if isinstance(weights, os.PathLike) else list(weights)
-
-
-def _merged(files: Sequence[StrPath]) -> Weights:
-    """The weights of several files, copied one after the other: of each layer the last ones."""
-    merged: Weights = {}
-    for file in files:
-        for layer, blobs in read_weights(file).items():
-            merged.pop(layer, None)  # copies of shared parameters are taken in the order of files
-            merged[layer] = blobs
-    return merged
+def _writers(nets: Sequence[CaffeNet]) -> list[Sinks]:
+    """What lets MatWrite and HDF5Output layers write, for networks that have any."""
+    writing = [net for net in nets if any(layer.role == "writer" for layer in net.net.layers)]
+    return [Sinks(net) for net in writing]
 
 
 def _device(settings: SolverSettings) -> torch.device:
     if settings.on_cpu or not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", settings.device_id)
-
-
-def _small(outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {
-        name: value.detach() for name, value in outputs.items() if value.numel() <= _MOST_VALUES
-    }
-
-
-def _told(value: Tensor) -> float | list[float]:
-    """A number, or a list of them where there are several."""
-    values: list[float] = value.flatten().tolist()
-    return values[0] if len(values) == 1 else values
 
 
 def _float32(value: float) -> float:

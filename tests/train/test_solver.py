@@ -10,8 +10,15 @@ import numpy as np
 import pytest
 import torch
 
+from deeplab_repro import CaffeNet, load_caffe
 from deeplab_repro.train import Solver
-from prototxt_import import CaffeImportError, read_solverstate, read_weights, write_weights
+from prototxt_import import (
+    CaffeImportError,
+    parse_net,
+    read_solverstate,
+    read_weights,
+    write_weights,
+)
 from tests.train.runs import RUNS, rel, sampled, seg_run, solver_run, weights
 
 SOLVER = "solver.prototxt"
@@ -104,6 +111,7 @@ def test_hdf5_snapshots_are_laid_out_as_caffes(tmp_path: Path) -> None:
     assert [layout(name) for name in names] == theirs
 
 
+@pytest.mark.slow
 def test_deeplab_from_its_first_weights_and_resumed(tmp_path: Path) -> None:
     """Updates, losses and final weights are Caffe's; our own snapshot resumes to the bit."""
     caffe = seg_run(tmp_path)
@@ -141,6 +149,7 @@ def test_a_resumed_run_repeats_dropout_and_data(solver_type: str, tmp_path: Path
         "clip_gradients: 0.5 iter_size: 2\n",
         ('type: "SGD"', f'type: "{solver_type}"'),
         ('"step"', '"multistep" stepvalue: 3 stepvalue: 8'),
+        ("snapshot: 6", "snapshot: 5"),  # after ten passes of the four that the data have
     )
     net = Path("train.prototxt").read_text()
     dropout = 'layer { name: "drop" type: "Dropout" bottom: "conv" top: "conv" }\n'
@@ -149,13 +158,18 @@ def test_a_resumed_run_repeats_dropout_and_data(solver_type: str, tmp_path: Path
     )
     straight = Solver(SOLVER, "init.caffemodel")
     straight.step(10)
-    resumed = Solver(SOLVER, snapshot="snap_iter_6.solverstate")
+    resumed = Solver(SOLVER, snapshot="snap_iter_5.solverstate")
     torch.rand(3)  # the caller's random numbers do not matter
-    resumed.step(4)
+    resumed.step(5)
     assert resumed.loss == straight.loss
     assert resumed.lr == straight.lr
     for name, values in weights(straight).items():
         assert np.array_equal(values, weights(resumed)[name]), name
+    # The steps that were taken stay taken, whatever the solver file says by now.
+    edit("", ("stepvalue: 3", "stepvalue: 300"))
+    changed = Solver(SOLVER, snapshot="snap_iter_5.solverstate")
+    changed.step(1)
+    assert changed.lr == straight.settings.policy.rate(0.02, 5)
 
 
 def test_the_callers_random_numbers_are_left_alone(tmp_path: Path) -> None:
@@ -275,6 +289,46 @@ def test_finetuning_says_what_was_copied(tmp_path: Path) -> None:
     assert np.array_equal(weights(both)["score/0"], first["score"][0])
 
 
+def test_weights_that_do_not_fit_are_told_with_their_file(tmp_path: Path) -> None:
+    solver_run("sgd_fixed", tmp_path)
+    write_weights("other.caffemodel", {"conv": [np.ones((5, 3, 3, 3), np.float32)] * 2})
+    with pytest.raises(
+        CaffeImportError, match="^other.caffemodel: layer 'conv': blob 0 .*expected 6x3x3x3, got 5x"
+    ):
+        Solver(SOLVER, "other.caffemodel")
+
+
+def test_a_snapshot_is_a_model_of_its_own(tmp_path: Path) -> None:
+    """It holds the layers of the TRAIN phase alone, so that its network can be loaded from it."""
+    solver_run("sgd_fixed", tmp_path)
+    net = Path("train.prototxt").read_text()
+    test_data = 'layer { name: "data" type: "HDF5Data" top: "data" include { phase: TEST }'
+    test_data += ' hdf5_data_param { source: "none.txt" batch_size: 1 } }'
+    trained = net.replace('top: "label" hdf5', 'top: "label" include { phase: TRAIN } hdf5')
+    Path("train.prototxt").write_text(trained + test_data)
+    solver = Solver(SOLVER, "init.caffemodel")
+    solver.step(6)
+    again = load_caffe("snap_iter_6.caffemodel", phase="TRAIN")
+    batch = solver._batches.next(torch.device("cpu"), False)
+    assert torch.equal(again(**batch)["loss"], solver.net(**batch)["loss"])
+
+
+def test_writers_write(tmp_path: Path) -> None:
+    """A MatWrite layer of a test net gets the scores of the weights in training."""
+    solver_run("sgd_fixed", tmp_path)
+    edit("test_iter: 2 test_interval: 20\n")
+    net = Path("train.prototxt").read_text()
+    writer = """layer { name: "mat" type: "MatWrite" bottom: "score" include { phase: TEST }
+      mat_write_param { prefix: "scores/" source: "names.txt" } }"""
+    Path("train.prototxt").write_text(net + writer)
+    Path("names.txt").write_text("".join(f"row{i}\n" for i in range(2)))
+    Path("scores").mkdir()
+    with Solver(SOLVER, "init.caffemodel") as solver:
+        solver.step(1)
+        written = sorted(path.name.split("_")[0] for path in Path("scores").iterdir())
+        assert written == ["row0", "row1"]  # one a pass
+
+
 # ------------------------------------------------------------------ testing, logging, stopping
 
 
@@ -295,17 +349,16 @@ class Told:
 
 
 def test_tests_and_log(tmp_path: Path) -> None:
-    """A test shares the weights in training, is the mean of test_iter batches, and comes before."""
+    """A test has the weights in training, is the mean of test_iter batches, and comes before."""
     run = solver_run("sgd_fixed", tmp_path)
     edit(
-        "test_iter: 2 test_interval: 5 test_compute_loss: true average_loss: 3\n",
+        "test_iter: 3 test_interval: 5 test_compute_loss: true average_loss: 3\n",
         ("display: 1", "display: 4"),
     )
     told = Told()
     solver = Solver(SOLVER, "init.caffemodel", log=told)
     assert solver.solve()
     losses = run["loss"][()]
-    # At iteration 0 the test reads the first two batches with the weights of the training's start.
     first = told.tests[0][2]
     assert [test[:2] for test in told.tests] == [(0, 0), (5, 0), (10, 0)]
     assert first["loss (objective)"] == pytest.approx(first["loss"], rel=1e-6)
@@ -336,11 +389,33 @@ def test_stop_and_snapshot_on_request(tmp_path: Path) -> None:
     solver.watchers.append(watch)
     assert not solver.solve()
     assert solver.iter == 5
-    ours = sorted(path.name for path in tmp_path.glob("snap_iter_[35].*"))
-    assert ours == [f"snap_iter_{i}.{e}" for i in (3, 5) for e in ("caffemodel", "solverstate")]
+    ours = sorted(path.name for path in tmp_path.glob("snap_iter_[25].*"))
+    assert ours == [f"snap_iter_{i}.{e}" for i in (2, 5) for e in ("caffemodel", "solverstate")]
     solver.watchers.clear()
     assert solver.solve()
     assert solver.iter == 12
+
+
+def test_stop_in_the_middle_of_a_test(tmp_path: Path) -> None:
+    """What the test found so far is nothing; the snapshot is that of the iteration before."""
+    solver_run("sgd_fixed", tmp_path)
+    edit("test_iter: 50 test_interval: 5\n")
+    told = Told()
+    solver = Solver(SOLVER, "init.caffemodel", log=told)
+    batches = solver._test_batches[0]
+    take, taken = batches.next, []
+
+    def counted(*arguments: Any) -> dict[str, torch.Tensor]:
+        taken.append(solver.iter)
+        if taken.count(5) == 3:
+            solver.request("stop")
+        return take(*arguments)
+
+    batches.next = counted  # type: ignore[method-assign]
+    assert not solver.solve()
+    assert taken.count(5) == 3
+    assert [test[0] for test in told.tests] == [0]
+    assert Path("snap_iter_5.solverstate").is_file()
 
 
 def test_a_full_disk_leaves_the_old_snapshots_whole(tmp_path: Path) -> None:
@@ -418,3 +493,39 @@ def test_a_net_that_reads_no_data(tmp_path: Path) -> None:
     Path("train.prototxt").write_text(deploy + "\n".join(net[2:-1]))
     with pytest.raises(CaffeImportError, match="input 'data' is the top of no data layer"):
         Solver(SOLVER)
+
+
+# ------------------------------------------------------------------ what CaffeNet lends
+
+
+def test_a_shared_buffer_stays_one_tensor_when_the_net_moves() -> None:
+    """BatchNorm's statistics, shared by name, must not become two by a conversion."""
+    bn = """layer { name: "%s" type: "BatchNorm" bottom: "x" top: "%s"
+      param { name: "a" lr_mult: 0 } param { name: "b" lr_mult: 0 } param { name: "c" lr_mult: 0 } }
+      """
+    text = 'input: "x" input_shape { dim: 1 dim: 2 dim: 3 dim: 3 }' + bn % ("p", "p")
+    net = load_caffe(parse_net(text + bn % ("q", "q"), "TRAIN")).double()
+    for i in range(3):
+        assert net.params["p"][i] is net.params["q"][i]
+        assert net.params["p"][i].dtype == torch.float64
+    assert [(p.layer, p.number, p.lr_mult) for p in net.learnable_params] == [
+        ("p", 0, 0.0), ("p", 1, 0.0), ("p", 2, 0.0),
+    ]  # fmt: skip
+
+
+def test_weights_are_shared_with_a_test_net_or_refused() -> None:
+    def net(outputs: int, phase: str) -> CaffeNet:
+        return load_caffe(
+            parse_net(
+                'input: "x" input_shape { dim: 1 dim: 2 dim: 3 dim: 3 } layer { name: "conv"'
+                ' type: "Convolution" bottom: "x" top: "y" convolution_param { kernel_size: 1'
+                f" num_output: {outputs} }} }}",
+                phase,
+            )
+        )
+
+    train, test = net(3, "TRAIN"), net(3, "TEST")
+    test.share_weights(train)
+    assert all(a is b for a, b in zip(test.params["conv"], train.params["conv"], strict=True))
+    with pytest.raises(CaffeImportError, match="layer 'conv': cannot share .*4x2x1x1.*got 3x2x1x1"):
+        net(4, "TEST").share_weights(train)

@@ -11,12 +11,13 @@ import types
 from pathlib import Path
 from typing import Any
 
+import cv2
 import pytest
 
 from deeplab_repro.cli import main
 from deeplab_repro.train import Solver
 from prototxt_import import read_weights
-from tests.train.runs import solver_run
+from tests.train.runs import seg_run, solver_run
 
 
 @pytest.fixture(autouse=True)
@@ -104,6 +105,20 @@ def test_one_line_for_each_mistake(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("deeplab-repro: ")
     assert message in line
+
+
+def test_a_label_that_no_class_has_is_traced(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seg_run(tmp_path)
+    label = cv2.imread("labels/1.png", cv2.IMREAD_UNCHANGED)
+    label[:24, :24] = 77
+    cv2.imwrite("labels/1.png", label)
+    assert train("--weights", "init.caffemodel") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "layer 'loss'" in line
+    assert "unexpected label 77" in line
+    assert "labels/1.png" in line
 
 
 def test_signals_in_mid_run(
