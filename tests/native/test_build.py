@@ -229,8 +229,8 @@ def test_cuda_library_builds_without_a_gpu_and_needs_one(one_op, tmp_path, monke
 def wheel(tmp_path: Path, mode: str) -> subprocess.CompletedProcess:
     """pip wheel of a copy of the checkout, so that no file appears in the checkout itself."""
     copy = tmp_path / "checkout"
-    ignore = shutil.ignore_patterns("__pycache__", "lib", "*.egg-info", "build", "data")
-    for folder in ("deeplab_repro", "prototxt_import"):
+    ignore = shutil.ignore_patterns("__pycache__", "lib", "*.egg-info", "build", "largefov*")
+    for folder in ("deeplab_repro", "prototxt_import", "weights"):
         shutil.copytree(ROOT / folder, copy / folder, ignore=ignore)
     if mode == "none":
         shutil.copytree(ROOT / "csrc", copy / "csrc")
@@ -259,6 +259,10 @@ def test_wheel(tmp_path, mode):
     assert "deeplab_repro/_csrc/registration.cpp" in names
     assert "deeplab_repro/_csrc/channel_affine/channel_affine_kernels.cuh" in names
     assert {"deeplab_repro/py.typed", "prototxt_import/py.typed"} <= names
+    assert {"deeplab_repro/_weights/manifest.json", "deeplab_repro/data/labels.py"} <= names
+    for page in ("evaluation/page/evaluate.html", "reproduction/page/reproduce.html"):
+        assert f"deeplab_repro/{page}" in names
+    assert "deeplab_repro/pages/shared/base.html" in names
     built = "deeplab_repro/lib/libdeeplab_repro_cpu.so" in names
     assert built == (mode == "cpu")
     assert not any(n.startswith("tests/") for n in names)
