@@ -169,10 +169,12 @@ def _with_pictures(pairs: Sequence[Pair], folder: Path) -> list[Pair]:
     return [replace(pair, picture=files.get(pair.name)) for pair in pairs]
 
 
-def _trained_on(model: str) -> str:
+def _trained_on(model: str) -> str | None:
+    from deeplab_repro.evaluation.seen import is_known
     from deeplab_repro.released import find_weights
 
-    return find_weights(model)[1].trained_on
+    trained_on = find_weights(model)[1].trained_on
+    return trained_on if is_known(trained_on) else None
 
 
 def _show(dataset: Dataset, found: Evaluation) -> None:

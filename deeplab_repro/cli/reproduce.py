@@ -71,7 +71,8 @@ def command(
     """
     from deeplab_repro import data
     from deeplab_repro.crf import CRFParams
-    from deeplab_repro.evaluation import Pair, evaluate, was_seen
+    from deeplab_repro.evaluation import Pair, evaluate
+    from deeplab_repro.evaluation.seen import is_known, was_seen
     from deeplab_repro.released import find_weights
     from deeplab_repro.reproduction.report import Part, Report, write_report
     from deeplab_repro.reproduction.run import Folder, Identity, is_done, label_pictures
@@ -140,7 +141,7 @@ def command(
                     raise
                 raise InputError(f"{error}: delete it, and the run makes it anew") from None
             parts.append(Part(title, key, pairs, found))
-        warning = was_seen(weights.trained_on, dataset)
+        warning = was_seen(weights.trained_on, dataset) if is_known(weights.trained_on) else ""
         means = [100 * part.evaluation.confusion.mean_iou for part in parts]
         rows = compare(
             model,

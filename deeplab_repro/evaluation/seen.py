@@ -13,7 +13,7 @@ from typing import Final
 from deeplab_repro.data.datasets import Dataset, read_list
 from deeplab_repro.errors import InputError
 
-__all__ = ["warn_if_seen", "was_seen"]
+__all__ = ["is_known", "warn_if_seen", "was_seen"]
 
 #: Split of VOC 2012 -> the parts that it is made of, which have no picture in common.
 _PARTS: Final = {
@@ -51,6 +51,15 @@ def was_seen(trained_on: str, scored: str | Dataset | Iterable[str]) -> str:
     if isinstance(scored, str) and scored not in _PARTS:
         raise InputError("which pictures are scored", expected=", ".join(_PARTS), got=scored)
     return _sentence(trained_on, name) if name and parts & _PARTS.get(name, set()) else ""
+
+
+def is_known(trained_on: str) -> bool:
+    """Whether :func:`was_seen` can tell: a list of models may name sets that nobody else knows."""
+    try:
+        was_seen(trained_on, "val")
+    except InputError:
+        return False
+    return True
 
 
 def _parts_of(word: str) -> set[str]:

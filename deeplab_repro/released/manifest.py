@@ -146,9 +146,9 @@ class WeightsFile:
         A score on images that a network was trained on says nothing: the released weights for the
         test set reach 85 to 87 on val.
         """
-        from deeplab_repro.evaluation.seen import was_seen
+        from deeplab_repro.evaluation.seen import is_known, was_seen
 
-        return bool(was_seen(self.trained_on, split))
+        return is_known(self.trained_on) and bool(was_seen(self.trained_on, split))
 
 
 @dataclass(frozen=True)
