@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "../common/check.h"
+#include "../common/memory_format.h"
 #include "options.h"
 
 namespace deeplab {
@@ -91,29 +92,6 @@ inline void set_channels(const char* op, ConvGeometry& g, Index in, Index out, I
   g.in_channels = in;
   g.out_channels = out;
   g.groups = groups;
-}
-
-// Channels-last in memory and not contiguous in the usual sense too.
-inline bool is_channels_last(const Tensor& t) {
-  const Index c = t.size(1), h = t.size(2), w = t.size(3);
-  return c > 1 && h * w > 1 && t.stride(1) == 1 && (w == 1 || t.stride(3) == c) &&
-         (h == 1 || t.stride(2) == w * c) && (t.size(0) == 1 || t.stride(0) == h * w * c);
-}
-
-inline Tensor in_format(const Tensor& t, bool channels_last) {
-  using torch::headeronly::MemoryFormat;
-  return torch::stable::contiguous(
-      t, channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
-}
-
-inline Tensor new_map(const Tensor& like, Index n, Index c, Index h, Index w, bool channels_last) {
-  if (!channels_last) {
-    const int64_t sizes[] = {n, c, h, w};
-    return torch::stable::new_empty(like, {sizes, 4});
-  }
-  const int64_t sizes[] = {n, h, w, c};
-  const Tensor nhwc = torch::stable::new_empty(like, {sizes, 4});
-  return torch::stable::transpose(torch::stable::transpose(nhwc, 1, 3), 2, 3);
 }
 
 inline WeightStrides strides_of(const Tensor& weight) {

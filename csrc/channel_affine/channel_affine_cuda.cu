@@ -8,6 +8,9 @@ namespace deeplab {
 namespace {
 
 struct ChannelAffineCuda {
+  // A block sums one channel, whose values are far apart in other maps.
+  static constexpr bool kPlanarReduce = true;
+
   template <typename T>
   static void forward(const ChannelAffineGeometry& g, const T* x, const T* scale, const T* shift,
                       T* y, Index max_blocks, int device) {

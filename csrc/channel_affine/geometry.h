@@ -1,4 +1,5 @@
-// The sizes of a channel_affine call: x is (batch, channels, spatial), contiguous.
+// The sizes of a channel_affine call: x is (batch, channels, spatial), contiguous. Maps that lie
+// channels-last are (pixels of all, channels, 1).
 #pragma once
 
 #include "../common/host_device.h"

@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from deeplab_repro.caffe.layers.base import straight_through
+from deeplab_repro.caffe.layers.base import CaffeLayer, straight_through
 from deeplab_repro.caffe.layers.conv import Convolution
 from deeplab_repro.caffe.quirks import SHARED_MEMORY, Quirks
 from deeplab_repro.ops import ALGORITHMS
 from prototxt_import import CaffeImportError, Layer, Net, Shape, infer_net
 from prototxt_import.inference import check_blob_bytes
 from prototxt_import.layers import Memory
-from prototxt_import.schedule import Schedule
+from prototxt_import.schedule import Schedule, Value
 
 __all__ = ["Blobs", "GraphModule", "LayerModules", "Node"]
 
@@ -61,6 +61,7 @@ class _Step:
 
     node: Node
     overwrites: bool  # may overwrite its bottom when no gradient is asked for
+    learns_inplace: bool  # and also when one is
     frees: tuple[str, ...]  # blobs that nobody needs after it
     aliases: tuple[str, ...]  # blobs that its top overwrites by the way, as in Caffe
 
@@ -143,7 +144,9 @@ class GraphModule(nn.Module):
         """Decide when each blob can be freed, and which nodes may overwrite their bottom."""
         schedule = Schedule(nodes, self.inputs, self.outputs)
         steps = []
+        writers: dict[Value, Node] = {}
         for i, (node, turn) in enumerate(zip(nodes, schedule.turns, strict=True)):
+            writers.update(dict.fromkeys(turn.writes, node))
             aliases = turn.aliases
             if aliases:
                 seen = any(
@@ -152,7 +155,8 @@ class GraphModule(nn.Module):
                 if not self.quirks.computes(node.layer, SHARED_MEMORY, tell=seen):
                     aliases = ()
             overwrites = node.inplace and schedule.may_overwrite(i)
-            steps.append(_Step(node, overwrites, turn.frees, aliases))
+            learns_inplace = overwrites and _may_learn_inplace(node, writers[turn.reads[0]])
+            steps.append(_Step(node, overwrites, learns_inplace, turn.frees, aliases))
         self._steps = steps
 
     def set_algorithm(self, algorithm: str) -> None:
@@ -182,7 +186,7 @@ class GraphModule(nn.Module):
     def _take_steps(self, given: Mapping[str, Any], *, keep: bool) -> dict[str, Tensor]:
         values = self._checked_inputs(given, keep)
         automatic: dict[Layer, Tensor] = {}
-        in_place_allowed = not torch.is_grad_enabled()
+        learning = torch.is_grad_enabled()
         for step in self._steps:
             node = step.node
             if not all(bottom in values for bottom in node.bottoms):
@@ -190,8 +194,9 @@ class GraphModule(nn.Module):
             bottoms = [values[bottom] for bottom in node.bottoms]
             for i in node.detached:
                 bottoms[i] = bottoms[i].detach()
+            overwrites = step.learns_inplace if learning else step.overwrites
             # A blob that is kept may only be overwritten by one of its own name.
-            if step.overwrites and in_place_allowed and (not keep or node.tops[0] in node.bottoms):
+            if overwrites and (not keep or node.tops[0] in node.bottoms):
                 tops = node.module(*bottoms, inplace=True)
             else:
                 tops = node.module(*bottoms)
@@ -300,6 +305,17 @@ class GraphModule(nn.Module):
     def extra_repr(self) -> str:
         """Name, phase and dialect."""
         return f"{self.net.name!r}, phase={self.net.phase}, dialect={self.net.dialect}"
+
+
+def _may_learn_inplace(node: Node, writer: Node) -> bool:
+    """Whether gradients stay right if ``node`` overwrites what ``writer`` wrote."""
+    module, before = node.module, writer.module
+    return (
+        isinstance(module, CaffeLayer)
+        and isinstance(before, CaffeLayer)
+        and module.learns_inplace
+        and before.forgets_top
+    )
 
 
 class LayerModules(nn.Module):

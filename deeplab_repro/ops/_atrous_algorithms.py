@@ -15,8 +15,9 @@ from torch.nn.grad import conv2d_input, conv2d_weight
 
 from deeplab_repro.ops._atrous_interlace import How, Interlacing
 from deeplab_repro.ops._atrous_native import behind_relu, out_size, sum_per_channel
-from deeplab_repro.ops._atrous_rules import Problem, choose
-from deeplab_repro.ops.reference.atrous_conv2d import memory_format, torch_tf32
+from deeplab_repro.ops._atrous_rules import Problem, choose, planar_grad_weight
+from deeplab_repro.ops.reference.atrous_conv2d import torch_tf32
+from deeplab_repro.ops.reference.memory import memory_format
 
 _OPS = torch.ops.deeplab_repro
 
@@ -89,6 +90,8 @@ class Library(Algorithm):
 
     def grad_weight(self, grad_y, x, kernel_size, how):
         shape = (grad_y.shape[1], x.shape[1] // how.groups, *kernel_size)
+        if how.groups == 1 and planar_grad_weight(grad_y, x, max(kernel_size), max(how.rate)):
+            grad_y, x = grad_y.contiguous(), x.contiguous()
         with torch_tf32(x, how.precision == "tf32"):
             return conv2d_weight(x, shape, grad_y, *how[:4])
 

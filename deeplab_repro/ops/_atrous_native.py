@@ -13,7 +13,7 @@ import torch
 
 from deeplab_repro.native import backends
 from deeplab_repro.ops import reference
-from deeplab_repro.ops.reference.atrous_conv2d import memory_format
+from deeplab_repro.ops.reference.memory import memory_format
 
 _OPS = torch.ops.deeplab_repro
 _DIRECT = "deeplab_repro::atrous_conv2d_direct"

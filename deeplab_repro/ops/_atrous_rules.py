@@ -16,6 +16,9 @@ ALGORITHMS: Final = ("direct", "im2col", "interlace", "library")
 DIRECTIONS: Final = ("forward", "grad_input", "grad_weight")
 PRECISIONS: Final = ("fp32", "tf32", "bf16", "fp16")
 
+#: The instruction set that torch computes with.
+_LIBRARY_CPU: Final = torch.backends.cpu.get_cpu_capability()
+
 _SINGLE: Final = (torch.float32,)
 _HALF: Final = (torch.float16, torch.bfloat16)
 _REAL: Final = (torch.float32, torch.float64)
@@ -156,6 +159,25 @@ def choose(problem: Problem) -> str:
         ):
             return rule.algorithm
     return "library"
+
+
+def planar_grad_weight(grad_y: torch.Tensor, x: torch.Tensor, kernel_size: int, rate: int) -> bool:
+    """Whether the library is to find a gradient of the weight in copies that are contiguous.
+
+    grad_y: (N, K, H', W'), x: (N, C, H, W); their values are not read. kernel_size, rate: the
+    larger of the two axes'. Forward and back to the input, it is faster where channels are last.
+    For the weight it has no good kernel for that order in AVX2: two to three times as long from 128
+    channels on. In AVX-512 it multiplies the padding of holes, which it skips in contiguous maps.
+    """
+    if (
+        x.device.type != "cpu"
+        or x.dtype not in _SINGLE
+        or x.is_contiguous()
+        or kernel_size < 2
+        or min(x.shape[1], grad_y.shape[1]) < 64
+    ):
+        return False
+    return _LIBRARY_CPU == "AVX2" or (_LIBRARY_CPU == "AVX512" and rate > 1)
 
 
 def _kernels_are_there(device: str) -> bool:

@@ -9,6 +9,7 @@ import torch
 from deeplab_repro.native import backends
 from deeplab_repro.ops import reference
 from deeplab_repro.ops._arrays import Array, takes_arrays
+from deeplab_repro.ops.reference.memory import memory_format
 
 _OP = "deeplab_repro::channel_affine"
 
@@ -23,15 +24,16 @@ def channel_affine(
 ) -> torch.Tensor:
     """Return y with y[n, c, ...] = x[n, c, ...] * scale[c] + shift[c].
 
-    x: (N, C, *), float32 or float64; any strides, though only contiguous x is not copied. Or an
-        array that speaks DLPack (CuPy, numpy), and so are the others; the result is of its kind.
+    x: (N, C, *), float32 or float64; any strides, though only x that is contiguous, or maps that
+        are channels last, are not copied. Or an array that speaks DLPack (CuPy, numpy), and so are
+        the others; the result is of its kind.
     scale: (C), dtype and device of x.
     shift: (C), likewise; None = 0.
     max_blocks: for tests, caps the CUDA grid; 0 = automatic.
 
-    Returns a new contiguous tensor of x's shape and dtype. Differentiable in x, scale and shift,
-    twice; the sums over a channel are added in the same order in every run. Raises TypeError or
-    ValueError, naming the argument and what it got.
+    Returns a new tensor of x's shape and dtype, channels last where x is and else contiguous.
+    Differentiable in x, scale and shift, twice; the sums over a channel are added in the same order
+    in every run. Raises TypeError or ValueError, naming the argument and what it got.
 
     >>> channel_affine(torch.ones(1, 2, 3), torch.tensor([2.0, 3.0]), torch.tensor([0.0, 1.0]))
     tensor([[[2., 2., 2.],
@@ -69,14 +71,14 @@ backends.provide("channel_affine_backward", reference.channel_affine_backward)
 
 @torch.library.register_fake(_OP)
 def _fake(x, scale, shift, max_blocks=0):
-    return x.new_empty(x.shape)
+    return torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=memory_format(x))
 
 
 @torch.library.register_fake(f"{_OP}_backward")
 def _backward_fake(grad_y, x, scale, need_x, need_scale, need_shift, max_blocks=0):
     channels = x.shape[1]
     return (
-        x.new_empty(x.shape if need_x else (0,)),
+        _fake(grad_y, scale, None) if need_x else x.new_empty(0),
         x.new_empty(channels if need_scale else 0),
         x.new_empty(channels if need_shift else 0),
     )

@@ -89,6 +89,16 @@ class CaffeLayer(nn.Module):
             # An empty place keeps the order of parameters, which optimisers number.
             self._register(i, torch.zeros(known) if len(known) == len(shape) else None)
 
+    @property
+    def learns_inplace(self) -> bool:
+        """Whether the backward pass of the in-place form needs its top alone."""
+        return False
+
+    @property
+    def forgets_top(self) -> bool:
+        """Whether the backward pass never reads the top, which then may be overwritten."""
+        return False
+
     def initialise(self) -> None:
         """Fill the blobs as the layer's fillers say."""
         with torch.no_grad():

@@ -54,6 +54,11 @@ class Eltwise(CaffeLayer):
 
     layer: kinds.Eltwise
 
+    @property
+    def forgets_top(self) -> bool:
+        """The slopes of a sum are its coefficients."""
+        return self.layer.operation == "SUM"
+
     def forward(self, *bottoms: Tensor) -> Tensor:
         """Two or more of any shape."""
         if self.layer.operation == "SUM":

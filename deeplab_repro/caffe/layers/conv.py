@@ -94,6 +94,11 @@ class Convolution(_Sliding):
         """Whether :attr:`activation` may be set."""
         return type(self) is Convolution and self.spatial_axes == 2
 
+    @property
+    def forgets_top(self) -> bool:
+        """A ReLU of its own is the only thing that asks for the top."""
+        return self.activation is None
+
     def forward(self, *bottoms: Tensor) -> Tensor | tuple[Tensor, ...]:
         """(N, C, H, W) each, or other spatial axes."""
         weight = self.blob(0)

@@ -183,6 +183,11 @@ class ReLU(CaffeLayer):
     layer: kinds.ReLU
     can_run_inplace = True
 
+    @property
+    def learns_inplace(self) -> bool:
+        """The top tells which side of 0 a value was on, unless the slope turns its sign."""
+        return self.layer.negative_slope >= 0
+
     def forward(self, x: Tensor, inplace: bool = False) -> Tensor:
         """Any shape."""
         if self.layer.negative_slope == 0:

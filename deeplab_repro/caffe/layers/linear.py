@@ -21,6 +21,11 @@ class InnerProduct(CaffeLayer):
 
     layer: kinds.InnerProduct
 
+    @property
+    def forgets_top(self) -> bool:
+        """A product's slopes are its factors."""
+        return True
+
     def forward(self, x: Tensor) -> Tensor:
         """(N, ...) -> (N, K)."""
         weight = self.blob(0)

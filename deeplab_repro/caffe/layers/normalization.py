@@ -171,6 +171,11 @@ class Scale(CaffeLayer):
         """The biases, if there are any."""
         return self.blob(len(self.blob_shapes) - 1) if self.layer.bias_term else None
 
+    @property
+    def forgets_top(self) -> bool:
+        """A product's slopes are its factors."""
+        return True
+
     def forward(self, x: Tensor, factors: Tensor | None = None) -> Tensor:
         """x of any shape, factors shaped like some axes of it."""
         scale = self.blob(0) if factors is None else factors

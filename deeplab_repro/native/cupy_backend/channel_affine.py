@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from deeplab_repro.native.cupy_backend import runtime
+from deeplab_repro.ops.reference.memory import memory_format
 
 KERNEL_FILE = "channel_affine/channel_affine_kernels.cuh"
 # As in channel_affine_kernels.cuh; a test holds them together.
@@ -18,7 +19,7 @@ def channel_affine(
     x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor | None = None, max_blocks: int = 0
 ) -> torch.Tensor:
     """The op deeplab_repro::channel_affine on CUDA tensors."""
-    x, scale = x.contiguous(), scale.contiguous()
+    x, scale = x.contiguous(memory_format=memory_format(x)), scale.contiguous()
     shift = None if shift is None else shift.contiguous()
     y = torch.empty_like(x)
     if y.numel() > 0:
@@ -37,12 +38,14 @@ def channel_affine_backward(
     max_blocks: int = 0,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The op deeplab_repro::channel_affine_backward on CUDA tensors."""
-    grad_y, x = grad_y.contiguous(), x.contiguous()
     channels = x.shape[1]
     grad_x = channel_affine(grad_y, scale, None, max_blocks) if need_x else x.new_empty(0)
     grad_scale = x.new_empty(channels if need_scale else 0)
     grad_shift = x.new_empty(channels if need_shift else 0)
     if (need_scale or need_shift) and channels > 0:
+        # A block sums one channel, whose values are far apart where channels are last.
+        grad_y = grad_y.contiguous()
+        x = x.contiguous() if need_scale else grad_y
         outputs = (grad_scale if need_scale else None, grad_shift if need_shift else None)
         args = (geometry(x), grad_y, x, *outputs)
         _launch("channel_affine_reduce_kernel", x, runtime.grid_size(channels, 1, max_blocks), args)
@@ -50,9 +53,14 @@ def channel_affine_backward(
 
 
 def geometry(x: torch.Tensor) -> np.ndarray:
-    """struct ChannelAffineGeometry; CuPy passes a one-element structured array by value."""
+    """struct ChannelAffineGeometry of x in its memory format.
+
+    CuPy passes a one-element structured array by value.
+    """
     batch, channels = x.shape[:2]
     spatial = int(np.prod(x.shape[2:], dtype=np.int64))
+    if memory_format(x) == torch.channels_last:
+        batch, spatial = batch * spatial, 1
     return np.array([(batch, channels, spatial)], dtype=_GEOMETRY)
 
 

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch.nn.grad import conv2d_input, conv2d_weight
 
+from deeplab_repro.ops.reference.memory import memory_format
+
 #: (h, w); an op hands it over as a list, which some of torch's functions do not say they take.
 Pair = Any
 
@@ -111,14 +113,6 @@ def rounded(x: torch.Tensor, precision: str) -> torch.Tensor:
         near = ((x.view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
         return torch.where(x.isfinite(), near, x)
     return x.to({"bf16": torch.bfloat16, "fp16": torch.float16}[precision]).float()
-
-
-def memory_format(x: torch.Tensor) -> torch.memory_format:
-    """The format of results made from x: channels last where x (N, C, H, W) is stored so."""
-    last = torch.channels_last
-    if x.dim() == 4 and x.is_contiguous(memory_format=last) and not x.is_contiguous():
-        return last
-    return torch.contiguous_format
 
 
 @contextmanager

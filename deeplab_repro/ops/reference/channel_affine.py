@@ -2,6 +2,8 @@
 
 import torch
 
+from deeplab_repro.ops.reference.memory import memory_format
+
 
 def channel_affine(
     x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor | None = None
@@ -9,7 +11,8 @@ def channel_affine(
     """y[n, c, ...] = x[n, c, ...] * scale[c] + shift[c]; x (N, C, *), scale and shift (C)."""
     per_channel = (-1,) + (1,) * (x.dim() - 2)
     y = x * scale.reshape(per_channel)
-    return y if shift is None else y + shift.reshape(per_channel)
+    y = y if shift is None else y + shift.reshape(per_channel)
+    return y.contiguous(memory_format=memory_format(x))
 
 
 def channel_affine_backward(
@@ -26,7 +29,7 @@ def channel_affine_backward(
     """
     others = [d for d in range(x.dim()) if d != 1]
     return (
-        channel_affine(grad_y, scale).contiguous() if need_x else x.new_empty(0),
+        channel_affine(grad_y, scale) if need_x else x.new_empty(0),
         (grad_y * x).sum(others) if need_scale else x.new_empty(0),
         grad_y.sum(others) if need_shift else x.new_empty(0),
     )

@@ -1,0 +1,39 @@
+// How maps (N, C, H, W) lie in memory: contiguous, or with the channels of a pixel together.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include "host_device.h"
+
+namespace deeplab {
+
+using torch::stable::Tensor;
+
+// Whether a map (N, C, H, W) lies channels-last in memory and not contiguous in the usual sense
+// too.
+inline bool is_channels_last(const Tensor& t) {
+  if (t.dim() != 4) return false;
+  const Index c = t.size(1), h = t.size(2), w = t.size(3);
+  return c > 1 && h * w > 1 && t.stride(1) == 1 && (w == 1 || t.stride(3) == c) &&
+         (h == 1 || t.stride(2) == w * c) && (t.size(0) == 1 || t.stride(0) == h * w * c);
+}
+
+// t itself where it lies so already.
+inline Tensor in_format(const Tensor& t, bool channels_last) {
+  using torch::headeronly::MemoryFormat;
+  return torch::stable::contiguous(
+      t, channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+}
+
+inline Tensor new_map(const Tensor& like, Index n, Index c, Index h, Index w, bool channels_last) {
+  if (!channels_last) {
+    const int64_t sizes[] = {n, c, h, w};
+    return torch::stable::new_empty(like, {sizes, 4});
+  }
+  const int64_t sizes[] = {n, h, w, c};
+  const Tensor nhwc = torch::stable::new_empty(like, {sizes, 4});
+  return torch::stable::transpose(torch::stable::transpose(nhwc, 1, 3), 2, 3);
+}
+
+}  // namespace deeplab
