@@ -87,6 +87,54 @@ def test_in_place_layers_do_overwrite_where_nobody_looks():
     assert [step.overwrites for step in net._steps] == [False, True]
 
 
+LEAKY = simple("r", "ReLU", "c", "c", "relu_param { negative_slope: SLOPE }")
+POOL = 'layer { name: "p" type: "Pooling" bottom: "c" top: "p" pooling_param { kernel_size: 2 } } '
+PRODUCT = (
+    conv("c")
+    + conv("d")
+    + (
+        'layer { name: "p" type: "Eltwise" bottom: "c" bottom: "d" top: "p"'
+        " eltwise_param { operation: PROD } } "
+    )
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "blob", "in_place"),
+    [
+        (conv("c") + simple("r", "ReLU", "c", "c"), "c", True),
+        # The scale's gradient reads its bottom, the ReLU's its top: two layers in one memory.
+        (conv("c") + simple("s", "Scale", "c", "c") + simple("r", "ReLU", "c", "c"), "c", True),
+        (conv("c") + LEAKY.replace("SLOPE", "0.1"), "c", True),
+        (conv("c") + LEAKY.replace("SLOPE", "-1"), "c", False),
+        # Their gradients read what they returned, or nobody has said that they do not.
+        (conv("c") + simple("s", "Sigmoid", "c", "c") + simple("r", "ReLU", "c", "c"), "c", False),
+        (conv("c") + POOL + simple("r", "ReLU", "p", "p"), "p", False),
+        (PRODUCT + simple("r", "ReLU", "p", "p"), "p", False),
+    ],
+)  # fmt: skip
+def test_a_relu_overwrites_under_gradients_what_no_gradient_reads(text, blob, in_place):
+    net = net_of(text, "TRAIN")
+    seen = []
+    net.layers.get_submodule("r").register_forward_hook(
+        lambda module, bottoms, top: seen.append(bottoms[0].data_ptr() == top.data_ptr())
+    )
+    x = X.clone().requires_grad_()
+    out = net(data=x)[blob]
+    out.square().sum().backward()
+    assert seen == [in_place]
+    grads = [x.grad, *(p.grad.clone() for p in net.parameters())]
+    for step in net._steps:
+        object.__setattr__(step, "learns_inplace", False)
+    net.zero_grad()
+    apart = X.clone().requires_grad_()
+    net(data=apart)[blob].square().sum().backward()
+    assert seen == [in_place, False]
+    expected = [apart.grad, *(p.grad for p in net.parameters())]
+    assert all(torch.equal(a, b) for a, b in zip(grads, expected, strict=True))
+    assert x.grad.abs().max() > 0
+
+
 def test_blobs_are_freed_after_their_last_reader():
     net = net_of(conv("a") + conv("b", "a") + simple("s", "Power", "b") + conv("c", "s"))
     alive = []

@@ -105,6 +105,44 @@ def test_without_kernels_it_is_the_library(monkeypatch):
     assert choose_algorithm(X, WEIGHT, padding=40, rate=40) == "library"
 
 
+@pytest.mark.parametrize(
+    ("cpu", "channels", "filters", "rate", "copied"),
+    [
+        ("AVX2", 64, 64, 1, True),
+        ("AVX2", 63, 64, 1, False),
+        ("AVX2", 64, 63, 1, False),
+        ("AVX512", 64, 64, 1, False),
+        ("AVX512", 64, 64, 2, True),
+        ("DEFAULT", 64, 64, 2, False),
+    ],
+)
+def test_the_library_finds_gradients_of_the_weight_in_contiguous_maps(
+    monkeypatch, cpu, channels, filters, rate, copied
+):
+    monkeypatch.setattr(_atrous_rules, "_LIBRARY_CPU", cpu)
+    seen = []
+    real = _atrous_algorithms.conv2d_weight
+
+    def spy(x, shape, grad_y, *how):
+        seen.append((x.is_contiguous(), grad_y.is_contiguous()))
+        return real(x, shape, grad_y, *how)
+
+    monkeypatch.setattr(_atrous_algorithms, "conv2d_weight", spy)
+    x = torch.randn(2, channels, 5, 6).contiguous(memory_format=torch.channels_last)
+    weight = torch.randn(filters, channels, 3, 3, requires_grad=True)
+    how = {"padding": rate, "rate": rate, "algorithm": "library"}
+    y = atrous_conv2d(x, weight, **how)
+    grad_y = torch.randn(y.shape).contiguous(memory_format=torch.channels_last)
+    (grad,) = torch.autograd.grad(y, weight, grad_y)
+    (expected,) = torch.autograd.grad(atrous_conv2d(x.contiguous(), weight, **how), weight, grad_y)
+    torch.testing.assert_close(grad, expected)
+    assert seen[0] == (copied, copied)
+    one = torch.randn(filters, channels, 1, 1, requires_grad=True)
+    y = atrous_conv2d(x, one, algorithm="library")
+    torch.autograd.grad(y, one, grad_y)
+    assert seen[-1] == (False, False)  # a kernel of one tap is a product in either order
+
+
 def test_autocast_counts():
     with torch.autocast("cpu", torch.bfloat16):
         assert choose_algorithm(X, WEIGHT, padding=8, rate=8) == "library"

@@ -79,6 +79,24 @@ def test_strides_do_not_matter():
     torch.testing.assert_close(leaf.grad[0, :, 0, 0], scale)
 
 
+# Around the rows that a thread sums at once, 512.
+@pytest.mark.parametrize("shape", [(2, 3, 5, 7), (1, 64, 16, 32), (2, 21, 19, 27), (0, 3, 4, 5)])
+@pytest.mark.parametrize("how", [OP, reference.channel_affine])
+def test_channels_last_maps_stay_so(shape, how):
+    tensors = make(shape, torch.float32)
+    expected = OP(*tensors[:3]), *BACKWARD(tensors[3], *tensors[:2], True, True, True)
+    x, scale, shift, grad_y = tensors
+    last = {"memory_format": torch.channels_last}
+    x, grad_y = x.contiguous(**last), grad_y.contiguous(**last)
+    backward = BACKWARD if how is OP else reference.channel_affine_backward
+    got = how(x, scale, shift), *backward(grad_y, x, scale, True, True, True)
+    assert all(t.is_contiguous(**last) for t in got[:2])
+    assert_agrees(got, [t.double() for t in expected], torch.float32)
+    mixed = backward(grad_y, x.contiguous(), scale, True, True, True)
+    for ours, other in zip(mixed, got[1:], strict=True):
+        torch.testing.assert_close(ours, other)
+
+
 def test_unneeded_gradients_are_not_computed():
     x, scale, _, grad_y = make((2, 3, 4), torch.float32)
     for needs in [(True, False, False), (False, True, False), (False, False, True)]:
@@ -106,9 +124,11 @@ def test_gradcheck(with_shift):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shape", [(2, 3, 4), (0, 3, 4), (2, 3)])
+@pytest.mark.parametrize("shape", [(2, 3, 4), (0, 3, 4), (2, 3), (2, 3, 4, 5)])
 def test_opcheck(shape):
     x, scale, shift, grad_y = make(shape, torch.float32)
+    if len(shape) == 4:
+        x, grad_y = (t.contiguous(memory_format=torch.channels_last) for t in (x, grad_y))
     leaves = [t.requires_grad_() for t in (x, scale, shift)]
     torch.library.opcheck(OP.default, tuple(leaves))
     torch.library.opcheck(OP.default, (leaves[0], leaves[1], None))
@@ -122,8 +142,10 @@ def test_compiles_without_a_graph_break():
     assert compiled(x, scale, shift).equal(channel_affine(x, scale, shift))
 
 
-def test_same_bits_for_every_thread_count():
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+def test_same_bits_for_every_thread_count(order):
     x, scale, shift, grad_y = make((3, 21, 97, 61), torch.float32)
+    x, grad_y = x.contiguous(memory_format=order), grad_y.contiguous(memory_format=order)
     threads = torch.get_num_threads()
     results = []
     try:
