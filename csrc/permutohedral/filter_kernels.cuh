@@ -96,4 +96,20 @@ __global__ void slice_kernel(FilterGeometry g, const int* vertex, const T* weigh
   }
 }
 
+// One thread, one point and corner: products (points, corners) = factor * (values of the point .
+// the vertex's row of the table), added to what is there if add.
+template <typename T>
+__global__ void corner_product_kernel(FilterGeometry g, const int* vertex, const T* values,
+                                      T factor, bool add, const T* table, T* products) {
+  GRID_STRIDE_LOOP(item, g.entries()) {
+    const T* row = values + item / g.corners * g.channels;
+    const T* corner = table + vertex[item] * g.channels;
+    T sum = 0;
+    for (Index c = 0; c < g.channels; ++c) {
+      sum += row[c] * corner[c];
+    }
+    products[item] = (add ? products[item] : T(0)) + factor * sum;
+  }
+}
+
 }  // namespace deeplab

@@ -67,4 +67,20 @@ void launch_filter(Device& device, const DeviceLattice<T>& lattice, const T* val
                lattice.alpha(), tables.table, result);
 }
 
+// result (points, corners): the gradient of the lattice's weights, which both splat and slice.
+template <typename Device, typename T>
+void launch_grad_weight(Device& device, const DeviceLattice<T>& lattice, const T* grad,
+                        const T* values, bool reverse, T* result) {
+  const FilterGeometry& g = lattice.geometry;
+  FilterTables<T> tables(device, g);
+  const auto add_products = [&](const T* splatted, const T* sliced, bool back) {
+    splat_and_blur(device, lattice, static_cast<const T*>(nullptr), splatted, reverse != back,
+                   tables);
+    launch_items(device, g.entries(), corner_product_kernel<T>, g, lattice.vertex, sliced,
+                 lattice.alpha(), back, tables.table, result);
+  };
+  add_products(values, grad, false);
+  add_products(grad, values, true);
+}
+
 }  // namespace deeplab

@@ -123,21 +123,24 @@ void for_blocks(const FilterPlan& plan, Index strip, Index picture, const F& f) 
   }
 }
 
-// Filters rows that read(first, count, rows) makes and write(first, count, rows) takes, for blocks
-// of points; both are called by several threads.
-template <typename T, typename Read, typename Write>
-void filter_points(const LatticeView<T>& lattice, const FilterPlan& plan, Index stride,
-                   Index picture, bool reverse, const Read& read, const Write& write) {
+// f(strip, room for the rows of a block) for all strips, by several threads.
+template <typename T, typename F>
+void for_strips(const FilterPlan& plan, Index stride, const F& f) {
+  torch::stable::parallel_for(0, plan.strips(), 1, [&](int64_t begin, int64_t end) {
+    const Buffer<T> rows(kBlockPoints * stride);
+    for (Index strip = begin; strip < end; ++strip) f(strip, rows.get());
+  });
+}
+
+// The table of the vertices' blurred values, from rows that read(first, count, rows) makes for
+// blocks of points; it is called by several threads.
+template <typename T, typename Read>
+Buffer<T> splat_and_blur(const LatticeView<T>& lattice, const FilterPlan& plan, Index stride,
+                         Index picture, bool reverse, const Read& read) {
   const LatticeKernels<T>& run = kernels<T>().lattice;
-  const Buffer<T> table(plan.table_rows() * stride);
+  Buffer<T> table(plan.table_rows() * stride);
   const int corners = lattice.corners;
-  const auto for_strips = [&](const auto& f) {
-    torch::stable::parallel_for(0, plan.strips(), 1, [&](int64_t begin, int64_t end) {
-      const Buffer<T> rows(kBlockPoints * stride);
-      for (Index strip = begin; strip < end; ++strip) f(strip, rows.get());
-    });
-  };
-  for_strips([&](Index strip, T* rows) {
+  for_strips<T>(plan, stride, [&](Index strip, T* rows) {
     plan.clear(strip, stride, table.get());
     for_blocks(plan, strip, picture, [&](Index first, Index count) {
       read(first, count, rows);
@@ -147,7 +150,18 @@ void filter_points(const LatticeView<T>& lattice, const FilterPlan& plan, Index 
     });
   });
   plan.merge_and_blur(stride, reverse, table.get());
-  for_strips([&](Index strip, T* rows) {
+  return table;
+}
+
+// Filters rows that read(first, count, rows) makes and write(first, count, rows) takes, as
+// splat_and_blur.
+template <typename T, typename Read, typename Write>
+void filter_points(const LatticeView<T>& lattice, const FilterPlan& plan, Index stride,
+                   Index picture, bool reverse, const Read& read, const Write& write) {
+  const LatticeKernels<T>& run = kernels<T>().lattice;
+  const Buffer<T> table = splat_and_blur(lattice, plan, stride, picture, reverse, read);
+  const int corners = lattice.corners;
+  for_strips<T>(plan, stride, [&](Index strip, T* rows) {
     for_blocks(plan, strip, picture, [&](Index first, Index count) {
       run.slice({stride, count, corners, lattice.vertex + first * corners,
                  lattice.weight + first * corners, nullptr},

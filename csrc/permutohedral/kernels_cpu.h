@@ -35,6 +35,9 @@ struct LatticeKernels {
   void (*splat)(const PointBlock<T>&, const T* rows, T* table);
   // rows (+)= factor * scale * sum over corners of weight * table[index]
   void (*slice)(const PointBlock<T>&, T factor, bool add, const T* table, T* rows);
+  // products (count, corners) (+)= factor * (rows . table[index])
+  void (*corner_products)(const PointBlock<T>&, T factor, bool add, const T* table, const T* rows,
+                          T* products);
   // One axis. chains: the vertices of each chain of neighbours, in order; the last of a chain is
   // stored as ~vertex. v + (before + after) / 2, in place.
   void (*blur)(Index stride, const int* chains, Index count, T* table);

@@ -56,6 +56,17 @@ struct FilterCuda {
                     reverse, result.mutable_data_ptr<T>());
     });
   }
+
+  template <typename T>
+  static void grad_weight(const LatticeTensors& tensors, const Tensor& grad, const Tensor& values,
+                          bool reverse, const Tensor& result, Index max_blocks) {
+    on_current_stream(values.get_device_index(), [&](cudaStream_t stream) {
+      TorchDevice device(values, max_blocks, stream);
+      launch_grad_weight(device, device_lattice<T>(tensors, values.size(2)),
+                         grad.const_data_ptr<T>(), values.const_data_ptr<T>(), reverse,
+                         result.mutable_data_ptr<T>());
+    });
+  }
 };
 
 }  // namespace
@@ -63,5 +74,7 @@ struct FilterCuda {
 
 STABLE_TORCH_LIBRARY_IMPL(deeplab_repro, CUDA, m) {
   m.impl("permutohedral_build", TORCH_BOX(&deeplab::permutohedral_build));
-  m.impl("permutohedral_filter", TORCH_BOX(&deeplab::permutohedral_filter<deeplab::FilterCuda>));
+  using deeplab::FilterCuda;
+  m.impl("permutohedral_filter", TORCH_BOX(&deeplab::permutohedral_filter<FilterCuda>));
+  m.impl("permutohedral_grad_weight", TORCH_BOX(&deeplab::permutohedral_grad_weight<FilterCuda>));
 }

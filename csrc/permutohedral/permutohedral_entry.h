@@ -104,4 +104,30 @@ Tensor permutohedral_filter(const Tensor& values_any, const Tensor& vertex, cons
   return result;
 }
 
+// Launch::grad_weight<T>(lattice, grad, values, reverse, result, max_blocks)
+template <typename Launch>
+Tensor permutohedral_grad_weight(const Tensor& grad_any, const Tensor& values_any,
+                                 const Tensor& vertex, const Tensor& weight,
+                                 const Tensor& neighbours, const Tensor& splat_start,
+                                 const Tensor& splat_entry, bool reverse, int64_t max_blocks) {
+  const char* op = "permutohedral_grad_weight";
+  check_float(op, "values", values_any);
+  check(values_any.dim() == 3, op, ": values must have shape (B, P, V), got ",
+        shape_of(values_any));
+  check_like(op, "grad", grad_any, "values", values_any);
+  check_same_shape(op, "grad", grad_any, "values", values_any);
+  const LatticeTensors lattice(op, vertex, weight, neighbours, splat_start, splat_entry,
+                               values_any);
+  check_shape(op, "values", values_any, {lattice.batch, lattice.points, values_any.size(2)});
+  const Tensor grad = torch::stable::contiguous(grad_any);
+  const Tensor values = torch::stable::contiguous(values_any);
+  Tensor result = torch::stable::new_empty(lattice.weight, lattice.weight.sizes());
+  if (values.numel() == 0) return torch::stable::zero_(result);
+  dispatch_float(values, [&](auto zero) {
+    using T = decltype(zero);
+    Launch::template grad_weight<T>(lattice, grad, values, reverse, result, max_blocks);
+  });
+  return result;
+}
+
 }  // namespace deeplab

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from deeplab_repro.crf.params import Std
 
-__all__ = ["bilateral_features", "spatial_features"]
+__all__ = ["bilateral_features", "learned_features", "spatial_features"]
 
 
 def spatial_features(height: int, width: int, xy_std: Std, *, like: Tensor | None = None) -> Tensor:
@@ -55,6 +55,27 @@ def bilateral_features(image: Tensor, xy_std: Std, rgb_std: Std, *, dtype: torch
     values = image.to(dtype) if image.is_floating_point() else image
     torch.div(values.permute(0, 2, 3, 1), stds, out=features[..., 2:])
     return features.permute(0, 3, 1, 2)
+
+
+def learned_features(image: Tensor | None, stds: Tensor, height: int, width: int) -> Tensor:
+    """Features of a kernel whose stds are learned: gradients reach these.
+
+    Args:
+        image: (N, channels, height, width) of any number type; None for positions alone.
+        stds: (2 + channels,): x, y and each channel.
+        height, width: pixels.
+
+    Returns:
+        (N, 2 + channels, height, width), or (1, 2, height, width) without an image; the values are
+        those of :func:`spatial_features` and :func:`bilateral_features`.
+    """
+    x = torch.arange(width, dtype=stds.dtype, device=stds.device).expand(height, width)
+    y = torch.arange(height, dtype=stds.dtype, device=stds.device)[:, None].expand(height, width)
+    positions = torch.stack([x, y])[None]
+    if image is not None:
+        values = image.detach().to(stds)
+        positions = torch.cat([positions.expand(len(values), -1, -1, -1), values], 1)
+    return positions / stds[:, None, None]
 
 
 def _divisors(

@@ -11,6 +11,7 @@ from torch import Tensor
 from deeplab_repro.crf.checks import check_image, check_unary
 from deeplab_repro.crf.compatibility import Compatibility, per_kernel, read_compatibility
 from deeplab_repro.crf.energy import Energies
+from deeplab_repro.crf.features import learned_features
 from deeplab_repro.crf.kernels import Kernel
 from deeplab_repro.crf.params import CRFParams, Std
 from deeplab_repro.crf.solve import solve, working_dtype
@@ -30,6 +31,7 @@ def dense_crf(
     unary: Tensor, image: Tensor | None, params: CRFParams = ...,
     compatibility: Compatibility = ..., normalization: Normalization = ...,
     relaxation: float = ..., output: Output = ..., *, weights: Tensor | None = ...,
+    stds: Sequence[Tensor] | None = ...,
     expnorm: str = ..., padding_points: bool = ..., checkpoint: bool = ...,
     energies: Literal[False] = ...,
 ) -> Tensor: ...
@@ -38,6 +40,7 @@ def dense_crf(
     unary: Tensor, image: Tensor | None, params: CRFParams = ...,
     compatibility: Compatibility = ..., normalization: Normalization = ...,
     relaxation: float = ..., output: Output = ..., *, weights: Tensor | None = ...,
+    stds: Sequence[Tensor] | None = ...,
     expnorm: str = ..., padding_points: bool = ..., checkpoint: bool = ...,
     energies: Literal[True],
 ) -> tuple[Tensor, Energies]: ...
@@ -46,6 +49,7 @@ def dense_crf(
     unary: Tensor, image: Tensor | None, params: CRFParams = ...,
     compatibility: Compatibility = ..., normalization: Normalization = ...,
     relaxation: float = ..., output: Output = ..., *, weights: Tensor | None = ...,
+    stds: Sequence[Tensor] | None = ...,
     expnorm: str = ..., padding_points: bool = ..., checkpoint: bool = ...,
     energies: bool,
 ) -> Tensor | tuple[Tensor, Energies]: ...
@@ -60,6 +64,7 @@ def dense_crf(
     output: Output = "marginals",
     *,
     weights: Tensor | None = None,
+    stds: Sequence[Tensor] | None = None,
     expnorm: str = "deeplab",
     padding_points: bool = False,
     checkpoint: bool = True,
@@ -87,6 +92,8 @@ def dense_crf(
         output: ``"marginals"`` Q; ``"log"`` log(max(Q, least normal float)); ``"labels"`` the first
             maximum of Q.
         weights: (kernels,) to take the place of those in ``params``, to learn them.
+        stds: to take the place of those in ``params``, to learn them: one tensor for each kernel,
+            (2,) for x and y, and for a bilateral one (2 + channels,).
         expnorm: ``"deeplab"`` sets labels below exp(-20) of the largest to exactly 0, as the 2011
             program does; ``"exact"`` does not.
         padding_points: the densecrf programs fill the last block of four pixels with points at
@@ -98,8 +105,10 @@ def dense_crf(
 
     Returns:
         (N, C, H, W) of unary's dtype, or (N, H, W) int64 labels, which come from Q in float32 or
-        float64 always; with ``energies`` a pair.  Differentiable in unary, weights and
-        compatibility, not in the image.
+        float64 always; with ``energies`` a pair.  Differentiable in unary, weights, compatibility
+        and stds, not in the image (:func:`dense_crf_features` is in its features).  Gradients of
+        stds and features are those of what the lattice computes, not of the Gaussian that it
+        approximates.
 
         In ``torch.compile`` and ``torch.export`` the CRF is one op of the graph, of any size; a
         saved program needs this package where it runs.
@@ -127,7 +136,7 @@ def dense_crf(
     return _infer(
         op,
         unary,
-        [_picture_kernel(op, unary, image, params, k) for k in used],
+        [_picture_kernel(op, unary, image, params, k, stds) for k in used],
         weights,
         compatibility=per_kernel(compatibility, used, len(params.weights)),
         normalization=per_kernel(normalization, used, len(params.weights)),
@@ -257,9 +266,16 @@ def _check_features(what: str, features: Tensor, unary: Tensor) -> None:
 
 
 def _picture_kernel(
-    op: str, unary: Tensor, image: Tensor | None, params: CRFParams, k: int
+    op: str,
+    unary: Tensor,
+    image: Tensor | None,
+    params: CRFParams,
+    k: int,
+    stds: Sequence[Tensor] | None,
 ) -> Kernel:
     """Kernel ``k`` of a picture: spatial, bilateral, extra ones."""
+    if stds is not None:
+        return _learned_kernel(op, unary, image if k else None, stds, len(params.weights), k)
     if k == 0:
         positions = unary.new_empty((1, 0, *unary.shape[2:]))
         return Kernel(f"{op}: the spatial kernel", positions, _each(params.pos_xy_std, 2))
@@ -274,6 +290,24 @@ def _picture_kernel(
     if isinstance(rgb, tuple) and len(rgb) != channels:
         raise ValueError(f"{name}: rgb_std has {len(rgb)} numbers, the image {channels} channels")
     return Kernel(name, image, (*_each(xy, 2), *_each(rgb, channels)))
+
+
+def _learned_kernel(
+    op: str, unary: Tensor, image: Tensor | None, stds: Sequence[Tensor], kernels: int, k: int
+) -> Kernel:
+    """Kernel ``k`` with stds that gradients reach, by way of its features."""
+    if len(stds) != kernels:
+        raise ValueError(
+            f"{op}: stds must have one tensor for each of {kernels} kernels, got {len(stds)}"
+        )
+    name, like = f"{op}: stds[{k}]", unary.new_empty(0, dtype=working_dtype(unary))
+    own = torch.as_tensor(stds[k]).to(like)
+    dimensions = 2 + (0 if image is None else image.shape[1])
+    if own.shape != (dimensions,):
+        raise ValueError(f"{name} must have shape ({dimensions},), got {tuple(own.shape)}")
+    if not torch.compiler.is_compiling() and not bool((own > 0).all()):
+        raise ValueError(f"{name} must be positive, got {own.tolist()}")
+    return Kernel(name, learned_features(image, own, unary.shape[2], unary.shape[3]), ())
 
 
 def _each(std: Std, count: int) -> tuple[float, ...]:

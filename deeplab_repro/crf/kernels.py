@@ -33,18 +33,22 @@ class Kernel(NamedTuple):
         return len(self.stds) or self.source.shape[1]
 
     @property
+    def features(self) -> Tensor | None:
+        """What gradients may go back to; none go to an image."""
+        return None if self.stds else self.source
+
+    @property
     def shared(self) -> bool:
         """Whether all pictures have the same features."""
         return len(self.source) == 1
 
     def lattice(self, pictures: slice, padding_points: bool, dtype: torch.dtype) -> Lattice:
         """The lattice of some pictures, or of one where all are alike."""
-        source = self.source.detach()  # a lattice has no gradient
-        source = source if self.shared else source[pictures]
+        source = self.source if self.shared else self.source[pictures]
         try:
             if self.stds:
                 xy, channels = self.stds[:2], self.stds[2:]
-                features = bilateral_features(source, xy, channels, dtype=dtype)
+                features = bilateral_features(source.detach(), xy, channels, dtype=dtype)
             else:
                 features = source.to(dtype)
             rows = features.flatten(2).transpose(1, 2)

@@ -51,6 +51,11 @@ def solve(
         MemoryError: more than this machine has.
     """
     if torch.compiler.is_compiling():
+        if any(k.features is not None and k.features.requires_grad for k in kernels):
+            raise RuntimeError(
+                f"{op}: a compiled graph has no gradient of features or stds; leave this call out"
+                " of torch.compile"
+            )
         # An op's list of tensors holds no None: an empty tensor is Potts.
         filled = [weights.new_empty(0) if mu is None else mu for mu in compatibility]
         q, *terms = torch.ops.deeplab_repro.dense_crf(
@@ -59,7 +64,7 @@ def solve(
         return q, Energies(*(term.detach() for term in terms)) if settings.energies else None
     _check(op, unary, kernels)
     found = []
-    inputs = (unary, weights, *compatibility)
+    inputs = (unary, weights, *compatibility, *(kernel.features for kernel in kernels))
     needs_grad = torch.is_grad_enabled() and any(
         tensor is not None and tensor.requires_grad for tensor in inputs
     )
@@ -67,7 +72,10 @@ def solve(
     for pictures, lattices in parts(unary, kernels, settings.padding_points, dtype):
         flat = unary[pictures].flatten(2).to(dtype)
         if needs_grad and checkpoint:
-            found.append(Differentiable.apply(lattices, settings, flat, weights, *compatibility))
+            own = [lattice.weight for lattice in lattices]
+            found.append(
+                Differentiable.apply(lattices, settings, flat, weights, *compatibility, *own)
+            )
         else:
             q, terms = MeanField(lattices, weights, compatibility, settings).solve(flat)
             found.append((q, *terms))
@@ -193,11 +201,12 @@ def _backward_op(
     inputs = (unary, weights, *compatibility)
     totals = [torch.zeros_like(t, memory_format=torch.contiguous_format) for t in inputs]
     kernels, dtype = _kernels(names, sources, stds), working_dtype(unary)
+    needs = [*needs, *(False for _ in kernels)]  # a graph's lattices have no gradients
     for pictures, lattices in parts(unary, kernels, padding_points, dtype):
         flat = unary[pictures].flatten(2).to(dtype)
         field = MeanField(lattices, weights, mus, settings)
         qs = list(field.steps(flat))
-        grads = field.gradients(grad[pictures].flatten(2), qs, flat, needs)
+        grads = field.gradients(grad[pictures].flatten(2), qs, flat, needs)[: len(inputs)]
         if grads[0] is not None:
             totals[0][pictures] = grads[0].view_as(totals[0][pictures])
         for total, one in zip(totals[1:], grads[1:], strict=True):

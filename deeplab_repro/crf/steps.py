@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -81,7 +82,7 @@ class MeanField(NamedTuple):
     def gradients(
         self, grad: Tensor, qs: Sequence[Tensor], unary: Tensor, needs: Sequence[bool]
     ) -> list[Tensor | None]:
-        """Of unary, weights and each compatibility, from that of the last Q.
+        """Of unary, weights, compatibilities and the lattices' weights, from that of the last Q.
 
         Args:
             grad: (B, C, P).
@@ -90,9 +91,11 @@ class MeanField(NamedTuple):
             needs: which are asked for; None stands for the others, and for Potts.
         """
         relaxation = self.settings.relaxation
-        need_weights, need_mus = needs[1], needs[2:]
+        count = len(self.lattices)
+        need_weights, need_mus, need_lattices = needs[1], needs[2 : 2 + count], needs[2 + count :]
         grad_unary, grad_weights = torch.zeros_like(unary), torch.zeros_like(self.weights)
         grad_mus = [None if mu is None else torch.zeros_like(mu) for mu in self.compatibility]
+        grad_lattices = [torch.zeros_like(lattice.weight) for lattice in self.lattices]
         kernels = list(
             zip(
                 self.lattices,
@@ -108,23 +111,28 @@ class MeanField(NamedTuple):
             grad_unary += grad_energy
             grad = (1 - relaxation) * grad
             for k, (lattice, weight, mu, norm) in enumerate(kernels):
-                if need_weights or need_mus[k]:
-                    filtered = _filtered(lattice, q, norm)
-                    if need_weights:
-                        grad_weights[k] += (grad_energy * compatible(mu, filtered)).sum()
-                    grad_mu = grad_mus[k]
-                    if need_mus[k] and grad_mu is not None:
-                        grad_mu += weight * _for_compatibility(grad_energy, filtered, grad_mu)
-                # The transpose of w * mu (K Q): the filter reversed, and mu transposed.
+                filtering = _Filtering(lattice, q, norm, need_lattices[k])
+                if need_weights:
+                    grad_weights[k] += (grad_energy * compatible(mu, filtering.result)).sum()
+                grad_mu = grad_mus[k]
+                if need_mus[k] and grad_mu is not None:
+                    grad_mu += weight * _for_compatibility(grad_energy, filtering.result, grad_mu)
+                # The transpose of w * mu (K Q): mu transposed, then the filter.
                 back = weight * compatible(None if mu is None else mu.t(), grad_energy)
-                grad = grad + _filtered(lattice, back, norm, reverse=True)
+                grad_q, grad_lattice = filtering.transposed(back)
+                grad = grad + grad_q
+                if grad_lattice is not None:
+                    grad_lattices[k] += grad_lattice
         grad_unary += _through_softmax(qs[0], grad)
-        found = [grad_unary, grad_weights, *grad_mus]
+        found = [grad_unary, grad_weights, *grad_mus, *grad_lattices]
         return [one if need else None for one, need in zip(found, needs, strict=True)]
 
 
 class Differentiable(torch.autograd.Function):
-    """:meth:`MeanField.solve`, which keeps Q of every step and no more for the backward pass."""
+    """:meth:`MeanField.solve`, which keeps Q of every step and no more for the backward pass.
+
+    Behind each kernel's compatibility it is given each lattice's weights once more.
+    """
 
     @staticmethod
     def forward(
@@ -133,8 +141,11 @@ class Differentiable(torch.autograd.Function):
         settings: Settings,
         unary: Tensor,
         weights: Tensor,
-        *mus: Tensor | None,
+        *mus_and_lattice_weights: Tensor | None,
     ) -> tuple[Tensor, ...]:
+        mus = mus_and_lattice_weights[: len(lattices)]
+        # A function sees the gradients of what it is given as a tensor of its own.
+        lattices = [lattice._replace(weight=lattice.weight.detach()) for lattice in lattices]
         field = MeanField(lattices, weights, mus, settings)
         qs = list(field.steps(unary))
         ctx.lattices, ctx.settings = lattices, settings
@@ -156,6 +167,33 @@ class Differentiable(torch.autograd.Function):
         with torch.autocast(unary.device.type, enabled=False):
             grads = field.gradients(grad, qs, unary, ctx.needs_input_grad[2:])
         return None, None, *grads
+
+
+class _Filtering:
+    """Q (B, C, P) filtered, as far as somebody asks, and the way back.
+
+    With ``learns`` it also goes back to the lattice's weights, those of the normalization too.
+    """
+
+    def __init__(self, lattice: Lattice, q: Tensor, norm: str, learns: bool) -> None:
+        if learns:
+            q = q.detach().requires_grad_()
+            lattice = lattice._replace(weight=lattice.weight.detach().requires_grad_())
+        self._lattice, self._q, self._norm, self._learns = lattice, q, norm, learns
+
+    @cached_property
+    def result(self) -> Tensor:
+        """(B, C, P), with its history where the lattice learns."""
+        with torch.set_grad_enabled(self._learns):
+            return _filtered(self._lattice, self._q, self._norm)
+
+    def transposed(self, grad: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The gradients of Q and of the lattice's weights, from that of the result."""
+        if not self._learns:
+            return _filtered(self._lattice, grad, self._norm, reverse=True), None
+        inputs = self._q, self._lattice.weight
+        grad_q, grad_weight = torch.autograd.grad(self.result, inputs, grad)
+        return grad_q, grad_weight
 
 
 def _filtered(lattice: Lattice, values: Tensor, norm: str, reverse: bool = False) -> Tensor:

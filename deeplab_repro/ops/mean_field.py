@@ -45,10 +45,10 @@ def mean_field(
     initial: (B, C, P) the first Q; None = expnorm(-unary).
     max_blocks: for tests, caps the CUDA grid; 0 = automatic.
 
-    Returns a new tensor (B, C, P). Differentiable in unary, weights, compatibility and initial;
-    where none of them requires a gradient, float32 runs through fused kernels, which keep no
-    history. The same bits in every run and for every number of threads. Raises TypeError or
-    ValueError, naming the argument and what it got.
+    Returns a new tensor (B, C, P). Differentiable in unary, weights, compatibility, initial and the
+    lattices' own weights; where none of them requires a gradient, float32 runs through fused
+    kernels, which keep no history. The same bits in every run and for every number of threads.
+    Raises TypeError or ValueError, naming the argument and what it got.
     """
     count = len(lattices)
     mus = [None] * count if compatibility is None else list(compatibility)
@@ -58,7 +58,7 @@ def mean_field(
     weights = weights.to(unary.device, unary.dtype)
     _check(unary, lattices, weights, mus, norms, relaxation, iterations, expnorm, initial)
 
-    inputs = [unary, weights, initial, *mus]
+    inputs = [unary, weights, initial, *mus, *(lattice.weight for lattice in lattices)]
     needs_grad = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
     if needs_grad or unary.dtype != torch.float32 or count == 0:
 

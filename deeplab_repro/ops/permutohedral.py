@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from deeplab_repro.native import backends
 from deeplab_repro.ops import reference
@@ -18,6 +19,7 @@ from deeplab_repro.ops.reference.permutohedral import (
     MAX_DIMENSION,
     NORMALIZATIONS,
     Lattice,
+    barycentric_weights,
     normalized_filter,
 )
 
@@ -36,10 +38,11 @@ def permutohedral_build(
     with features 0 until P is a multiple of 4; they take part in the blur, though nothing is
     splatted there. max_blocks: for tests, caps the CUDA grid; 0 = automatic.
 
-    The result may depend on the last bit of the features: a point within rounding of a face of its
-    simplex can make other vertices. Raises TypeError or ValueError for other shapes and dtypes,
-    features that are not finite, and features so large that a lattice coordinate would not fit into
-    16 bits, where densecrf wrapped silently.
+    The weights are differentiable in the features, once: they are what moves a point within its
+    simplex. The result may depend on the last bit of the features: a point within rounding of a
+    face of its simplex can make other vertices. Raises TypeError or ValueError for other shapes and
+    dtypes, features that are not finite, and features so large that a lattice coordinate would not
+    fit into 16 bits, where densecrf wrapped silently.
 
     >>> permutohedral_build(torch.tensor([[0.0, 0.0], [0.1, 0.0]])).weight.sum(-1)
     tensor([[1., 1.]])
@@ -52,7 +55,6 @@ def permutohedral_build(
             f"{op}: features must have shape (P, d) or (B, P, d) with d in 1..{MAX_DIMENSION}, "
             f"got {tuple(features.shape)}"
         )
-    features = features.detach()
     batched = features if features.dim() == 3 else features[None]
     entries = batched.shape[0] * (batched.shape[1] + 4) * (batched.shape[2] + 1)
     if entries >= 2**31:
@@ -60,10 +62,35 @@ def permutohedral_build(
             f"{op}: features {tuple(features.shape)} need {entries} entries, 2**31 is "
             "the limit: filter fewer points at a time"
         )
+    given, batched = batched, batched.detach()
     _check_range(op, batched)
-    return Lattice(
+    lattice = Lattice(
         *torch.ops.deeplab_repro.permutohedral_build(batched, padding_points, max_blocks)
     )
+    if given.requires_grad and torch.is_grad_enabled():
+        return lattice._replace(weight=_Weights.apply(given, lattice.weight))
+    return lattice
+
+
+class _Weights(torch.autograd.Function):
+    """A lattice's weights with the gradient that the twin's have in the features."""
+
+    @staticmethod
+    def forward(features: Tensor, weight: Tensor) -> Tensor:
+        return weight.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        ctx.save_for_backward(inputs[0])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (features,) = ctx.saved_tensors
+        with torch.enable_grad():
+            features = features.detach().requires_grad_()
+            weights = barycentric_weights(features)
+        return torch.autograd.grad(weights, features, grad)[0], None
 
 
 def permutohedral_filter(
@@ -81,8 +108,9 @@ def permutohedral_filter(
     values, "symmetric" (pydensecrf's default) both by its root. reverse: the transpose, which blurs
     in the opposite order. max_blocks: for tests, caps the CUDA grid; 0 = automatic.
 
-    Differentiable in values, any number of times. The same bits in every run and for every number
-    of threads. Raises TypeError or ValueError, naming the argument and what it got.
+    Differentiable in values, any number of times, and in the lattice's weights, once. The same bits
+    in every run and for every number of threads. Raises TypeError or ValueError, naming the
+    argument and what it got.
 
     >>> lattice = permutohedral_build(torch.tensor([[0.0], [0.5], [9.0]]))
     >>> permutohedral_filter(lattice, torch.ones(3, 1), "after").round(decimals=4)
@@ -153,6 +181,7 @@ def _check_filter(lattice: Lattice, values: Tensor, normalization: str) -> None:
 
 backends.provide("permutohedral_build", reference.permutohedral_build)
 backends.provide("permutohedral_filter", reference.permutohedral_filter)
+backends.provide("permutohedral_grad_weight", reference.permutohedral_grad_weight)
 
 
 @torch.library.register_fake("deeplab_repro::permutohedral_build")
@@ -176,16 +205,28 @@ def _filter_fake(
     return values.new_empty(values.shape)
 
 
+@torch.library.register_fake("deeplab_repro::permutohedral_grad_weight")
+def _grad_weight_fake(
+    grad, values, vertex, weight, neighbours, splat_start, splat_entry, reverse, max_blocks=0
+):
+    return weight.new_empty(weight.shape)
+
+
 def _setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-    _, *lattice, ctx.reverse, ctx.max_blocks = inputs
-    ctx.save_for_backward(*lattice)
+    values, *lattice, ctx.reverse, ctx.max_blocks = inputs
+    # The values are read for a gradient of the weights alone.
+    ctx.save_for_backward(values if ctx.needs_input_grad[2] else None, *lattice)
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple:
-    transposed = torch.ops.deeplab_repro.permutohedral_filter(
-        grad, *ctx.saved_tensors, not ctx.reverse, ctx.max_blocks
-    )
-    return transposed, None, None, None, None, None, None, None
+    values, *lattice = ctx.saved_tensors
+    ops, tail = torch.ops.deeplab_repro, (*lattice, ctx.reverse, ctx.max_blocks)
+    grad_values = grad_weight = None
+    if ctx.needs_input_grad[0]:
+        grad_values = ops.permutohedral_filter(grad, *lattice, not ctx.reverse, ctx.max_blocks)
+    if values is not None:
+        grad_weight = ops.permutohedral_grad_weight(grad, values, *tail)
+    return grad_values, None, grad_weight, None, None, None, None, None
 
 
 torch.library.register_autograd(_FILTER, _backward, setup_context=_setup_context)

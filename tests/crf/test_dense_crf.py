@@ -339,8 +339,8 @@ def test_module_without_learning_has_no_parameters():
     assert torch.equal(crf(unary, image), expected)
     assert torch.equal(copy.deepcopy(crf)(unary, image), expected)
     assert "bi_xy_std=6.0" in repr(crf)
-    with pytest.raises(ValueError, match="learn must be of weights, compatibility"):
-        DenseCRF(learn="stds")
+    with pytest.raises(ValueError, match="learn must be of weights, compatibility, stds"):
+        DenseCRF(learn="std")
     with pytest.raises(ValueError, match="give labels"):
         DenseCRF(learn="compatibility")
 

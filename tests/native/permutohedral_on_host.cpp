@@ -31,6 +31,17 @@ using deeplab::Index;
           {sizes[0], sizes[1], sizes[2], sizes[3]}, vertex, weight, neighbours, start, entry}; \
       deeplab::launch_filter(device, lattice, values, reverse != 0, result);                   \
     });                                                                                        \
+  }                                                                                            \
+  extern "C" int grad_weight_##T(const Index* sizes, const int* vertex, const T* weight,       \
+                                 const int* neighbours, const int* start, const int* entry,    \
+                                 const T* grad, const T* values, Index reverse, T* result,     \
+                                 Index max_blocks, int order) {                                \
+    return guarded(order, [&] {                                                                \
+      HostDevice device{max_blocks};                                                           \
+      const DeviceLattice<T> lattice{                                                          \
+          {sizes[0], sizes[1], sizes[2], sizes[3]}, vertex, weight, neighbours, start, entry}; \
+      deeplab::launch_grad_weight(device, lattice, grad, values, reverse != 0, result);        \
+    });                                                                                        \
   }
 FOR_TYPE(float)
 FOR_TYPE(double)

@@ -50,6 +50,10 @@ def test_build_and_filter(fake_gpu, shape, dtype):
     for reverse in (False, True):
         got = cupy_backend.KERNELS["permutohedral_filter"](values, *lattice, reverse)
         assert_filtered(got, reference.permutohedral_filter(values, *lattice, reverse), dtype)
+        grad = values.flip(1)
+        got = cupy_backend.KERNELS["permutohedral_grad_weight"](grad, values, *lattice, reverse)
+        expected = reference.permutohedral_grad_weight(grad, values, *lattice, reverse)
+        assert_filtered(got, expected, dtype)
 
 
 def test_sort_of_several_tiles_and_passes(fake_gpu):

@@ -66,6 +66,18 @@ def filter_on_host(library, lattice, values, reverse, max_blocks=0, order=0) -> 
     return result
 
 
+def grad_weight_on_host(
+    library, lattice, grad, values, reverse, max_blocks=0, order=0
+) -> torch.Tensor:
+    batch, points, corners = lattice.vertex.shape
+    sizes = np.array([batch * points, lattice.neighbours.shape[1], corners, values.shape[-1]])
+    result = torch.full_like(lattice.weight, torch.nan)
+    arrays = [np.ascontiguousarray(t.numpy()) for t in (*lattice, grad, values)]
+    name = f"grad_weight_{KINDS[str(result.numpy().dtype)]}"
+    library.call(name, sizes, *arrays, int(reverse), result.numpy(), max_blocks, order)
+    return result
+
+
 def mean_field_on_host(
     library,
     unary,
@@ -157,6 +169,24 @@ def test_filter_agrees_with_reference_on_host(on_host, shape, dtype, reverse):
     assert_filtered(got, reference.permutohedral_filter(values, *lattice, reverse), dtype)
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+@each_dtype
+@each_shape
+@pytest.mark.sampled(8)
+def test_gradient_of_the_weights_agrees_with_reference_on_host(on_host, shape, dtype, reverse):
+    lattice = random_lattice(shape, dtype)
+    values, grad = values_for(lattice, 5), values_for(lattice, 5).flip(1)
+    if values.numel() == 0:
+        return  # the entry returns zeros without a launch
+    expected = reference.permutohedral_grad_weight(grad, values, *lattice, reverse)
+    results = [
+        grad_weight_on_host(on_host("permutohedral"), lattice, grad, values, reverse, *how)
+        for how in ((0, 0), (1, 1))
+    ]
+    assert_filtered(results[0], expected, dtype)
+    assert results[1].equal(results[0])
+
+
 @pytest.mark.parametrize("channels", [1, 2, 21, 33])
 def test_filter_does_not_depend_on_grid_or_order(on_host, channels):
     # Vertices with one entry, with a chunk of 32, and with hundreds.
@@ -238,6 +268,10 @@ def test_lattice_on_gpu(on_gpu, shape, dtype):
             got.cpu(), reference.permutohedral_filter(values, *expected, reverse), dtype
         )
         assert got.equal(on_gpu("permutohedral_filter")(values.cuda(), *lattice, reverse))
+        grad = values.flip(1)
+        got = on_gpu("permutohedral_grad_weight")(grad.cuda(), values.cuda(), *lattice, reverse)
+        wanted = reference.permutohedral_grad_weight(grad, values, *expected, reverse)
+        assert_filtered(got.cpu(), wanted, dtype)
 
 
 @pytest.mark.cuda

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::deeplab_repro.native.backends.F
 
 BUILD = torch.ops.deeplab_repro.permutohedral_build
 FILTER = torch.ops.deeplab_repro.permutohedral_filter
+GRAD_WEIGHT = torch.ops.deeplab_repro.permutohedral_grad_weight
 DTYPES = (torch.float32, torch.float64)
 
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -312,6 +313,53 @@ def test_gradcheck(normalization):
         assert torch.autograd.gradgradcheck(run, values)
 
 
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+@pytest.mark.sampled(2)
+def test_features_have_the_gradient_of_what_the_lattice_computes(normalization):
+    features = random_features((2, 37, 3, 2.0), torch.float64).requires_grad_()
+    values = values_for(permutohedral_build(features.detach()), 4).requires_grad_()
+    for reverse in (False, True):
+
+        def run(features, values, reverse=reverse):
+            return permutohedral_filter(
+                permutohedral_build(features), values, normalization, reverse
+            )
+
+        assert torch.autograd.gradcheck(run, (features, values), eps=1e-7, atol=1e-5)
+    lattice = permutohedral_build(features)
+    assert lattice.weight.requires_grad
+    with torch.no_grad():
+        assert not permutohedral_build(features).weight.requires_grad
+    two = permutohedral_build(features[0])  # (P, d), as one picture
+    assert torch.autograd.grad(two.weight[0, :, 0].sum(), features)[0].shape == features.shape
+
+
+@pytest.mark.parametrize("channels", [0, 1, 4, 5, 21, 33])
+@each_dtype
+@each_shape
+@pytest.mark.sampled(12)
+def test_gradient_of_the_weights_agrees_with_reference(shape, dtype, channels):
+    lattice = random_lattice(shape, dtype)
+    values = values_for(lattice, channels)
+    grad = values_for(lattice, channels).flip(1)
+    for reverse in (False, True):
+        got = GRAD_WEIGHT(grad, values, *lattice, reverse)
+        expected = reference.permutohedral_grad_weight(grad, values, *lattice, reverse)
+        assert_filtered(got, expected, dtype)
+
+
+def test_gradient_of_the_weights_is_autograds_of_the_reference():
+    lattice = random_lattice((2, 21, 5, 1.0), torch.float64)
+    values, grad = values_for(lattice, 3), values_for(lattice, 3).flip(1)
+    weight = lattice.weight.clone().requires_grad_()
+    for reverse in (False, True):
+        own = lattice._replace(weight=weight)
+        y = reference.permutohedral_filter(values, *own, reverse)
+        (expected,) = torch.autograd.grad(y, weight, grad)
+        got = reference.permutohedral_grad_weight(grad, values, *lattice, reverse)
+        torch.testing.assert_close(got, expected)
+
+
 def test_backward_is_the_transpose():
     lattice = random_lattice((1, 40, 5, 2.0))
     values = values_for(lattice, 3).requires_grad_()
@@ -327,6 +375,10 @@ def test_opcheck(dtype):
     lattice = random_lattice((2, 12, 3, 2.0), dtype)
     values = values_for(lattice, 2).requires_grad_()
     torch.library.opcheck(FILTER.default, (values, *lattice, False))
+    weight = lattice.weight.clone().requires_grad_()
+    torch.library.opcheck(FILTER.default, (values, *lattice._replace(weight=weight), False))
+    grad, plain = torch.ones_like(values).detach(), values.detach()
+    torch.library.opcheck(GRAD_WEIGHT.default, (grad, plain, *lattice, False))
     tests = ("test_schema", "test_faketensor")  # its sizes depend on the data
     torch.library.opcheck(
         BUILD.default, (random_features((2, 12, 3, 2.0), dtype), True), test_utils=tests

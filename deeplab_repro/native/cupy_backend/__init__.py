@@ -19,5 +19,6 @@ KERNELS: dict[str, Callable[..., Any]] = {
     "atrous_col2im": atrous_conv2d.col2im,
     "permutohedral_build": permutohedral.build,
     "permutohedral_filter": permutohedral.filter_values,
+    "permutohedral_grad_weight": permutohedral.grad_weight,
     "mean_field": permutohedral.mean_field,
 }

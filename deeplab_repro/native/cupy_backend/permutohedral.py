@@ -42,7 +42,11 @@ _NAMES = {
         "start_kernel",
     ],
     _FILTER: [
-        *(f"{k}_kernel<{t}>" for k in ("splat", "combine", "blur", "slice") for t in _TYPES),
+        *(
+            f"{k}_kernel<{t}>"
+            for k in ("splat", "combine", "blur", "slice", "corner_product")
+            for t in _TYPES
+        ),
     ],
     _MEAN_FIELD: ["update_kernel", "start_from_kernel", "normalizer_kernel"],
 }
@@ -138,6 +142,28 @@ def filter_values(
     if values.numel() > 0:
         lattice = _Lattice((vertex, weight, neighbours, splat_start, splat_entry))
         lattice.filter(_Launcher(values.device, max_blocks), values, reverse, result)
+    return result
+
+
+def grad_weight(
+    grad: Tensor,
+    values: Tensor,
+    vertex: Tensor,
+    weight: Tensor,
+    neighbours: Tensor,
+    splat_start: Tensor,
+    splat_entry: Tensor,
+    reverse: bool,
+    max_blocks: int = 0,
+) -> Tensor:
+    """The op deeplab_repro::permutohedral_grad_weight on CUDA tensors."""
+    grad, values = grad.contiguous(), values.contiguous()
+    result = weight.new_zeros(weight.shape)
+    if values.numel() > 0:
+        lattice = _Lattice((vertex, weight, neighbours, splat_start, splat_entry))
+        run = _Launcher(values.device, max_blocks)
+        lattice.add_products(run, values, grad, reverse, result)
+        lattice.add_products(run, grad, values, not reverse, result)
     return result
 
 
@@ -258,6 +284,16 @@ class _Lattice:
         alpha = (np.float32 if values.dtype == torch.float32 else np.float64)(self.alpha)
         run(_FILTER, f"slice_kernel<{runtime.TYPES[values.dtype]}>", self._points * channels,
             (self._geometry(channels), self.vertex, self.weight, alpha, table, result))  # fmt: skip
+
+    def add_products(
+        self, run: _Launcher, splatted: Tensor, sliced: Tensor, reverse: bool, result: Tensor
+    ) -> None:
+        channels = splatted.shape[-1]
+        table = self.blurred(run, splatted, None, reverse)
+        alpha = (np.float32 if splatted.dtype == torch.float32 else np.float64)(self.alpha)
+        run(_FILTER, f"corner_product_kernel<{runtime.TYPES[splatted.dtype]}>",
+            self.vertex.numel(), (self._geometry(channels), self.vertex, sliced, alpha,
+            np.bool_(True), table, result))  # fmt: skip
 
     def normalizer(self, run: _Launcher, root: bool) -> Tensor:
         """(points) 1 / norm, or its root."""

@@ -13,7 +13,11 @@ from deeplab_repro.ops.reference.atrous_conv2d import (
 )
 from deeplab_repro.ops.reference.channel_affine import channel_affine, channel_affine_backward
 from deeplab_repro.ops.reference.mean_field import mean_field
-from deeplab_repro.ops.reference.permutohedral import permutohedral_build, permutohedral_filter
+from deeplab_repro.ops.reference.permutohedral import (
+    permutohedral_build,
+    permutohedral_filter,
+    permutohedral_grad_weight,
+)
 
 __all__ = [
     "atrous_col2im",
@@ -26,4 +30,5 @@ __all__ = [
     "mean_field",
     "permutohedral_build",
     "permutohedral_filter",
+    "permutohedral_grad_weight",
 ]

@@ -68,6 +68,14 @@ def permutohedral_build(features: Tensor, padding_points: bool = False) -> Latti
     )
 
 
+def barycentric_weights(features: Tensor) -> Tensor:
+    """(B, P, d+1): the weights of a lattice of features (B, P, d), differentiable in them.
+
+    Within a simplex they are linear; where a point is and which corner is which has no slope.
+    """
+    return _enclosing_simplex(features)[2]
+
+
 def _enclosing_simplex(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(base, rank, weight) of features (B, P, d): the simplex of the lattice around each point.
 
@@ -168,6 +176,39 @@ def permutohedral_filter(
     The other arguments are a Lattice's, in values' dtype. reverse: blur along the axes in the
     opposite order, which transposes the operator.
     """
+    corners = _blurred(values, vertex, weight, neighbours, reverse)[vertex.long()]
+    return (corners * (weight * _gain(weight))[..., None]).sum(-2)
+
+
+def permutohedral_grad_weight(
+    grad: Tensor,
+    values: Tensor,
+    vertex: Tensor,
+    weight: Tensor,
+    neighbours: Tensor,
+    splat_start: Tensor,
+    splat_entry: Tensor,
+    reverse: bool = False,
+) -> Tensor:
+    """(B, P, d+1): the gradient of the weights of a filter of values, both (B, P, V).
+
+    A weight splats its point's values, and slices what a vertex has: grad goes back through either.
+    """
+    forth = _blurred(values, vertex, weight, neighbours, reverse)[vertex.long()]
+    back = _blurred(grad, vertex, weight, neighbours, not reverse)[vertex.long()]
+    products = (forth * grad[..., None, :]).sum(-1) + (back * values[..., None, :]).sum(-1)
+    return _gain(weight) * products
+
+
+def _gain(weight: Tensor) -> float:
+    """What slicing multiplies with, as densecrf: the blur's gain."""
+    return 1 / (1 + 2.0 ** (1 - weight.shape[-1]))
+
+
+def _blurred(
+    values: Tensor, vertex: Tensor, weight: Tensor, neighbours: Tensor, reverse: bool
+) -> Tensor:
+    """(M + 1, V): splatted and blurred values (B, P, V) of the vertices, and a row of zeros."""
     axes, count = neighbours.shape[:2]
     channels = values.shape[-1]
     corner_values = weight[..., None] * values[..., None, :]  # (B, P, d+1, V)
@@ -178,9 +219,7 @@ def permutohedral_filter(
         before, after = neighbours[axis].long().unbind(1)
         blurred = table[:count] + 0.5 * (table[before] + table[after])
         table = torch.cat([blurred, table[count:]])
-    alpha = 1 / (1 + 2.0 ** (1 - axes))
-    corners = table[vertex.long()]
-    return (corners * (weight * alpha)[..., None]).sum(-2)
+    return table
 
 
 def normalized_filter(
