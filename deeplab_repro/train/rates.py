@@ -13,6 +13,7 @@ a loop of one's own a scheduler does the same to every group of an optimizer:
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Final
@@ -44,7 +45,7 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class Policy:
+class Policy(ABC):
     """What the base rate is multiplied by in each iteration.
 
     Attributes:
@@ -53,13 +54,13 @@ class Policy:
 
     name: ClassVar[str]
 
+    @abstractmethod
     def factor(self, iteration: int) -> float:
         """The factor, as a double.
 
         Args:
             iteration: how many updates have been made; 0 in the first iteration.
         """
-        raise NotImplementedError
 
     def rate(self, base_lr: float, iteration: int) -> float:
         """The rate as Caffe has it: a float32."""
