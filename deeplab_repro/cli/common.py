@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ALGORITHMS",
     "algorithm_option",
+    "channel_options",
     "console",
     "input_shape_option",
     "json_option",
@@ -43,6 +44,7 @@ __all__ = [
     "placeholders_of",
     "preparation_of",
     "progress",
+    "quirks_option",
     "read",
     "set_option",
     "shown",
@@ -111,6 +113,25 @@ def set_option(command: _Command) -> _Command:
         help="Fill the placeholder ${NAME} in the prototxt; may be repeated.",
     )
     return decorate(command)
+
+
+def channel_options(command: _Command) -> _Command:
+    """``--num-labels`` and ``--width``, of a network that is to be made."""
+    for decorate in reversed(
+        [
+            click.option(
+                "--num-labels", default=21, show_default=True, help="Channels of the scores."
+            ),
+            click.option(
+                "--width",
+                default=1,
+                show_default=True,
+                help="Divides the published channel counts: a small network of the same shape.",
+            ),
+        ]
+    ):
+        command = decorate(command)
+    return command
 
 
 def placeholders_of(settings: Sequence[str]) -> dict[str, str]:
