@@ -15,6 +15,7 @@ from deeplab_repro.cli.common import (
     progress,
     read,
     shown,
+    writable,
     write_json,
 )
 from deeplab_repro.errors import BadInput, InputError
@@ -37,7 +38,11 @@ _ENDINGS = (".safetensors", ".pt", ".caffemodel", ".h5")
     help="Of a PyTorch state dict, where its keys do not say it; see `networks list`.",
 )
 @click.option(
-    "-o", "--output", type=click.Path(), help="OUT.safetensors|.pt|.caffemodel|.caffemodel.h5"
+    "-o",
+    "--output",
+    type=click.Path(),
+    callback=writable,
+    help="OUT.safetensors|.pt|.caffemodel|.caffemodel.h5",
 )
 @json_option
 def command(

@@ -16,6 +16,7 @@ from deeplab_repro.cli.common import (
     make_table,
     placeholders_of,
     shown,
+    writable,
     write_json,
 )
 from deeplab_repro.cli.convert import check_ending, write_model
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     "-o",
     "--output",
     type=click.Path(),
+    callback=writable,
     required=True,
     help="OUT.caffemodel|.caffemodel.h5|.safetensors|.pt",
 )
