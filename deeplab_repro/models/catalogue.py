@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from numbers import Integral
 from types import MappingProxyType
 
@@ -281,7 +282,9 @@ def find(name: str) -> Network:
     """
     by_name = {network.full_name: network for network in NETWORKS.values()} | dict(NETWORKS)
     if name not in by_name:
-        raise ValueError(f"network: expected one of {', '.join(NETWORKS)}; got {name!r}")
+        close = get_close_matches(name, by_name, n=3)
+        hint = f"; did you mean {' or '.join(close)}?" if close else ""
+        raise ValueError(f"network: expected one of {', '.join(NETWORKS)}; got {name!r}{hint}")
     return by_name[name]
 
 

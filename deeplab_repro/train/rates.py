@@ -239,6 +239,11 @@ class PolicyLR(LRScheduler):
         return [group["initial_lr"] * factor for group in self.optimizer.param_groups]
 
 
+def _check_iterations(name: str, count: int) -> None:
+    if count < 1:
+        raise ValueError(f"{name}: expected 1 or more, got {count}")
+
+
 class FixedLR(PolicyLR):
     """See :class:`Fixed`."""
 
@@ -247,11 +252,12 @@ class FixedLR(PolicyLR):
 
 
 class StepLR(PolicyLR):
-    """See :class:`Step`."""
+    """See :class:`Step`.  Raises ValueError where ``stepsize`` is less than 1."""
 
     def __init__(
         self, optimizer: Optimizer, stepsize: int, gamma: float = 0.1, last_epoch: int = -1
     ) -> None:
+        _check_iterations("stepsize", stepsize)
         super().__init__(optimizer, Step(gamma, stepsize), last_epoch)
 
 
@@ -281,11 +287,12 @@ class MultiStepLR(PolicyLR):
 
 
 class PolyLR(PolicyLR):
-    """See :class:`Poly`."""
+    """See :class:`Poly`.  Raises ValueError where ``max_iter`` is less than 1."""
 
     def __init__(
         self, optimizer: Optimizer, max_iter: int, power: float = 0.9, last_epoch: int = -1
     ) -> None:
+        _check_iterations("max_iter", max_iter)
         super().__init__(optimizer, Poly(power, max_iter), last_epoch)
 
 
