@@ -87,7 +87,7 @@ class Fixed(Policy):
     name = "fixed"
 
     def factor(self, iteration: int) -> float:
-        """1."""
+        """The base rate stays as it is."""
         return 1.0
 
 
@@ -100,11 +100,11 @@ class Step(Policy):
     stepsize: int
 
     def factor(self, iteration: int) -> float:
-        """See the class."""
+        """The formula of the class, as a double."""
         return _power(self.gamma, iteration // self.stepsize)
 
     def steps(self, iteration: int) -> int:
-        """Of the last iteration that was computed, which is the one before."""
+        """How many steps the last iteration computed, which is the one before, had taken."""
         return max(0, iteration - 1) // self.stepsize
 
 
@@ -116,7 +116,7 @@ class Exp(Policy):
     gamma: float
 
     def factor(self, iteration: int) -> float:
-        """See the class."""
+        """The formula of the class, as a double."""
         return _power(self.gamma, iteration)
 
 
@@ -129,7 +129,7 @@ class Inv(Policy):
     power: float
 
     def factor(self, iteration: int) -> float:
-        """See the class."""
+        """The formula of the class, as a double."""
         return _power(1 + self.gamma * iteration, -self.power)
 
 
@@ -153,16 +153,16 @@ class MultiStep(Policy):
     start: tuple[int, int] = (0, 0)
 
     def factor(self, iteration: int) -> float:
-        """See the class."""
+        """The formula of the class, as a double."""
         return _power(self.gamma, self._taken(iteration))
 
     def steps(self, iteration: int) -> int:
-        """Those that the last iteration counted."""
+        """How many steps the last iteration had counted."""
         first, taken = self.start
         return taken if iteration <= first else self._taken(iteration - 1)
 
     def resumed(self, iteration: int, steps: int) -> MultiStep:
-        """Counts on from there."""
+        """The policy that counts on from there."""
         return replace(self, start=(iteration, steps))
 
     def _taken(self, iteration: int) -> int:
@@ -199,7 +199,7 @@ class Sigmoid(Policy):
     stepsize: int
 
     def factor(self, iteration: int) -> float:
-        """See the class."""
+        """The formula of the class, as a double."""
         # The two forms are equal; each is used where its exponential cannot overflow.
         x = self.gamma * (iteration - self.stepsize)
         return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
