@@ -64,8 +64,11 @@ def command(
     wangleihitcs/DeepLab-V1-PyTorch, which are told by their keys.  It becomes a file with the
     network in it that stands for a caffemodel.
     """
-    target = Path(output) if output is not None else _with_ending(model, ".safetensors")
-    check_ending(target)
+    if output is None:
+        target = _with_ending(model, ".safetensors")
+    else:
+        target = Path(output)
+        check_ending(target)
     # MODEL may be the name of a released model.
     if target.exists() and Path(model).exists() and target.samefile(model):
         raise InputError("would replace the model itself", file=target, expected="another -o")
