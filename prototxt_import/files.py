@@ -18,7 +18,15 @@ from prototxt_import.limits import MAX_TEXT_BYTES
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["FileKind", "kind_of", "open_file", "read_text", "replacing", "replacing_file"]
+__all__ = [
+    "FileKind",
+    "check_replaceable",
+    "kind_of",
+    "open_file",
+    "read_text",
+    "replacing",
+    "replacing_file",
+]
 
 FileKind = Literal["prototxt", "protobuf", "hdf5", "safetensors", "torch"]
 _HDF5_SIGNATURE: Final = b"\x89HDF\r\n\x1a\n"
@@ -94,23 +102,38 @@ def _is_text(head: bytes) -> bool:
     return all(character.isprintable() or character in "\t\r\n" for character in text)
 
 
+def check_replaceable(path: str | os.PathLike[str]) -> None:
+    """Refuse what no file can take the place of: a folder, and a pipe or device as /dev/null.
+
+    Raises:
+        CaffeImportError: it is one of these.
+    """
+    path = Path(path)  # in which no name is the folder itself
+    if path.is_dir():
+        what = "is a folder"
+    elif path.exists() and not path.is_file():
+        what = "is a pipe or a device"
+    else:
+        return
+    raise CaffeImportError(what, file=path, expected="the name of a file to write")
+
+
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary path in the folder of ``path`` that takes its place if the block succeeds.
+    """A temporary path beside ``path`` that takes its place if the block succeeds.
 
     Whatever was at ``path`` stays as it was until then, and if the block fails; then nothing else
-    is left behind.
+    is left behind.  A link stays one, and what it points to is replaced.
 
     Raises:
         CaffeImportError: the file cannot be written, as on a full disk, or cannot take the place
             of what is there.
     """
-    path = Path(path)
-    if os.path.isdir(path):
-        raise CaffeImportError("is a folder", file=path, expected="the name of a file to write")
+    check_replaceable(path)
     temporary: Path | None = None
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent or ".")
+        target = Path(os.path.realpath(path))
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
         temporary = Path(name)
         os.close(handle)
         yield temporary
@@ -118,7 +141,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         mask = os.umask(0)
         os.umask(mask)
         temporary.chmod(0o666 & ~mask)
-        temporary.replace(path)
+        temporary.replace(target)
     except OSError as error:
         raise CaffeImportError(error.strerror or "cannot be written", file=path) from error
     except ValueError as error:

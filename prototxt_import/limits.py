@@ -42,7 +42,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Limit:
-    """One limit.
+    """The most that is read of something, which an environment variable may raise.
 
     Attributes:
         name: also that of the environment variable, behind ``DEEPLAB_REPRO_``.

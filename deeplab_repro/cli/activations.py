@@ -14,6 +14,7 @@ from deeplab_repro.cli.common import (
     progress,
     quirks_option,
     shown,
+    writable,
 )
 from prototxt_import import Dialect
 
@@ -27,7 +28,7 @@ from prototxt_import import Dialect
     required=True,
     help="A picture, an .npy, or an .h5 with /blobs/INPUT.",
 )
-@click.option("-o", "--output", type=click.Path(), required=True, help="OUT.h5")
+@click.option("-o", "--output", type=click.Path(), callback=writable, required=True, help="OUT.h5")
 @picture_options
 @algorithm_option
 @quirks_option

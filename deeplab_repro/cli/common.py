@@ -20,7 +20,7 @@ from deeplab_repro.errors import InputError
 from deeplab_repro.pictures.voc import VOC_MEAN
 from prototxt_import import DIALECTS, Dialect, Model, Shape, read_model
 from prototxt_import.errors import printable
-from prototxt_import.files import replacing
+from prototxt_import.files import check_replaceable, replacing
 from prototxt_import.limits import MAX_PIXELS
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ALGORITHMS",
     "algorithm_option",
+    "channel_options",
     "console",
     "input_shape_option",
     "json_option",
@@ -43,10 +44,12 @@ __all__ = [
     "placeholders_of",
     "preparation_of",
     "progress",
+    "quirks_option",
     "read",
     "set_option",
     "shown",
     "writable",
+    "writable_folder",
     "write_json",
 ]
 
@@ -111,6 +114,25 @@ def set_option(command: _Command) -> _Command:
         help="Fill the placeholder ${NAME} in the prototxt; may be repeated.",
     )
     return decorate(command)
+
+
+def channel_options(command: _Command) -> _Command:
+    """``--num-labels`` and ``--width``, of a network that is to be made."""
+    for decorate in reversed(
+        [
+            click.option(
+                "--num-labels", default=21, show_default=True, help="Channels of the scores."
+            ),
+            click.option(
+                "--width",
+                default=1,
+                show_default=True,
+                help="Divides the published channel counts: a small network of the same shape.",
+            ),
+        ]
+    ):
+        command = decorate(command)
+    return command
 
 
 def placeholders_of(settings: Sequence[str]) -> dict[str, str]:
@@ -263,10 +285,33 @@ def parse_size(option: str, text: str, *, square: bool = False) -> tuple[int, in
 
 
 def writable(context: click.Context, option: click.Parameter, path: str | None) -> str | None:
-    """A callback of options: what is to be written at the end has a folder from the beginning."""
-    if path is not None and not Path(path).parent.is_dir():
-        raise InputError("there is no such folder", file=Path(path).parent)
+    """A callback of options: what is to be written at the end is possible from the beginning."""
+    if path is not None:
+        check_replaceable(path)
+        folder = Path(path).parent
+        if not folder.is_dir():
+            raise InputError("there is no such folder", file=folder)
+        _check_permission(folder)
     return path
+
+
+def writable_folder(
+    context: click.Context, option: click.Parameter, path: str | None
+) -> str | None:
+    """A callback of options: the folder for results is there, or can be made."""
+    if path is not None:
+        place = Path(path)
+        while not place.exists():
+            place = place.parent
+        if not place.is_dir():
+            raise InputError("is no folder", file=place)
+        _check_permission(place)
+    return path
+
+
+def _check_permission(folder: Path) -> None:
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError("there is no permission to write in this folder", file=folder)
 
 
 def json_option(command: _Command) -> _Command:

@@ -17,6 +17,7 @@ from deeplab_repro.cli.common import (
     quirks_option,
     read,
     shown,
+    writable,
     write_json,
 )
 from prototxt_import import Dialect
@@ -36,7 +37,13 @@ if TYPE_CHECKING:
     required=True,
     help="What Caffe computed: /blobs/NAME for every blob, inputs included.",
 )
-@click.option("--html", "page", type=click.Path(), help="Write the report here as a page.")
+@click.option(
+    "--html",
+    "page",
+    type=click.Path(),
+    callback=writable,
+    help="Write the report here as a page.",
+)
 @algorithm_option
 @quirks_option
 @json_option

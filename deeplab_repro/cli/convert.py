@@ -15,6 +15,7 @@ from deeplab_repro.cli.common import (
     progress,
     read,
     shown,
+    writable,
     write_json,
 )
 from deeplab_repro.errors import BadInput, InputError
@@ -37,7 +38,11 @@ _ENDINGS = (".safetensors", ".pt", ".caffemodel", ".h5")
     help="Of a PyTorch state dict, where its keys do not say it; see `networks list`.",
 )
 @click.option(
-    "-o", "--output", type=click.Path(), help="OUT.safetensors|.pt|.caffemodel|.caffemodel.h5"
+    "-o",
+    "--output",
+    type=click.Path(),
+    callback=writable,
+    help="OUT.safetensors|.pt|.caffemodel|.caffemodel.h5",
 )
 @json_option
 def command(
@@ -59,8 +64,11 @@ def command(
     wangleihitcs/DeepLab-V1-PyTorch, which are told by their keys.  It becomes a file with the
     network in it that stands for a caffemodel.
     """
-    target = Path(output) if output is not None else _with_ending(model, ".safetensors")
-    check_ending(target)
+    if output is None:
+        target = _with_ending(model, ".safetensors")
+    else:
+        target = Path(output)
+        check_ending(target)
     # MODEL may be the name of a released model.
     if target.exists() and Path(model).exists() and target.samefile(model):
         raise InputError("would replace the model itself", file=target, expected="another -o")

@@ -24,6 +24,7 @@ from deeplab_repro.cli.jobs import (
     make_folder,
     picture_progress,
     plan,
+    results_option,
     show_folders,
     show_labels,
     skip_option,
@@ -95,7 +96,7 @@ def _value_options(command: _Command) -> _Command:
     " or .bin (DeepLab's Matlab scripts); for several pictures a folder with a file of the same"
     " name for each.",
 )
-@click.option("-o", "--output", type=click.Path(), required=True, help="Folder for the results.")
+@results_option
 @click.option(
     "--params",
     metavar="NAME",

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from deeplab_repro.cli.common import console, json_option, make_table, shown, write_json
+from deeplab_repro.cli.common import (
+    console,
+    json_option,
+    make_table,
+    shown,
+    writable_folder,
+    write_json,
+)
 from deeplab_repro.cli.jobs import decoders_silent, make_folder, picture_progress
 from deeplab_repro.errors import BadInput, InputError
 from deeplab_repro.processes import processes
@@ -56,6 +63,7 @@ def command() -> None:
     "-o",
     "--output",
     type=click.Path(),
+    callback=writable_folder,
     help="Folder for the labels and lists; VOC2012 itself by default.",
 )
 @click.option(
@@ -192,7 +200,14 @@ def chosen_classes(num_classes: int, classes_file: str | None) -> Classes:
 
 @command.command("decode")
 @click.argument("pictures", nargs=-1, required=True, type=click.Path(), metavar="PICTURE...")
-@click.option("-o", "--output", type=click.Path(), required=True, help="Folder for the labels.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(),
+    callback=writable_folder,
+    required=True,
+    help="Folder for the labels.",
+)
 @num_classes_option
 @classes_option
 def decode(

@@ -19,6 +19,7 @@ from deeplab_repro.cli.common import (
     quirks_option,
     read,
     shown,
+    writable,
     write_json,
 )
 from deeplab_repro.errors import BadInput, InputError
@@ -33,7 +34,9 @@ if TYPE_CHECKING:
 
 @click.command("export")
 @model_options
-@click.option("-o", "--output", type=click.Path(), required=True, help="OUT.onnx")
+@click.option(
+    "-o", "--output", type=click.Path(), callback=writable, required=True, help="OUT.onnx"
+)
 @input_shape_option
 @click.option("--blob", help="The output to cut the network at, such as its scores.")
 @click.option("--fuse/--no-fuse", default=True, help="Fold normalisation into convolutions first.")

@@ -17,6 +17,7 @@ from deeplab_repro.cli.common import (
     parse_shapes,
     read,
     shown,
+    writable,
     write_json,
 )
 from deeplab_repro.errors import BadInput, InputError
@@ -31,7 +32,12 @@ from prototxt_import.words import megabytes, pair, show
 @click.argument("other", type=click.Path(), required=False)
 @click.option("--phase", type=click.Choice(["TEST", "TRAIN"]), default="TEST", show_default=True)
 @input_shape_option
-@click.option("--svg", type=click.Path(), help="Write the network's graph here as a picture.")
+@click.option(
+    "--svg",
+    type=click.Path(),
+    callback=writable,
+    help="Write the network's graph here as a picture.",
+)
 @json_option
 def command(
     model: str,

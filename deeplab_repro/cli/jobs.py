@@ -23,7 +23,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from deeplab_repro.cli.common import console, make_table, shown
+from deeplab_repro.cli.common import console, make_table, shown, writable_folder
 from deeplab_repro.errors import BadInput, InputError
 from prototxt_import.errors import printable
 from prototxt_import.files import replacing
@@ -49,6 +49,7 @@ __all__ = [
     "make_folder",
     "picture_progress",
     "plan",
+    "results_option",
     "say",
     "show_folders",
     "show_labels",
@@ -118,8 +119,6 @@ def plan(
         InputError: a folder without pictures, two pictures of one name, or a picture that
             would be written over.
     """
-    if output.exists() and not output.is_dir():
-        raise InputError("is no folder", file=output)
     files: list[Path] = []
     for picture in pictures:
         path = Path(picture)
@@ -281,6 +280,19 @@ def picture_progress(*, hidden: bool = False) -> Progress:
         transient=True,
         disable=hidden or not errors.is_terminal,
     )
+
+
+def results_option(command: _Command) -> _Command:
+    """``-o FOLDER``, whose folders are the targets of :func:`plan`."""
+    decorate = click.option(
+        "-o",
+        "--output",
+        type=click.Path(),
+        callback=writable_folder,
+        required=True,
+        help="Folder for the results.",
+    )
+    return decorate(command)
 
 
 def skip_option(command: _Command) -> _Command:

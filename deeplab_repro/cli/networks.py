@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from deeplab_repro.cli.common import console, json_option, make_table, parse_size, shown, write_json
+from deeplab_repro.cli.common import (
+    channel_options,
+    console,
+    json_option,
+    make_table,
+    parse_size,
+    shown,
+    write_json,
+)
 from deeplab_repro.errors import InputError
 from prototxt_import.files import replacing
 
@@ -117,13 +125,7 @@ def _as_json(network: Network) -> dict[str, Any]:
     show_default=True,
     help="v1: layers {} as the DeepLab v1 fork reads it; v2: layer {} of the v2 fork.",
 )
-@click.option("--num-labels", default=21, show_default=True, help="Channels of the scores.")
-@click.option(
-    "--width",
-    default=1,
-    show_default=True,
-    help="Divides the published channel counts: a small network of the same shape.",
-)
+@channel_options
 @click.option(
     "--input-size", metavar="N|HxW", help="Side, or height and width; by default as published."
 )

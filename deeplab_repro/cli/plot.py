@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from deeplab_repro.cli.common import console, json_option, make_table, shown, write_json
+from deeplab_repro.cli.common import console, json_option, make_table, shown, writable, write_json
 from deeplab_repro.errors import InputError
 from prototxt_import.files import replacing_file
 
@@ -25,6 +25,7 @@ _ENDINGS = (".png", ".svg", ".pdf")
     "-o",
     "--output",
     type=click.Path(),
+    callback=writable,
     help="FILE.png|.svg|.pdf; by default training.png in the folder of the run, or with several"
     " runs here.",
 )

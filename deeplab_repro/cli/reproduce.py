@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from deeplab_repro.cli.common import console, json_option, make_table, shown, write_json
+from deeplab_repro.cli.common import (
+    console,
+    json_option,
+    make_table,
+    shown,
+    writable_folder,
+    write_json,
+)
 from deeplab_repro.cli.data import workers_option
 from deeplab_repro.cli.jobs import decoders_silent, picture_progress
 from deeplab_repro.errors import InputError
@@ -34,7 +41,11 @@ _MOST_SHOWN = 10
 @click.option("--split", default="val", show_default=True, help="Which list of VOC to score.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="The first N pictures only.")
 @click.option(
-    "-o", "--output", type=click.Path(), help="Folder of the run; reproduce/NAME by default."
+    "-o",
+    "--output",
+    type=click.Path(),
+    callback=writable_folder,
+    help="Folder of the run; reproduce/NAME by default.",
 )
 @click.option("--crf/--no-crf", "with_crf", default=True, help="Refine by the dense CRF, or not.")
 @click.option("--keep-scores", is_flag=True, help="Keep the score maps: 16 MB for each picture.")

@@ -34,6 +34,7 @@ from deeplab_repro.cli.jobs import (
     make_folder,
     picture_progress,
     plan,
+    results_option,
     show_folders,
     show_labels,
     skip_option,
@@ -89,7 +90,7 @@ def _is_number(text: str) -> bool:
 @click.option("--prototxt", type=click.Path(), help="The network, if not in MODEL.")
 @click.option("--dialect", type=click.Choice(DIALECTS), help="Overrule the file's evidence.")
 @set_option
-@click.option("-o", "--output", type=click.Path(), required=True, help="Folder for the results.")
+@results_option
 @click.option(
     "--scales",
     metavar="S...",

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deeplab_repro.cli.common import (
+    channel_options,
     console,
     json_option,
     make_table,
     placeholders_of,
     shown,
+    writable,
     write_json,
 )
 from deeplab_repro.cli.convert import check_ending, write_model
@@ -37,16 +39,11 @@ if TYPE_CHECKING:
     "-o",
     "--output",
     type=click.Path(),
+    callback=writable,
     required=True,
     help="OUT.caffemodel|.caffemodel.h5|.safetensors|.pt",
 )
-@click.option("--num-labels", default=21, show_default=True, help="Channels of the scores.")
-@click.option(
-    "--width",
-    default=1,
-    show_default=True,
-    help="Divides the published channel counts, for a source that is as narrow.",
-)
+@channel_options
 @click.option(
     "--set",
     "settings",

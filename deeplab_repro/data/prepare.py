@@ -178,6 +178,8 @@ class _Label:
             with Image.open(self.target) as picture:  # the header alone
                 if (picture.mode == "P") == self.palette:
                     return False
+        if self.target.is_symlink():
+            self.target.unlink()  # it may point to one of VOC's own labels, which stays as it is
         labels = read_label(self.source)
         if self.palette:
             write_label_png(self.target, labels)

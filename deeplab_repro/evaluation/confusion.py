@@ -91,7 +91,7 @@ class Confusion:
 
     @property
     def pixels(self) -> int:
-        """Pixels counted."""
+        """How many pixels have been counted."""
         return int(self.matrix.sum())
 
     @property

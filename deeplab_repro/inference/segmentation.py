@@ -205,14 +205,7 @@ class Segmenter:
             InputError: pictures of another form, or larger than ``pad_to``.
         """
         for picture in pictures:
-            if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
-                raise InputError(
-                    "picture",
-                    expected="(H, W, 3) uint8, BGR",
-                    got=f"{picture.shape} {picture.dtype}",
-                )
-            if not picture.size:
-                raise InputError("the picture has no pixels", got=picture.shape)
+            _check_picture(picture)
         if not pictures:
             return []
         sizes = {self.input_sizes(picture.shape[0], picture.shape[1]) for picture in pictures}
@@ -295,6 +288,15 @@ def segment(net: nn.Module, picture: Picture, **options: Any) -> Segmentation:
         InputError: a picture that does not fit.
     """
     return Segmenter(net, **options)([picture])[0]
+
+
+def _check_picture(picture: Any) -> None:
+    is_array = isinstance(picture, np.ndarray)
+    if not is_array or picture.shape[2:] != (3,) or picture.dtype != np.uint8:
+        got = f"{picture.shape} {picture.dtype}" if is_array else type(picture).__name__
+        raise InputError("picture", expected="(H, W, 3) uint8, BGR", got=got)
+    if not picture.size:
+        raise InputError("the picture has no pixels", got=picture.shape)
 
 
 def _caffe_scores(

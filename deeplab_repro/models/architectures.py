@@ -29,9 +29,10 @@ class InputScale:
 
     The size is zoom / shrink of the input's.
 
-    copy   suffix of the names of the copy's layers and blobs
-    loss   suffix of the names of its own loss and accuracy
-    name   of the layer that resizes the input, where the size is another one
+    Attributes:
+        copy: Suffix of the names of the copy's layers and blobs.
+        loss: Suffix of the names of its own loss and accuracy.
+        name: Of the layer that resizes the input, where the size is another one.
     """
 
     copy: str
@@ -45,18 +46,19 @@ class InputScale:
 class Architecture:
     """A network but for its number of classes.
 
-    backbone       stages, each a tuple of blocks; strides are those of the network before the
-                   atrous rule
-    head           what ends in scores: a `Head`, or another block
-    stem           start of the names of the layers that resize and store the scores
-    output_stride  as published; the rate of every convolution follows from it (see `Walk`)
-    side_branches  the scores of earlier maps (DeepLab-MSc), summed with the head's
-    scales         sizes of the input (DeepLab v2's MSC), of whose scores the maximum is taken; the
-                   first one is the input's own size
-    fused          name of this sum or maximum
-    crop           rows and columns cut off the full-size scores, (at the top and left, at the
-                   bottom and right)
-    label_skip     rows and columns at the top and left of the labels that have no score
+    Attributes:
+        backbone: Stages, each a tuple of blocks; strides are those of the network before the atrous
+            rule.
+        head: What ends in scores: a `Head`, or another block.
+        stem: Start of the names of the layers that resize and store the scores.
+        output_stride: As published; the rate of every convolution follows from it (see `Walk`).
+        side_branches: The scores of earlier maps (DeepLab-MSc), summed with the head's.
+        scales: Sizes of the input (DeepLab v2's MSC), of whose scores the maximum is taken; the
+            first one is the input's own size.
+        fused: Name of this sum or maximum.
+        crop: Rows and columns cut off the full-size scores, (at the top and left, at the bottom and
+            right).
+        label_skip: Rows and columns at the top and left of the labels that have no score.
     """
 
     backbone: tuple[Stage, ...]
@@ -89,10 +91,11 @@ class Architecture:
 class Expansion:
     """The steps of a network in the order in which they run.
 
-    steps   layer by layer; the first ones read "data", and the losses of training also "label"
-    scores  the map of the head's scores, or of their maximum over several scales
-    output  the scores at the input's size; in training, where the losses read coarse scores, those
-            that the first loss reads
+    Attributes:
+        steps: Layer by layer; the first ones read "data", and the losses of training also "label".
+        scores: The map of the head's scores, or of their maximum over several scales.
+        output: The scores at the input's size; in training, where the losses read coarse scores,
+            those that the first loss reads.
     """
 
     steps: tuple[Step, ...]

@@ -28,10 +28,11 @@ class Block(Protocol):
 class Normalization:
     """Batch normalization with scale and shift.
 
-    name    of the layer that holds the statistics (Caffe's BatchNorm)
-    scale   of the layer that holds scale and shift (Caffe's Scale)
-    eps     added to the variance; 1e-5 is the default of Caffe's BatchNorm
-    frozen  neither statistics nor scale and shift change in training, as in DeepLab v2
+    Attributes:
+        name: Of the layer that holds the statistics (Caffe's BatchNorm).
+        scale: Of the layer that holds scale and shift (Caffe's Scale).
+        eps: Added to the variance; 1e-5 is the default of Caffe's BatchNorm.
+        frozen: Neither statistics nor scale and shift change in training, as in DeepLab v2.
     """
 
     name: str
@@ -44,15 +45,16 @@ class Normalization:
 class ConvUnit:
     """A convolution and what follows it in place: normalization, ReLU, dropout, where named.
 
-    name      of the convolution; `relu` and `dropout` are names of layers too
-    channels  of the output; None: one for each class, which makes it a classifier
-    stride    before the atrous rule drops any (see `Walk`)
-    rate      in a head, the rate at the head's output stride; in a backbone, what multiplies the
-              rate that dropped strides have led to, which is multi-grid
-    lr_mults  multipliers of the learning rate, of weights and biases
-    std       deviation of the Gaussian that new weights are drawn from, where the released files
-              name one
-    suffixes  what the names of its parameters have behind the layer's, where they have names
+    Attributes:
+        name: Of the convolution; `relu` and `dropout` are names of layers too.
+        channels: Of the output; None: one for each class, which makes it a classifier.
+        stride: Before the atrous rule drops any (see `Walk`).
+        rate: In a head, the rate at the head's output stride; in a backbone, what multiplies the
+            rate that dropped strides have led to, which is multi-grid.
+        lr_mults: Multipliers of the learning rate, of weights and biases.
+        std: Deviation of the Gaussian that new weights are drawn from, where the released files
+            name one.
+        suffixes: What the names of its parameters have behind the layer's, where they have names.
     """
 
     name: str
@@ -96,7 +98,8 @@ class ConvUnit:
 class PoolUnit:
     """A pool whose size is rounded up (see `deeplab_repro.models.steps.Pool`).
 
-    train_pad  the padding in training where it is another one than in testing
+    Attributes:
+        train_pad: The padding in training where it is another one than in testing.
     """
 
     name: str
@@ -107,7 +110,7 @@ class PoolUnit:
     train_pad: int | None = None
 
     def expand(self, walk: Walk, feature: Feature) -> Feature:
-        """Add the pool."""
+        """Add the pool to the network."""
         pad = self.pad
         if walk.training and self.train_pad is not None:
             pad = self.train_pad
@@ -118,8 +121,9 @@ class PoolUnit:
 class Residual:
     """The sum of a shortcut and a body, and a ReLU on it where `relu` names one.
 
-    body      blocks one after the other
-    shortcut  block beside them; None: what the body reads
+    Attributes:
+        body: Blocks one after the other.
+        shortcut: Block beside them; None: what the body reads.
     """
 
     name: str
@@ -138,7 +142,8 @@ class Residual:
 class ImagePooling:
     """The mean of the whole map, a convolution on it, and that back in the map's size (DeepLab v3).
 
-    pool, resize  names of the first and the last of the three
+    Attributes:
+        pool, resize: Names of the first and the last of the three.
     """
 
     pool: str
@@ -155,13 +160,14 @@ class ImagePooling:
 class Head:
     """Branches side by side on the backbone's map, merged, and what follows: ASPP in general.
 
-    branches       each a tuple of blocks; DeepLab without ASPP has one
-    merge          SUM of the branches' scores (DeepLab v2), or CONCAT of their features (v3);
-                   one branch alone is not merged
-    top            name of the sum or the concatenation
-    after          blocks on the merged map: projection and classifier where features are merged
-    output_stride  at which the rates are those of the tables; at another one they are this many
-                   times as large or small, so that the field of view in pixels stays
+    Attributes:
+        branches: Each a tuple of blocks; DeepLab without ASPP has one.
+        merge: SUM of the branches' scores (DeepLab v2), or CONCAT of their features (v3); one
+            branch alone is not merged.
+        top: Name of the sum or the concatenation.
+        after: Blocks on the merged map: projection and classifier where features are merged.
+        output_stride: At which the rates are those of the tables; at another one they are this many
+            times as large or small, so that the field of view in pixels stays.
     """
 
     branches: tuple[tuple[Block, ...], ...]
@@ -185,8 +191,9 @@ class SideBranch:
     In training its first convolution has the stride that gives the size of the head's scores; in
     testing it has none, and the scores are zoomed to the input's size.
 
-    source  name of the map
-    units   convolutions, the last of which is a classifier
+    Attributes:
+        source: Name of the map.
+        units: Convolutions, the last of which is a classifier.
     """
 
     source: str

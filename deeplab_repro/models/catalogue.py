@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from numbers import Integral
 from types import MappingProxyType
 
@@ -29,22 +30,23 @@ FORMATS = ("v1", "v2")
 class Network:
     """One network of the papers.
 
-    title            its name in the papers
-    full_name        paper, backbone, head, fusion of scales, and the data that it was trained on if
-                     not VOC alone: what the name does not say is as in the released network, so
-                     that the head of DeepLab v2 is ASPP; networks that differ in their training
-                     data alone share an architecture
-    architecture     its table
-    released         its name in the authors' releases, None if no file was released
-    paper            where its result stands, with mean IoU on VOC 2012 val before and after the CRF
-    parameters       learned values at 21 labels: convolutions and Scale, shared ones once, without
-                     BatchNorm's statistics
-    batch            pictures per forward pass in training
-    train_size, test_size      side of the square inputs used in training and testing
-    train_scores, test_scores  side of the score map before it is zoomed by 8
-    random_scales    the training pictures are resized by one of these factors at random
-    schedules        of the two stages of training; where no solver file was released, those of the
-                     network's nearest relation
+    Attributes:
+        title: Its name in the papers.
+        full_name: Paper, backbone, head, fusion of scales, and the data that it was trained on if
+            not VOC alone: what the name does not say is as in the released network, so that the
+            head of DeepLab v2 is ASPP; networks that differ in their training data alone share an
+            architecture.
+        architecture: Its table.
+        released: Its name in the authors' releases, None if no file was released.
+        paper: Where its result stands, with mean IoU on VOC 2012 val before and after the CRF.
+        parameters: Learned values at 21 labels: convolutions and Scale, shared ones once, without
+            BatchNorm's statistics.
+        batch: Pictures per forward pass in training.
+        train_size, test_size: Side of the square inputs used in training and testing.
+        train_scores, test_scores: Side of the score map before it is zoomed by 8.
+        random_scales: The training pictures are resized by one of these factors at random.
+        schedules: Of the two stages of training; where no solver file was released, those of the
+            network's nearest relation.
     """
 
     title: str
@@ -281,7 +283,9 @@ def find(name: str) -> Network:
     """
     by_name = {network.full_name: network for network in NETWORKS.values()} | dict(NETWORKS)
     if name not in by_name:
-        raise ValueError(f"network: expected one of {', '.join(NETWORKS)}; got {name!r}")
+        close = get_close_matches(name, by_name, n=3)
+        hint = f"; did you mean {' or '.join(close)}?" if close else ""
+        raise ValueError(f"network: expected one of {', '.join(NETWORKS)}; got {name!r}{hint}")
     return by_name[name]
 
 

@@ -96,7 +96,7 @@ class ScaledCopy(nn.Module):
         return scores if self.zoom == self.shrink else resize(scores, self.shrink, self.zoom)
 
     def extra_repr(self) -> str:
-        """Both factors."""
+        """The factors of the picture and of the scores, as ``print(model)`` shows them."""
         return f"picture x {self.zoom}/{self.shrink}, scores x {self.shrink}/{self.zoom}"
 
 

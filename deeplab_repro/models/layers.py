@@ -157,7 +157,7 @@ class CaffePool2d(nn.Module):
         return pool2d(x, self._windows[self.training])[0]
 
     def extra_repr(self) -> str:
-        """The window."""
+        """The window and how it moves, as ``print(model)`` shows them."""
         step, (_, train) = self.step, self._windows
         words = f"{step.method}, {step.kernel}, stride={step.stride}, padding={step.pad}"
         return words if train.pad[0] == step.pad else f"{words} (in training {train.pad[0]})"

@@ -17,15 +17,16 @@ __all__ = ["POLY_RESNET", "POLY_VGG", "STEP", "STEP_AVERAGED", "STEP_PLAIN", "Sc
 class Schedule:
     """One stage of training.  Momentum is 0.9 and weight decay 0.0005 in every released file.
 
-    policy        "step": base_lr * 0.1 ** (iteration // stepsize);
-                  "poly": base_lr * (1 - iteration / max_iter) ** 0.9
-    base_lr       the rate of iteration 0, for parameters with lr_mult 1
-    max_iter      iterations; each sees `batch` pictures of the network `iter_size` times
-    stepsize      iterations between two steps; 0 for "poly"
-    iter_size     passes whose gradients are averaged for one update
-    average_loss  the loss that is shown is the mean of so many iterations
-    display       iterations between two lines of the log
-    snapshot      iterations between two snapshots
+    Attributes:
+        policy: "step": base_lr * 0.1 ** (iteration // stepsize); "poly": base_lr * (1 - iteration /
+            max_iter) ** 0.9.
+        base_lr: The rate of iteration 0, for parameters with lr_mult 1.
+        max_iter: Iterations; each sees `batch` pictures of the network `iter_size` times.
+        stepsize: Iterations between two steps; 0 for "poly".
+        iter_size: Passes whose gradients are averaged for one update.
+        average_loss: The loss that is shown is the mean of so many iterations.
+        display: Iterations between two lines of the log.
+        snapshot: Iterations between two snapshots.
     """
 
     policy: Literal["step", "poly"]

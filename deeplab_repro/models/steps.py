@@ -15,11 +15,12 @@ from typing import Literal
 class Step:
     """One layer.
 
-    name     the layer's name in the released files
-    bottoms  the maps that it reads
-    top      the map that it writes; ReLU, Dropout and Norm write over the one that they read
-    owner    the name without the suffix of a resized copy of the input (`name` where there is
-             none): steps of one owner share their parameters
+    Attributes:
+        name: The layer's name in the released files.
+        bottoms: The maps that it reads.
+        top: The map that it writes; ReLU, Dropout and Norm write over the one that they read.
+        owner: The name without the suffix of a resized copy of the input (`name` where there is
+            none): steps of one owner share their parameters.
     """
 
     name: str
@@ -32,11 +33,12 @@ class Step:
 class Conv(Step):
     """A square convolution; the padding is on all four sides.
 
-    lr_mults    multipliers of the learning rate, of the weights and of the biases
-    std         the weights are drawn from a Gaussian of this deviation and the biases are 0; None:
-                the released files name no filler, so the layer starts from given weights
-    parameters  the names of weights and biases in the released files, by which copies share them;
-                empty where they have none
+    Attributes:
+        lr_mults: Multipliers of the learning rate, of the weights and of the biases.
+        std: The weights are drawn from a Gaussian of this deviation and the biases are 0; None: the
+            released files name no filler, so the layer starts from given weights.
+        parameters: The names of weights and biases in the released files, by which copies share
+            them; empty where they have none.
     """
 
     in_channels: int

@@ -31,10 +31,11 @@ class StrideError(ValueError):
 class Feature:
     """A map that the network computes.
 
-    name      of the blob
-    channels  of the map
-    stride    pixels of the network's input from one of its rows or columns to the next
-    rate      by which the rates of convolutions that read it are multiplied
+    Attributes:
+        name: Of the blob.
+        channels: Of the map.
+        stride: Pixels of the network's input from one of its rows or columns to the next.
+        rate: By which the rates of convolutions that read it are multiplied.
     """
 
     name: str
@@ -184,7 +185,7 @@ class Walk:
         return self._add(ResizeLike(**names), out)
 
     def crop(self, name: str, feature: Feature, begin: int, end: int) -> Feature:
-        """Add a cut."""
+        """Add a layer that cuts rows and columns off `feature`."""
         names = self._new(name, feature)
         return self._add(Crop(begin=begin, end=end, **names), replace(feature, name=names["top"]))
 

@@ -18,9 +18,10 @@ _PIECE = 1 << 20
 class Agreement:
     """Distance of an array from its reference, in two measures.
 
-    rel   ||ours - reference|| / ||reference||, the 2-norm over all values
-    max   max |ours - reference| / max |reference|
-    note  why no number could be given (shapes that differ, infinities that do not match)
+    Attributes:
+        rel: ||ours - reference|| / ||reference||, the 2-norm over all values.
+        max: Largest |ours - reference| / max |reference|.
+        note: Why no number could be given (shapes that differ, infinities that do not match).
     """
 
     rel: float

@@ -34,12 +34,13 @@ _Candidate = tuple[ReleasedModel, WeightsFile]
 class Obtained:
     """A set of weights that is in the store now.
 
-    model, file   what it is
-    path          the safetensors in the store
-    record        of the file that it was converted from; None if it was in the store already and
-                  nothing is known
-    first_use     there was no sum to compare with, neither published nor of an earlier time
-    already       it was in the store before
+    Attributes:
+        model, file: What it is.
+        path: The safetensors in the store.
+        record: Of the file that it was converted from; None if it was in the store already and
+            nothing is known.
+        first_use: There was no sum to compare with, neither published nor of an earlier time.
+        already: It was in the store before.
     """
 
     model: ReleasedModel
@@ -54,8 +55,9 @@ class Obtained:
 class _Checked:
     """Weights that are what the manifest says, not yet in the store.
 
-    records    of the files that they came in, by MODEL/NAME; last the one that holds them
-    first_use  as of `Obtained`
+    Attributes:
+        records: Of the files that they came in, by MODEL/NAME; last the one that holds them.
+        first_use: As of `Obtained`.
     """
 
     file: WeightsFile

@@ -42,12 +42,13 @@ _LATER: Final = (408, 425, 429)
 class Patience:
     """How long to wait, and for how often.
 
-    attempts      at one address in a row without `worthwhile` more bytes
-    first_wait    seconds before the second attempt; doubles each time
-    longest_wait  seconds
-    connect       seconds for a connection to be made
-    silence       seconds without a single byte after which a connection is given up
-    worthwhile    bytes after which the attempts are counted anew
+    Attributes:
+        attempts: At one address in a row without `worthwhile` more bytes.
+        first_wait: Seconds before the second attempt; doubles each time.
+        longest_wait: Seconds.
+        connect: Seconds for a connection to be made.
+        silence: Seconds without a single byte after which a connection is given up.
+        worthwhile: Bytes after which the attempts are counted anew.
     """
 
     attempts: int = 4

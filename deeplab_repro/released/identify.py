@@ -21,15 +21,16 @@ __all__ = ["Identity", "identify"]
 class Identity:
     """What is found out about a file with weights.
 
-    name         of the file; for one in an archive ARCHIVE: NAME
-    kind         of the file
-    bytes        its length
-    sha256       its sum in hexadecimal
-    layers       with weights
-    values       in all blobs
-    not_finite   layers with NaN or infinities
-    structures   comparison with every model, the most alike first
-    known_as     MODEL/NAME of what came into the store before with this sum
+    Attributes:
+        name: Of the file; for one in an archive ARCHIVE: NAME.
+        kind: Of the file.
+        bytes: Its length.
+        sha256: Its sum in hexadecimal.
+        layers: With weights.
+        values: In all blobs.
+        not_finite: Layers with NaN or infinities.
+        structures: Comparison with every model, the most alike first.
+        known_as: MODEL/NAME of what came into the store before with this sum.
     """
 
     name: str

@@ -15,7 +15,7 @@ def names() -> tuple[str, ...]:
 
 
 def find(name: str) -> ReleasedModel:
-    """A released model.
+    """The released model of a name.
 
     Args:
         name: Its name, the full name of its network, or its authors' name.

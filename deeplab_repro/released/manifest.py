@@ -73,10 +73,13 @@ class Published(TypedDict):
 class Reported:
     """What somebody else measured on VOC 2012 val; mean IoU in percent, None where nothing.
 
-    who        the project or person
-    url        where it stands
-    note          in which words, or from which training
-    same_weights  whether these are the released weights, and no training of somebody's own
+    Attributes:
+        who: The project or person.
+        url: Where it stands.
+        miou: Before the CRF.
+        miou_crf: After the CRF.
+        note: In which words, or from which training.
+        same_weights: Whether these are the released weights, and no training of somebody's own.
     """
 
     who: str
@@ -91,8 +94,9 @@ class Reported:
 class Source:
     """One address of a file.
 
-    named_by   a public page or script that gives this address; "" where it follows the pattern of
-               the others and is not confirmed
+    Attributes:
+        named_by: A public page or script that gives this address; "" where it follows the pattern
+            of the others and is not confirmed.
     """
 
     url: str
@@ -108,11 +112,12 @@ class Source:
 class Download:
     """A file as it was published: an archive, or the weights themselves.
 
-    name      of the file
-    sources   addresses in the order in which to try them
-    holds     names of the files in it, where it is an archive
-    bytes     its length, None where nobody has published it
-    sha256    its sum in hexadecimal, None where nobody has published it
+    Attributes:
+        name: Of the file.
+        sources: Addresses in the order in which to try them.
+        holds: Names of the files in it, where it is an archive.
+        bytes: Its length, None where nobody has published it.
+        sha256: Its sum in hexadecimal, None where nobody has published it.
     """
 
     name: str
@@ -126,12 +131,13 @@ class Download:
 class WeightsFile:
     """One set of weights of a model.
 
-    name         such as train_iter_20000
-    use          "val": to be scored on val; "test": trained on val, too, to be scored on test;
-                 "init": training starts from it, its classifier does not fit
-    trained_on   the set of images, or what it was trained on before VOC 2012
-    download     what to download
-    member       its name in the archive, None where it is the download itself
+    Attributes:
+        name: Such as train_iter_20000.
+        use: "val": to be scored on val; "test": trained on val, too, to be scored on test; "init":
+            training starts from it, its classifier does not fit.
+        trained_on: The set of images, or what it was trained on before VOC 2012.
+        download: What to download.
+        member: Its name in the archive, None where it is the download itself.
     """
 
     name: str
@@ -155,19 +161,20 @@ class WeightsFile:
 class ReleasedModel:
     """A model as it was released.
 
-    name           short name, which is also that of its CRF's parameters
-    title          its name in the papers
-    network        a name of `deeplab_repro.models.NETWORKS`
-    num_classes    labels
-    width          divisor of the published channel counts: 1 but in small models for tests
-    exp            what the released prototxts call ${EXP} in the names of layers
-    crf            a name for `CRFParams.named`, None where there is none
-    released_as    its name or folder at its authors'
-    pretrained_on  what the network had been trained on before
-    published      scores
-    reported       what others measured
-    files          sets of weights, at least one
-    licence        a note on the terms of use
+    Attributes:
+        name: Short name, which is also that of its CRF's parameters.
+        title: Its name in the papers.
+        network: A name of `deeplab_repro.models.NETWORKS`.
+        num_classes: Labels.
+        width: Divisor of the published channel counts: 1 but in small models for tests.
+        exp: What the released prototxts call ${EXP} in the names of layers.
+        crf: A name for `CRFParams.named`, None where there is none.
+        released_as: Its name or folder at its authors'.
+        pretrained_on: What the network had been trained on before.
+        published: Scores.
+        reported: What others measured.
+        files: Sets of weights, at least one.
+        licence: A note on the terms of use.
     """
 
     name: str
@@ -243,8 +250,9 @@ class ReleasedModel:
 class Manifest:
     """All released models by name.
 
-    path      of the JSON file
-    models    by their short names
+    Attributes:
+        path: Of the JSON file.
+        models: By their short names.
     """
 
     path: Path

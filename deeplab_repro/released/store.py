@@ -41,10 +41,11 @@ _CHUNK: Final = 1 << 22
 class Record:
     """What a file was when it came.
 
-    sha256   its sum in hexadecimal
-    bytes    its length
-    origin   the address, or the path that it was added from
-    date     UTC, ISO 8601
+    Attributes:
+        sha256: Its sum in hexadecimal.
+        bytes: Its length.
+        origin: The address, or the path that it was added from.
+        date: UTC, ISO 8601.
     """
 
     sha256: str

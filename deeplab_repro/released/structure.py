@@ -27,9 +27,10 @@ _Weights = Mapping[str, Sequence[np.ndarray[Any, Any]]]
 class _Layer:
     """What a file should hold of a layer.
 
-    shapes      of its blobs
-    copy        it shares its parameters with an earlier layer, so that a file may leave it out
-    classifier  its number of outputs is the number of labels
+    Attributes:
+        shapes: Of its blobs.
+        copy: It shares its parameters with an earlier layer, so that a file may leave it out.
+        classifier: Its number of outputs is the number of labels.
     """
 
     shapes: _Shapes
@@ -41,12 +42,14 @@ class _Layer:
 class Structure:
     """How the weights of a file compare with those of a released model.
 
-    model      the model
-    classes    number of labels of the file's classifiers, None where it has none or they disagree
-    shared     layers that both have and whose blobs are the same in number and shape
-    missing    layers that the file lacks
-    extra      layers of the file that the model does not have; Caffe ignores these
-    differing  layer whose blobs have another number or other shapes -> what differs, in a line
+    Attributes:
+        model: The model.
+        classes: Number of labels of the file's classifiers, None where it has none or they
+            disagree.
+        shared: Layers that both have and whose blobs are the same in number and shape.
+        missing: Layers that the file lacks.
+        extra: Layers of the file that the model does not have; Caffe ignores these.
+        differing: Layer whose blobs have another number or other shapes -> what differs, in a line.
     """
 
     model: ReleasedModel

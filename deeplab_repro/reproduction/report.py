@@ -25,10 +25,11 @@ __all__ = ["Part", "Report", "write_report"]
 class Part:
     """The label maps of one step and their score.
 
-    title       "before the CRF" or "after the CRF"
-    name        of the page
-    pairs       label maps and what they are held against
-    evaluation  their score
+    Attributes:
+        title: "before the CRF" or "after the CRF".
+        name: Of the page.
+        pairs: Label maps and what they are held against.
+        evaluation: Their score.
     """
 
     title: str
@@ -41,13 +42,14 @@ class Part:
 class Report:
     """What a reproduction found.
 
-    model     title of the released model
-    run       what was run, as `Identity.as_json` has it
-    pictures  how many of how many
-    rows      the numbers beside the published ones
-    parts     before the CRF and, in a run with one, after it
-    classes   names and colours
-    warning   why the numbers say nothing, where that is so
+    Attributes:
+        model: Title of the released model.
+        run: What was run, as `Identity.as_json` has it.
+        pictures: How many of how many.
+        rows: The numbers beside the published ones.
+        parts: Before the CRF and, in a run with one, after it.
+        classes: Names and colours.
+        warning: Why the numbers say nothing, where that is so.
     """
 
     model: str

@@ -48,12 +48,13 @@ _LABELS, _REFINED, _SCORES = _PLACES = ("labels", "labels_crf", "scores")
 class Identity:
     """What makes two runs the same, so that the results of one are those of the other.
 
-    model     name of the released model
-    weights   name of its set of weights
-    sha256    of the file that is loaded
-    pictures  name of the list, and a sum of the names in it; a run over its first pictures is a
-              part of the run over all
-    crf       parameters, None for a run without
+    Attributes:
+        model: Name of the released model.
+        weights: Name of its set of weights.
+        sha256: Of the file that is loaded.
+        pictures: Name of the list, and a sum of the names in it; a run over its first pictures is a
+            part of the run over all.
+        crf: Its parameters, or None for a run without it.
     """
 
     model: str

@@ -20,13 +20,14 @@ _ROUNDING: Final = 0.005
 class Row:
     """One number, in percent.
 
-    what       which number it is
-    paper      the authors', None where they state none
-    others     who measured it too, and what they got
-    ours       this run's
-    tolerance  how far it may be off, None where nobody can tell
-    verdict    whether it is reproduced
-    reason     why, in one sentence
+    Attributes:
+        what: Which number it is.
+        paper: The authors', None where they state none.
+        others: Who measured it too, and what they got.
+        ours: This run's.
+        tolerance: How far it may be off, None where nobody can tell.
+        verdict: Whether it is reproduced.
+        reason: Why, in one sentence.
     """
 
     what: str

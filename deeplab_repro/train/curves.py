@@ -84,7 +84,7 @@ class Run:
 
 
 def read_run(path: str | os.PathLike[str]) -> Run:
-    """A training log.
+    """Read the log of a training.
 
     Args:
         path: `log.jsonl`, or what `caffe train` wrote to its log or to the terminal; or the folder

@@ -19,10 +19,10 @@ import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, Final, TypeAlias
 
 from deeplab_repro.errors import InputError
+from deeplab_repro.train.closing import Closing
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard.writer import SummaryWriter
@@ -39,7 +39,7 @@ OBJECTIVE: Final = "loss (objective)"
 Outputs: TypeAlias = "Mapping[str, float | Sequence[float]]"
 
 
-class Log:
+class Log(Closing):
     """The log of a training run, appended to what is there.
 
     Args:
@@ -127,17 +127,6 @@ class Log:
         for part in (self._own, self._caffe, self._board):
             if part is not None:
                 part.close()
-
-    def __enter__(self) -> Log:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _put(self, kind: str, iteration: int, values: Mapping[str, Any], outputs: Outputs) -> None:
         line = {"kind": kind, "iteration": iteration, "time": round(time.time(), 3), **values}

@@ -15,6 +15,7 @@ A group's ``lr`` and ``weight_decay`` are those of its parameters: base values t
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, Final
 
@@ -36,7 +37,7 @@ __all__ = [
 _Params = Iterable[Tensor] | Iterable[dict[str, Any]]
 
 
-class CaffeOptimizer(Optimizer):
+class CaffeOptimizer(Optimizer, ABC):
     """What the solvers have in common: clipping, averaging, weight decay (sgd_solver.cpp).
 
     Args:
@@ -139,6 +140,7 @@ class CaffeOptimizer(Optimizer):
             diff = diff.add(along, alpha=decay)
         return diff
 
+    @abstractmethod
     def _update(self, diff: Tensor, memory: Sequence[Tensor], group: dict[str, Any]) -> Tensor:
         """What is to be subtracted from the parameter (``ComputeUpdateValue``).
 
@@ -147,7 +149,6 @@ class CaffeOptimizer(Optimizer):
             memory: what is remembered, one tensor for each of :attr:`slots`, to be updated.
             group: the parameter's.
         """
-        raise NotImplementedError
 
 
 class CaffeSGD(CaffeOptimizer):

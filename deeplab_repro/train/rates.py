@@ -13,6 +13,7 @@ a loop of one's own a scheduler does the same to every group of an optimizer:
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Final
@@ -44,7 +45,7 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class Policy:
+class Policy(ABC):
     """What the base rate is multiplied by in each iteration.
 
     Attributes:
@@ -53,13 +54,13 @@ class Policy:
 
     name: ClassVar[str]
 
+    @abstractmethod
     def factor(self, iteration: int) -> float:
         """The factor, as a double.
 
         Args:
             iteration: how many updates have been made; 0 in the first iteration.
         """
-        raise NotImplementedError
 
     def rate(self, base_lr: float, iteration: int) -> float:
         """The rate as Caffe has it: a float32."""
@@ -86,7 +87,7 @@ class Fixed(Policy):
     name = "fixed"
 
     def factor(self, iteration: int) -> float:
-        """1."""
+        """The base rate stays as it is."""
         return 1.0
 
 
@@ -99,11 +100,11 @@ class Step(Policy):
     stepsize: int
 
     def factor(self, iteration: int) -> float:
-        """See the class."""
+        """The formula of the class, as a double."""
         return _power(self.gamma, iteration // self.stepsize)
 
     def steps(self, iteration: int) -> int:
-        """Of the last iteration that was computed, which is the one before."""
+        """How many steps the last iteration computed, which is the one before, had taken."""
         return max(0, iteration - 1) // self.stepsize
 
 
@@ -115,7 +116,7 @@ class Exp(Policy):
     gamma: float
 
     def factor(self, iteration: int) -> float:
-        """See the class."""
+        """The formula of the class, as a double."""
         return _power(self.gamma, iteration)
 
 
@@ -128,7 +129,7 @@ class Inv(Policy):
     power: float
 
     def factor(self, iteration: int) -> float:
-        """See the class."""
+        """The formula of the class, as a double."""
         return _power(1 + self.gamma * iteration, -self.power)
 
 
@@ -152,16 +153,16 @@ class MultiStep(Policy):
     start: tuple[int, int] = (0, 0)
 
     def factor(self, iteration: int) -> float:
-        """See the class."""
+        """The formula of the class, as a double."""
         return _power(self.gamma, self._taken(iteration))
 
     def steps(self, iteration: int) -> int:
-        """Those that the last iteration counted."""
+        """How many steps the last iteration had counted."""
         first, taken = self.start
         return taken if iteration <= first else self._taken(iteration - 1)
 
     def resumed(self, iteration: int, steps: int) -> MultiStep:
-        """Counts on from there."""
+        """The policy that counts on from there."""
         return replace(self, start=(iteration, steps))
 
     def _taken(self, iteration: int) -> int:
@@ -198,7 +199,7 @@ class Sigmoid(Policy):
     stepsize: int
 
     def factor(self, iteration: int) -> float:
-        """See the class."""
+        """The formula of the class, as a double."""
         # The two forms are equal; each is used where its exponential cannot overflow.
         x = self.gamma * (iteration - self.stepsize)
         return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
@@ -238,6 +239,11 @@ class PolicyLR(LRScheduler):
         return [group["initial_lr"] * factor for group in self.optimizer.param_groups]
 
 
+def _check_iterations(name: str, count: int) -> None:
+    if count < 1:
+        raise ValueError(f"{name}: expected 1 or more, got {count}")
+
+
 class FixedLR(PolicyLR):
     """See :class:`Fixed`."""
 
@@ -246,11 +252,12 @@ class FixedLR(PolicyLR):
 
 
 class StepLR(PolicyLR):
-    """See :class:`Step`."""
+    """See :class:`Step`.  Raises ValueError where ``stepsize`` is less than 1."""
 
     def __init__(
         self, optimizer: Optimizer, stepsize: int, gamma: float = 0.1, last_epoch: int = -1
     ) -> None:
+        _check_iterations("stepsize", stepsize)
         super().__init__(optimizer, Step(gamma, stepsize), last_epoch)
 
 
@@ -280,11 +287,12 @@ class MultiStepLR(PolicyLR):
 
 
 class PolyLR(PolicyLR):
-    """See :class:`Poly`."""
+    """See :class:`Poly`.  Raises ValueError where ``max_iter`` is less than 1."""
 
     def __init__(
         self, optimizer: Optimizer, max_iter: int, power: float = 0.9, last_epoch: int = -1
     ) -> None:
+        _check_iterations("max_iter", max_iter)
         super().__init__(optimizer, Poly(power, max_iter), last_epoch)
 
 

@@ -7,7 +7,6 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +17,7 @@ from deeplab_repro.caffe.layers.base import UnexpectedLabel
 from deeplab_repro.caffe.net import CaffeNet, load_caffe
 from deeplab_repro.processes import Processes
 from deeplab_repro.train.batches import Batches, FeedMaker
+from deeplab_repro.train.closing import Closing
 from deeplab_repro.train.feeds import Feeds, Sinks
 from deeplab_repro.train.journal import Journal, small, told
 from deeplab_repro.train.optim import SOLVERS, CaffeAdam, CaffeOptimizer
@@ -37,7 +37,7 @@ from prototxt_import.net import filter_net
 __all__ = ["Solver"]
 
 
-class Solver:
+class Solver(Closing):
     """Trains a network as a solver file says.
 
     Args:
@@ -451,17 +451,6 @@ class Solver:
             batches.close()
         for writer in self._writers:
             writer.close()
-
-    def __enter__(self) -> Solver:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @contextmanager
     def _random(self, *numbers: int) -> Iterator[None]:

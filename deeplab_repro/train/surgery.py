@@ -104,7 +104,7 @@ class _Surgeon:
         }
 
     def operate(self) -> Grafted:
-        """Fill every layer."""
+        """Fill every layer of the new network."""
         for item in self._layers:
             name = item.layer.name
             if item.shapes.params:

@@ -41,7 +41,7 @@ class Eltwise(Layer):
         return self.operation == "SUM" and all(factor == 1 for factor in self.coeff)
 
     def describe(self) -> str:
-        """With its operation."""
+        """The type and the operation, such as ``Eltwise SUM``."""
         return f"Eltwise {self.operation}"
 
 

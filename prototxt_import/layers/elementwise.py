@@ -20,13 +20,13 @@ class Elementwise(Layer):
     """A layer whose top is shaped like its bottom (neuron_layer.cpp)."""
 
     def infer(self, bottoms: list[Shape]) -> LayerShapes:
-        """Any shape."""
+        """The top has the shape of the first bottom, whatever that is."""
         return LayerShapes([bottoms[0]])
 
 
 @kind("AbsVal", v1="ABSVAL")
 class AbsVal(Elementwise):
-    """absval_layer.cpp."""
+    """absval_layer.cpp: the absolute value, |x|."""
 
     def check(self) -> None:
         """absval_layer.cpp, LayerSetUp."""
@@ -35,12 +35,12 @@ class AbsVal(Elementwise):
 
 @kind("BNLL", v1="BNLL")
 class BNLL(Elementwise):
-    """bnll_layer.cpp."""
+    """bnll_layer.cpp: log(1 + exp(x)), the softplus."""
 
 
 @kind("Clip", "clip_param", programs=("bvlc",))
 class Clip(Elementwise):
-    """clip_layer.cpp."""
+    """clip_layer.cpp: values outside [min, max] become the nearer end."""
 
     min: float | None = None
     max: float | None = None
@@ -54,7 +54,7 @@ class Clip(Elementwise):
 
 @kind("Dropout", "dropout_param")
 class Dropout(Elementwise):
-    """dropout_layer.cpp."""
+    """dropout_layer.cpp: in training a share ``dropout_ratio`` of the values becomes zero."""
 
     dropout_ratio: float
 
@@ -73,7 +73,7 @@ class Dropout(Elementwise):
 
 @kind("ELU", "elu_param")
 class ELU(Elementwise):
-    """elu_layer.cpp."""
+    """elu_layer.cpp: x where it is positive, ``alpha * (exp(x) - 1)`` elsewhere."""
 
     alpha: float
 
@@ -99,12 +99,12 @@ class _Based(Elementwise):
 
 @kind("Exp", "exp_param")
 class Exp(_Based):
-    """exp_layer.cpp."""
+    """exp_layer.cpp: base ^ (scale * x + shift)."""
 
 
 @kind("Log", "log_param")
 class Log(_Based):
-    """log_layer.cpp."""
+    """log_layer.cpp: the logarithm of scale * x + shift."""
 
     def check(self) -> None:
         """There is no logarithm to the base 1."""
@@ -115,7 +115,7 @@ class Log(_Based):
 
 @kind("Power", "power_param")
 class Power(Elementwise):
-    """power_layer.cpp."""
+    """power_layer.cpp: (scale * x + shift) ^ power."""
 
     power: float
     scale: float
@@ -134,7 +134,7 @@ class PReLU(Elementwise):
         return (self.filler or Filler(value=0.25),)
 
     def infer(self, bottoms: list[Shape]) -> LayerShapes:
-        """(N, C, ...)."""
+        """The bottom is (N, C, ...), the parameter (C,) or one number for all channels."""
         (bottom,) = bottoms
         if len(bottom) < 2:
             self.fail("bottom must have at least 2 axes", got=show(bottom))
@@ -143,30 +143,30 @@ class PReLU(Elementwise):
 
 @kind("ReLU", "relu_param", v1="RELU")
 class ReLU(Elementwise):
-    """relu_layer.cpp."""
+    """relu_layer.cpp: x where it is positive, ``negative_slope * x`` elsewhere."""
 
     negative_slope: float
 
 
 @kind("Sigmoid")
 class Sigmoid(Elementwise):
-    """sigmoid_layer.cpp."""
+    """sigmoid_layer.cpp: 1 / (1 + exp(-x))."""
 
 
 @kind("Swish", "swish_param", programs=("bvlc",))
 class Swish(Elementwise):
-    """swish_layer.cpp."""
+    """swish_layer.cpp: x * sigmoid(beta * x)."""
 
     beta: float
 
 
 @kind("TanH", v1="TANH")
 class TanH(Elementwise):
-    """tanh_layer.cpp."""
+    """tanh_layer.cpp: the hyperbolic tangent."""
 
 
 @kind("Threshold", "threshold_param")
 class Threshold(Elementwise):
-    """threshold_layer.cpp."""
+    """threshold_layer.cpp: 1 where x is above the threshold, 0 elsewhere."""
 
     threshold: float

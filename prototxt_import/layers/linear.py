@@ -22,7 +22,7 @@ class _Matrix(Layer):
     bias_filler: Filler
 
     def fillers(self) -> tuple[Filler, ...]:
-        """Weights, biases."""
+        """The filler of the weights and, where there is a bias, that of the bias."""
         return (self.weight_filler, self.bias_filler)[: 1 + self.bias_term]
 
 

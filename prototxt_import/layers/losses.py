@@ -167,7 +167,7 @@ class _LabelLoss(Loss):
 
 @kind("MultinomialLogisticLoss", bottoms=2)
 class MultinomialLogisticLoss(_LabelLoss):
-    """multinomial_logistic_loss_layer.cpp."""
+    """multinomial_logistic_loss_layer.cpp: -log p of the label, from probabilities."""
 
 
 @kind("HingeLoss", "hinge_loss_param", bottoms=2)

@@ -31,7 +31,7 @@ class BatchNorm(Layer):
     update_global_stats: bool
 
     def fillers(self) -> tuple[Filler, ...]:
-        """Zeros."""
+        """All three blobs start as zeros."""
         return (Filler(), Filler(), Filler())
 
     def infer(self, bottoms: list[Shape]) -> LayerShapes:
@@ -56,7 +56,7 @@ class MVN(Layer):
         return {**values, "eps": _LEGACY_MVN_EPS} if dialect == "dl1" else values
 
     def infer(self, bottoms: list[Shape]) -> LayerShapes:
-        """Four axes."""
+        """The bottom must have four axes, and the top has its shape."""
         return LayerShapes([self.four_axes(bottoms[0])])
 
 
@@ -68,7 +68,7 @@ class _Affine(Layer):
     num_axes: int
 
     def infer(self, bottoms: list[Shape]) -> LayerShapes:
-        """scale_layer.cpp, bias_layer.cpp."""
+        """The factors have some of the bottom's axes (scale_layer.cpp, bias_layer.cpp: Reshape)."""
         bottom = bottoms[0]
         if len(bottoms) == 2:
             factors = bottoms[1]
@@ -117,7 +117,7 @@ class Scale(_Affine):
 
 @kind("Bias", "bias_param", bottoms=(1, 2))
 class Bias(_Affine):
-    """bias_layer.cpp."""
+    """bias_layer.cpp: adds a blob along some of the axes."""
 
     filler: Filler
 

@@ -52,7 +52,7 @@ class Filler:
 
     @classmethod
     def read(cls, message: Any) -> Filler:
-        """A FillerParameter message."""
+        """Read a FillerParameter message."""
         known = message.DESCRIPTOR.fields_by_name
         names = (item.name for item in dataclasses.fields(cls))
         return cls(**{name: field_value(message, known[name], optional=False) for name in names})

@@ -71,7 +71,7 @@ class Unsupported(Layer):
     kind: ClassVar[Kind] = Kind("", (0, None), (0, None), "", (), "")
 
     def shapes(self, bottoms: Sequence[Shape]) -> NoReturn:
-        """Never."""
+        """Refuse the layer: nothing of its kind is computed."""
         if self.type in REFUSED:
             self.fail(f"layer type not supported: {REFUSED[self.type].reason}")
         self.fail("unknown layer type")

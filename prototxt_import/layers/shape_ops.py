@@ -27,18 +27,18 @@ class _Sharing(Layer):
 
     @property
     def memory(self) -> Memory:
-        """The bottom's."""
+        """Its tops are views of the bottom."""
         return Memory.VIEW
 
     @property
     def shares_data(self) -> bool:
-        """Always."""
+        """In Caffe its tops are always the memory of the bottom."""
         return True
 
 
 @kind("Softmax", "softmax_param")
 class Softmax(Elementwise):
-    """softmax_layer.cpp."""
+    """softmax_layer.cpp: the softmax along one axis."""
 
     axis: int
 
@@ -87,7 +87,7 @@ class Concat(_AlongAxis):
 
     @property
     def shares_data(self) -> bool:
-        """A single bottom's."""
+        """In Caffe the concatenation of a single bottom is that bottom's memory."""
         return len(self.bottoms) == 1
 
     def infer(self, bottoms: list[Shape]) -> LayerShapes:
@@ -153,7 +153,7 @@ class Slice(_AlongAxis):
 
 @kind("Split", tops=(1, None))
 class Split(_Sharing):
-    """split_layer.cpp."""
+    """split_layer.cpp: each top is the bottom."""
 
     def infer(self, bottoms: list[Shape]) -> LayerShapes:
         """The bottom, as often as there are tops."""
@@ -240,13 +240,13 @@ class Reshape(_Sharing):
 
 @kind("Tile", "tile_param")
 class Tile(Layer):
-    """tile_layer.cpp."""
+    """tile_layer.cpp: the bottom several times, one behind the other along an axis."""
 
     axis: int
     tiles: int
 
     def check(self) -> None:
-        """At least once."""
+        """Refuse to repeat the bottom less than once."""
         if self.tiles < 1:
             self.fail("tiles is missing or not positive", got=self.tiles)
 
@@ -308,7 +308,7 @@ class Reduction(Layer):
     coeff: float
 
     def infer(self, bottoms: list[Shape]) -> LayerShapes:
-        """The axes before."""
+        """The top has the axes that stand before the first one reduced."""
         return LayerShapes([bottoms[0][: self.axis_of(self.axis, len(bottoms[0]))]])
 
 
@@ -324,7 +324,7 @@ class ArgMax(Layer):
     axis: int | None = None
 
     def infer(self, bottoms: list[Shape]) -> LayerShapes:
-        """See the class."""
+        """The top has one value, or ``top_k`` of them, in place of the scores compared."""
         (bottom,) = bottoms
         top: Shape
         if self.is_legacy:

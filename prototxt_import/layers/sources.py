@@ -33,7 +33,7 @@ class Input(Layer):
     shape: tuple[Shape, ...]
 
     def infer(self, bottoms: list[Shape]) -> LayerShapes:
-        """As stated."""
+        """The tops have the stated shapes: one for all, or one for each."""
         return _one_shape_or_one_each(self, self.shape)
 
 
@@ -45,15 +45,15 @@ class Parameter(Layer):
 
     @property
     def memory(self) -> Memory:
-        """The parameter's."""
+        """The top is a view of the parameter."""
         return Memory.PART
 
     def fillers(self) -> tuple[Filler, ...]:
-        """Zeros."""
+        """The parameter starts as zeros."""
         return (Filler(),)
 
     def infer(self, bottoms: list[Shape]) -> LayerShapes:
-        """As stated."""
+        """Top and parameter have the stated shape."""
         return LayerShapes([self.shape], [self.shape])
 
 
@@ -95,7 +95,7 @@ class DummyData(Layer):
         return self.num, self.channels, self.height, self.width
 
     def infer(self, bottoms: list[Shape]) -> LayerShapes:
-        """As stated."""
+        """The tops have the stated shapes, in the newer or the older form."""
         return _one_shape_or_one_each(self, self.shape or tuple(zip(*self._columns(), strict=True)))
 
 
@@ -111,7 +111,7 @@ class _Data(Layer):
 
 @kind("MemoryData", "memory_data_param", bottoms=0, tops=2)
 class MemoryData(_Data):
-    """memory_data_layer.cpp."""
+    """memory_data_layer.cpp: pictures and labels that the caller hands over."""
 
     batch_size: int
     channels: int
@@ -152,7 +152,7 @@ class Transformation:
 
     @classmethod
     def read(cls, message: Any) -> Transformation:
-        """A TransformationParameter message."""
+        """Read a TransformationParameter message."""
         known = message.DESCRIPTOR.fields_by_name
         names = (item.name for item in dataclasses.fields(cls))
         return cls(**{name: field_value(message, known[name], optional=False) for name in names})
@@ -192,7 +192,7 @@ class _Pictures(_Data):
 
     @classmethod
     def read(cls, message: Any, spec: Any, dialect: Dialect) -> dict[str, Any]:
-        """Of two messages."""
+        """Read the layer's own message, and how its pictures are transformed."""
         return {
             **super().read(message, spec, dialect),
             "batch_size": message.batch_size or None,
@@ -296,7 +296,7 @@ class HDF5Data(_Arrays):
 
     @classmethod
     def read(cls, message: Any, spec: Any, dialect: Dialect) -> dict[str, Any]:
-        """Of two messages."""
+        """Read the layer's own message, and whether it states a transformation."""
         return {
             **super().read(message, spec, dialect),
             "has_transform": spec.HasField("transform_param"),
@@ -327,7 +327,7 @@ class _Sink(Layer):
     """A layer that makes nothing."""
 
     def infer(self, bottoms: list[Shape]) -> LayerShapes:
-        """Anything."""
+        """The bottoms may have any shape, and there is no top."""
         return LayerShapes([])
 
 

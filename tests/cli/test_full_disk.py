@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -12,23 +9,13 @@ import numpy as np
 import pytest
 
 from deeplab_repro.cli import main
+from tests.testing.disk import full_disk
 
 ROOT = Path(__file__).parents[2]
 BUNDLED = ROOT / "weights" / "largefov_v1_w8"
 MODEL = BUNDLED / "weights.caffemodel"
 PICTURE = BUNDLED / "picture.png"
 CAFFE = BUNDLED / "activations.h5"
-
-
-@contextmanager
-def full_disk(most_bytes: int) -> Iterator[None]:
-    """No file of this process can grow beyond ``most_bytes``: writing fails as on a full disk."""
-    before, most = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (before, most))
 
 
 #: Command line with OUT for the file or folder to write, and what of it is named in the error.

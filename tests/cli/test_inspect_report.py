@@ -82,7 +82,10 @@ def test_weights_alone_belong_to_the_first_network(run, tmp_path):
         ([V1 / "deploy.prototxt", "none.prototxt"], ["none.prototxt", "No such file"]),
         ([V1 / "deploy.prototxt", V2 / "deploy.prototxt", "--svg", "x.svg"], ["--svg"]),
         ([V1 / "deploy.prototxt", V2 / "deploy.prototxt", "--input-shape", "x=1x3x9x9"], ["'x'"]),
-        ([V1 / "deploy.prototxt", "--svg", "no/such/folder/x.svg"], ["x.svg"]),
+        (
+            [V1 / "deploy.prototxt", "--svg", "no/such/folder/x.svg"],
+            ["no/such/folder: there is no such folder"],
+        ),
     ],
 )
 def test_bad_input(run, arguments, parts, tmp_path, monkeypatch):

@@ -70,7 +70,7 @@ def test_what_is_drawn(tmp_path: Path) -> None:
         (["-o", "a.jpg"], "a.jpg: unknown kind of picture; expected .png or .svg or .pdf"),
         (["no.log"], "no.log: No such file or directory"),
         (["--average", 0], "0 is not in the range x>=1"),
-        (["-o", "no/a.png"], "a.png: No such file or directory"),
+        (["-o", "no/a.png"], "no: there is no such folder"),
     ],
 )
 def test_bad_input(

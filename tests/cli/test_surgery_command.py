@@ -102,7 +102,7 @@ def test_a_deeplab_network_of_a_port(run: Any, tmp_path: Path, vgg: Path) -> Non
         (["--network", "plain", "--set", "A"], "--set; expected NAME=VALUE, got A"),
         (["--network", "plain", "--mean", "1,b"], "--mean; expected three numbers R,G,B, got 1,b"),
         (["--network", "plain", "--std", "1,1,0"], "deviation of torchvision's pictures; expected"),
-        (["--network", "plain", *NARROW, "-o", "no/x.pt"], "x.pt: No such file or directory"),
+        (["--network", "plain", *NARROW, "-o", "no/x.pt"], "no: there is no such folder"),
         (["--network", "resnet101", *NARROW], "layer 'conv1': has nothing to start from"),
     ],
 )

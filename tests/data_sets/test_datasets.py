@@ -122,6 +122,17 @@ def test_augmented_set(root, tmp_path):
     )
 
 
+def test_a_link_to_a_label_of_vocs_is_replaced_and_not_followed(root, tmp_path):
+    own = root / "SegmentationClass/2007_000001.png"
+    before = own.read_bytes()
+    made = tmp_path / "out/SegmentationClassAug/2007_000001.png"
+    made.parent.mkdir(parents=True)
+    made.symlink_to(own)
+    prepare_voc(plan_voc(tmp_path, tmp_path), tmp_path / "out", palette=False)
+    assert own.read_bytes() == before
+    assert Image.open(made).mode == "L"
+
+
 def test_plan_names_what_is_missing(root, tmp_path):
     (root / "SegmentationClass/2007_000002.png").unlink()
     (root / "JPEGImages/2008_000003.jpg").unlink()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sklearn import metrics
 
 from deeplab_repro.errors import InputError
 from deeplab_repro.evaluation import Confusion
@@ -31,6 +30,8 @@ def test_worked_by_hand():
 
 
 def test_equals_scikit_learn():
+    from sklearn import metrics  # takes seconds, which no other test should wait for
+
     random = np.random.default_rng(5)
     confusion, truths, guesses = Confusion(21), [], []
     for _ in range(12):

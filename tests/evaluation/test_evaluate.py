@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import scipy.io
 from PIL import Image
-from sklearn import metrics
 
 from deeplab_repro.data import Dataset, Sample, read_label, voc
 from deeplab_repro.errors import InputError
@@ -64,6 +63,8 @@ def guesses(dataset):
 
 
 def test_scores_of_files_of_every_kind(val):
+    from sklearn import metrics  # takes seconds, which no other test should wait for
+
     dataset, folder = val
     found = evaluate(pair_up(dataset, folder), crop=True)
     labels = [read_label(sample.label) for sample in dataset]

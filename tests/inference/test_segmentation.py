@@ -301,6 +301,7 @@ def test_a_network_of_one_size(data: Path) -> None:
 @pytest.mark.parametrize(
     ("picture", "options", "message"),
     [
+        ("picture.png", {}, r"expected \(H, W, 3\) uint8, BGR, got str"),
         (np.zeros((4, 4), np.uint8), {}, r"expected \(H, W, 3\) uint8, BGR, got \(4, 4\) uint8"),
         (np.zeros((4, 4, 3), np.float32), {}, "float32"),
         (np.zeros((0, 4, 3), np.uint8), {}, "no pixels"),

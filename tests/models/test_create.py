@@ -34,6 +34,10 @@ def test_names() -> None:
     ("arguments", "message"),
     [
         ({"name": "largfov"}, "network: expected one of plain, msc"),
+        (
+            {"name": "deeplab_v1_largefov"},
+            r"got 'deeplab_v1_largefov'; did you mean deeplab_v1_vgg16_largefov or ",
+        ),
         ({"num_classes": 0}, "num_classes: expected at least 1, got 0"),
         ({"width": 3}, "width: expected a divisor of 64, got 3"),
         ({"num_classes": 2.5}, "num_classes: expected a whole number, got 2.5"),

@@ -14,7 +14,7 @@ import scipy.io
 from deeplab_repro.errors import BadInput
 from deeplab_repro.pictures.matlab import read_bin, read_mat, write_bin
 from deeplab_repro.pictures.scores import WRITTEN, read_scores, score_file, write_scores
-from tests.cli.test_full_disk import full_disk
+from tests.testing.disk import full_disk
 
 #: Two channels of 1 x 3, so that no axis can be taken for another.
 SCORES = np.array([[[1, 2, 3]], [[4, 5, -6]]], np.float32)

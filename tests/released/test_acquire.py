@@ -24,9 +24,9 @@ from deeplab_repro.released.identify import identify
 from deeplab_repro.released.manifest import Manifest
 from deeplab_repro.released.store import file_sum
 from prototxt_import import read_model, read_weights, write_weights
-from tests.cli.test_full_disk import full_disk
 from tests.released.conftest import Shelf, twin, twin_weights, write_caffemodel, zipped
 from tests.released.server import Page, Server
+from tests.testing.disk import full_disk
 
 HURRIED = Patience(attempts=2, first_wait=0.01, connect=1.0, silence=1.0)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import socket
 import time
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 from deeplab_repro.errors import InputError
 from deeplab_repro.released.download import Patience, Reporter, download
 from tests.released.server import Page, Server
+from tests.testing.disk import full_disk
 
 CONTENT = os.urandom(400_000)
 OTHER = os.urandom(400_000)
@@ -265,13 +265,8 @@ def test_a_damaged_note(damage: str, server: Server, shop: Shop) -> None:
 def test_full_disk(server: Server, shop: Shop) -> None:
     """The message names the file; what came is kept, so that another run goes on."""
     url = server.url("/a", Page(CONTENT))
-    before, most = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, most))
-    try:
-        with pytest.raises(InputError, match=r"\.part: File too large"):
-            shop.get(url)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (before, most))
+    with full_disk(200_000), pytest.raises(InputError, match=r"\.part: File too large"):
+        shop.get(url)
     shop.get(url)
     assert shop.target.read_bytes() == CONTENT
     assert asked(server)[1] == "bytes=200000-"

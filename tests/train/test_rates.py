@@ -122,3 +122,11 @@ def test_a_scheduler_resumes_from_its_state() -> None:
         opt.step()
         sched.step()
     assert other.get_last_lr() == scheduler.get_last_lr() == [Poly(0.9, 10).factor(5)]
+
+
+def test_schedules_of_no_iterations_are_refused() -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    with pytest.raises(ValueError, match="max_iter: expected 1 or more, got 0"):
+        PolyLR(optimizer, max_iter=0)
+    with pytest.raises(ValueError, match="stepsize: expected 1 or more, got -5"):
+        StepLR(optimizer, stepsize=-5)

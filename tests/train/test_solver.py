@@ -19,6 +19,7 @@ from prototxt_import import (
     read_weights,
     write_weights,
 )
+from tests.testing.disk import full_disk
 from tests.train.runs import RUNS, rel, sampled, seg_run, solver_run, weights
 
 SOLVER = "solver.prototxt"
@@ -420,22 +421,13 @@ def test_stop_in_the_middle_of_a_test(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_leaves_the_old_snapshots_whole(tmp_path: Path) -> None:
-    import resource
-
     solver_run("sgd_fixed", tmp_path)
     solver = Solver(SOLVER, "init.caffemodel")
     solver.step(6)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (500, limits[1]))
-    try:
-        with pytest.raises(
-            CaffeImportError,
-            match=r"snap_iter_12.caffemodel: File too large .*whole one: snap_iter_6.solverstate\)",
-        ):
-            solver.step(6)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    said = r"snap_iter_12.caffemodel: File too large .*whole one: snap_iter_6.solverstate\)"
+    with full_disk(500), pytest.raises(CaffeImportError, match=said):
+        solver.step(6)
     (tmp_path / "snap_iter_12.solverstate").unlink(missing_ok=True)
     before.pop("snap_iter_12.solverstate", None)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

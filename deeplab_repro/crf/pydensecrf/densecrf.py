@@ -74,7 +74,7 @@ class Unary:
 
 
 class ConstUnary(Unary):
-    """Energies (labels, points)."""
+    """Energies that do not change, (labels, points)."""
 
     def __init__(self, u: NDArray[np.float32]) -> None:
         self._u = _matrix("u", u).copy()

@@ -69,7 +69,7 @@ class Look:
 
     @property
     def layer(self) -> Layer:
-        """The layer."""
+        """The layer under suspicion."""
         return self.chain.links[self.k][0]
 
     @property

@@ -150,7 +150,7 @@ def relu_missing(look: Look) -> Iterator[Variant]:
 
 @detector("Scale", "BatchNorm", "LRN", "Power", "Bias")
 def layer_skipped(look: Look) -> Iterator[Variant]:
-    """Its bottom unchanged."""
+    """What the layer would have written if it passed its bottom on unchanged."""
     if len(look.bottoms) == 1:
         yield Variant((SKIPPED,), f"without '{look.layer.name}'", look.bottoms[0])
 

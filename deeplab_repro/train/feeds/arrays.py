@@ -180,7 +180,7 @@ class GivenArrays(Source):
         self._labels = labels.reshape((rows, 1, 1, 1) if layer.is_legacy else (rows,))
 
     def origin(self, number: int) -> str:
-        """The row."""
+        """The number of the row, in words."""
         return f"row {number % len(self._data)} of the arrays given"
 
     def item(self, number: int) -> Item:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
-from types import TracebackType
 from typing import Any
 
 from numpy.typing import NDArray
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from deeplab_repro.caffe.layers.base import UnexpectedLabel
 from deeplab_repro.errors import BadInput, InputError
+from deeplab_repro.train.closing import Closing
 from deeplab_repro.train.feeds.arrays import GivenArrays, HDF5Rows, MatFiles
 from deeplab_repro.train.feeds.batches import Batch, Batches, Reader, Share
 from deeplab_repro.train.feeds.draws import Draws
@@ -25,7 +25,7 @@ __all__ = ["Feeds"]
 Arrays = Mapping[str, tuple[NDArray[Any], NDArray[Any]]]
 
 
-class Feeds:
+class Feeds(Closing):
     """What a network's data layers give, batch after batch without end.
 
     Every random choice is a function of the seed, the layer and the item's number.  So the batches
@@ -158,17 +158,6 @@ class Feeds:
     def close(self) -> None:
         """End the worker processes."""
         self._reader.close()
-
-    def __enter__(self) -> Feeds:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _source(

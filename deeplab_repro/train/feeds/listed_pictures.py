@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from abc import abstractmethod
 from typing import Final
 
 import cv2
@@ -90,13 +91,15 @@ class _ListedPictures(Source):
             return int(self._draws.permutation(len(self._lines), Purpose.LINES, times)[place])
         return place
 
+    @abstractmethod
     def _entry(self, line: Line) -> _Entry:
-        raise NotImplementedError
+        """The picture's file and its label, from a line of the list."""
 
+    @abstractmethod
     def _tops(
         self, pixels: NDArray[np.uint8], file: str, label: int | str, random: np.random.Generator
     ) -> Item:
-        raise NotImplementedError
+        """A picture, (H, W, C), and its label, transformed."""
 
 
 class LabelledPictures(_ListedPictures):
