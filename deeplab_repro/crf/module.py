@@ -20,7 +20,8 @@ _LEARNABLE = ("weights", "compatibility", "stds")
 
 def _stds(params: CRFParams) -> list[Std]:
     """Every std in order: of the spatial kernel, then of each bilateral one's two."""
-    return [params.pos_xy_std, *(s for k in params.bilaterals for s in (k.xy_std, k.rgb_std))]
+    extra = (std for kernel in params.extra for std in (kernel.xy_std, kernel.rgb_std))
+    return [params.pos_xy_std, params.bi_xy_std, params.bi_rgb_std, *extra]
 
 
 def _parts(stds: Sequence[Std], values: Iterable[T]) -> list[list[T]]:
@@ -61,7 +62,7 @@ class DenseCRF(nn.Module):
         ValueError: an unknown word in ``learn``; Potts to learn without ``labels``; a
             compatibility of another shape.
 
-    >>> crf = DenseCRF(learn=["weights", "compatibility"], labels=21)
+    >>> crf = DenseCRF(learn=["weights", "compatibility", "stds"], labels=21)
     >>> loss = nll_loss(crf(-scores, image, output="log"), labels, ignore_index=255)
     """
 

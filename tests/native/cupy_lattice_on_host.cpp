@@ -31,7 +31,7 @@ Run bind(void (*kernel)(Args...)) {
       KERNEL(neighbours_kernel<d>)
 #define FOR_TYPE(T)                                                           \
   KERNEL(splat_kernel<T>), KERNEL(combine_kernel<T>), KERNEL(blur_kernel<T>), \
-      KERNEL(slice_kernel<T>)
+      KERNEL(slice_kernel<T>), KERNEL(corner_product_kernel<T>)
 
 const std::map<std::string, Run> kKernels = {
     KERNEL(scan_tiles_kernel),
