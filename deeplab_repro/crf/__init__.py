@@ -6,7 +6,17 @@
 
 from deeplab_repro.crf.energy import Energies
 from deeplab_repro.crf.inference import dense_crf, dense_crf_features
+from deeplab_repro.crf.learning import Example, fit
 from deeplab_repro.crf.module import DenseCRF
 from deeplab_repro.crf.params import Bilateral, CRFParams
 
-__all__ = ["Bilateral", "CRFParams", "DenseCRF", "Energies", "dense_crf", "dense_crf_features"]
+__all__ = [
+    "Bilateral",
+    "CRFParams",
+    "DenseCRF",
+    "Energies",
+    "Example",
+    "dense_crf",
+    "dense_crf_features",
+    "fit",
+]
