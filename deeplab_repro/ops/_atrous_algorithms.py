@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch.nn.grad import conv2d_input, conv2d_weight
 
+from deeplab_repro.native.memory import memory_format
 from deeplab_repro.ops._atrous_interlace import How, Interlacing
 from deeplab_repro.ops._atrous_native import behind_relu, out_size, sum_per_channel
 from deeplab_repro.ops._atrous_rules import Problem, choose, planar_grad_weight
 from deeplab_repro.ops.reference.atrous_conv2d import torch_tf32
-from deeplab_repro.ops.reference.memory import memory_format
 
 _OPS = torch.ops.deeplab_repro
 

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from deeplab_repro.native import backends
+from deeplab_repro.native.memory import memory_format
 from deeplab_repro.ops import reference
-from deeplab_repro.ops.reference.memory import memory_format
 
 _OPS = torch.ops.deeplab_repro
 _DIRECT = "deeplab_repro::atrous_conv2d_direct"

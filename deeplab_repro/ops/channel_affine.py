@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 from deeplab_repro.native import backends
+from deeplab_repro.native.memory import memory_format
 from deeplab_repro.ops import reference
 from deeplab_repro.ops._arrays import Array, takes_arrays
-from deeplab_repro.ops.reference.memory import memory_format
 
 _OP = "deeplab_repro::channel_affine"
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from deeplab_repro.native.cupy_backend import runtime
+from deeplab_repro.native.memory import memory_format
 
 IM2COL_FILE = "atrous_conv2d/im2col_kernels.cuh"
 KERNEL_FILE = "atrous_conv2d/plan_kernels.cuh"
@@ -252,14 +253,9 @@ class _Call:
 
     def __init__(self, first: torch.Tensor, precision: str, max_blocks: int):
         self.dtype, self.device, self.max_blocks = first.dtype, first.device, max_blocks
-        planar = first.is_contiguous()
-        last = first.is_contiguous(memory_format=torch.channels_last)
-        self.channels_last = last and not planar
+        self.memory_format = memory_format(first)
+        self.channels_last = self.memory_format == torch.channels_last
         self.way = _way(first.dtype, precision, first.device)
-
-    @property
-    def memory_format(self) -> torch.memory_format:
-        return torch.channels_last if self.channels_last else torch.contiguous_format
 
     def new_map(self, batch: int, side: str, g: np.ndarray) -> torch.Tensor:
         """An uninitialised x (side "in") or y (side "out")."""

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from deeplab_repro.native.cupy_backend import runtime
-from deeplab_repro.ops.reference.memory import memory_format
+from deeplab_repro.native.memory import memory_format
 
 KERNEL_FILE = "channel_affine/channel_affine_kernels.cuh"
 # As in channel_affine_kernels.cuh; a test holds them together.

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn.grad import conv2d_input, conv2d_weight
 
-from deeplab_repro.ops.reference.memory import memory_format
+from deeplab_repro.native.memory import memory_format
 
 #: (h, w); an op hands it over as a list, which some of torch's functions do not say they take.
 Pair = Any

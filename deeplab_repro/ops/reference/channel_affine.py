@@ -2,7 +2,7 @@
 
 import torch
 
-from deeplab_repro.ops.reference.memory import memory_format
+from deeplab_repro.native.memory import memory_format
 
 
 def channel_affine(
