@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 SOURCES := $(shell find csrc -type f) setup.py deeplab_repro/native/build.py
 
-.PHONY: demo test check lint cuda cuda-report bench clean
+.PHONY: demo test check lint cuda cuda-report bench wheel clean
 
 $(READY): requirements.lock pyproject.toml $(SOURCES)
 	$(PYTHON) -m venv .venv
@@ -48,5 +48,10 @@ bench: $(READY)
 	$(BIN)/python benchmarks/forward.py
 	$(BIN)/python benchmarks/convert.py
 
+# One wheel of the platform for every Python and every torch from 2.10 on, the CPU library inside.
+wheel: $(READY)
+	DEEPLAB_REPRO_BUILD=cpu $(BIN)/python -m pip wheel --quiet --disable-pip-version-check \
+		--no-build-isolation --no-deps --wheel-dir dist .
+
 clean:
-	rm -rf .venv build demo_output deeplab_repro/lib *.egg-info
+	rm -rf .venv build dist demo_output deeplab_repro/lib *.egg-info

@@ -5,15 +5,18 @@ python benchmarks/train_step.py [--width N] [--batch 2] [--size 321] [--threads 
 The released train and solver prototxt in our `Solver`, against the same network written with
 `nn.Conv2d` and trained by `torch.optim.SGD` with the same rates and decays: forward, backward and
 update. Dropout is left out of both, so that the losses can be held against each other first, over
-three steps. Then in turns in one process; the memory of each in a process of its own.
+three steps. Then in turns in one process, with all instructions of the processor and once more
+with those up to AVX2, ours and torch's alike; the memory of each in a process of its own.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
+from argparse import SUPPRESS, Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,13 +25,21 @@ import torch
 import torch.nn.functional as F
 from _timing import arguments, compare, parse, process_peak, write_json
 from torch import Tensor, nn
+from torch.backends.cpu import get_cpu_capability
 
 from deeplab_repro.models import write_network
+from deeplab_repro.native.backends import instruction_set
 from deeplab_repro.train import Solver
 
 MB = 1e6
 CLASSES = 21
 LR, MOMENTUM, DECAY = 0.0001, 0.9, 0.0005
+#: Caps our kernels, torch's own and those of oneDNN.
+AVX2 = {
+    "DEEPLAB_REPRO_CPU_ISA": "avx2",
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+}
 VGG = ((1, 2, 64), (2, 2, 128), (3, 3, 256), (4, 3, 512), (5, 3, 512))
 
 
@@ -139,40 +150,27 @@ def plain(solver: Solver, batch: dict[str, Tensor], width: int) -> Callable[[], 
     return step
 
 
-def peak_of(options: Any, which: str) -> float:
-    """Megabytes at the highest point of a process that takes two steps."""
-    command = [sys.executable, __file__, "--child", which]
-    for name in ("width", "batch", "size", "threads"):
-        if getattr(options, name) is not None:
-            command += [f"--{name}", str(getattr(options, name))]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    peak: float = json.loads(done.stdout.splitlines()[-1])
-    return peak
-
-
-def main() -> None:
-    parser = arguments(__doc__)
-    parser.add_argument("--width", type=int, default=1, help="divides the channels: a quick try")
-    parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--size", type=int, default=321)
-    parser.add_argument("--child", choices=("ours", "torch"), help="a process that tells its peak")
-    parser.set_defaults(runs=5)
-    options = parse(parser)
+def peak(which: str, options: Namespace) -> float:
+    """Megabytes at the highest point of this process, which takes two steps."""
     batch = make_batch(options.batch, options.size)
     with tempfile.TemporaryDirectory() as name:
         solver = ours(Path(name), batch, options.width)
-        peer = None if options.child == "ours" else plain(solver, batch, options.width)
-        if options.child == "torch":
+        if which == "ours":
+            solver.step(2)
+        else:
+            peer = plain(solver, batch, options.width)
             del solver
-        if options.child:
-            for _ in range(2):
-                if peer is None:
-                    solver.step(1)
-                else:
-                    peer()
-            print(process_peak() / MB)
-            return
-        assert peer is not None
+            peer()
+            peer()
+    return process_peak() / MB
+
+
+def race(options: Namespace) -> dict[str, Any]:
+    """Both agree over three steps; then how long a step of each takes, in turns."""
+    batch = make_batch(options.batch, options.size)
+    with tempfile.TemporaryDirectory() as name:
+        solver = ours(Path(name), batch, options.width)
+        peer = plain(solver, batch, options.width)
         for number in range(3):
             solver.step(1)
             theirs = float(peer())
@@ -180,22 +178,52 @@ def main() -> None:
             if off > 1e-4:
                 raise SystemExit(f"step {number}: our loss is {solver.loss}, torch's {theirs}")
         timings = compare({"ours": lambda: solver.step(1), "torch": peer}, runs=options.runs)
-    peaks = {which: peak_of(options, which) for which in ("ours", "torch")}
-    ratio = timings["torch"].median / timings["ours"].median
-    result = {
-        "case": f"largefov@{options.size}",
-        "batch": options.batch,
+    return {
+        "instructions": {"ours": instruction_set(), "torch": get_cpu_capability()},
         "seconds": {which: vars(timing) for which, timing in timings.items()},
-        "torch_over_ours": ratio,
-        "peak_mb": peaks,
+        "torch_over_ours": timings["torch"].median / timings["ours"].median,
         "rel_of_third_loss": off,
     }
-    print(
-        f"a step of batch {options.batch} at {options.size}: ours {timings['ours'].median:.2f} s,"
-        f" torch {timings['torch'].median:.2f} s ({ratio:.2f} times as long); peak"
-        f" {peaks['ours']:.0f} and {peaks['torch']:.0f} MB"
+
+
+def child(task: str, options: Namespace, environment: dict[str, str]) -> Any:
+    """What a process of its own, with these variables, finds."""
+    command = [sys.executable, __file__, "--child", task]
+    for name in ("width", "batch", "size", "threads", "runs"):
+        if getattr(options, name) is not None:
+            command += [f"--{name}", str(getattr(options, name))]
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, text=True, check=True, env={**os.environ, **environment}
     )
-    print(write_json(options.json, "train_step", [result]))
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--width", type=int, default=1, help="divides the channels: a quick try")
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--size", type=int, default=321)
+    parser.add_argument("--child", choices=("ours", "torch", "race"), help=SUPPRESS)
+    parser.set_defaults(runs=5)
+    options = parse(parser)
+    if options.child:
+        found = race(options) if options.child == "race" else peak(options.child, options)
+        print(json.dumps(found))
+        return
+    peaks = {which: child(which, options, {}) for which in ("ours", "torch")}
+    print(f"peak: ours {peaks['ours']:.0f} MB, torch {peaks['torch']:.0f} MB")
+    results = []
+    for environment in ({}, AVX2):
+        result = child("race", options, environment)
+        medians = {which: timing["median"] for which, timing in result["seconds"].items()}
+        print(
+            f"a step of batch {options.batch} at {options.size}, {result['instructions']['torch']}:"
+            f" ours {medians['ours']:.2f} s, torch {medians['torch']:.2f} s"
+            f" ({result['torch_over_ours']:.2f} times as long)"
+        )
+        case = {"case": f"largefov@{options.size}", "batch": options.batch, "peak_mb": peaks}
+        results.append({**case, **result})
+    print(write_json(options.json, "train_step", results))
 
 
 if __name__ == "__main__":
