@@ -27,6 +27,7 @@ from deeplab_repro.processes import processes
 from prototxt_import import DIALECTS, Dialect
 
 if TYPE_CHECKING:
+    from deeplab_repro.train.precision import Precision
     from deeplab_repro.train.solver import Solver
 
 
@@ -49,6 +50,11 @@ if TYPE_CHECKING:
     type=click.Path(),
     metavar="SOLVERSTATE",
     help="Go on from a snapshot, of Caffe's or of ours.",
+)
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on from the newest whole snapshot of this solver file; begin where there is none.",
 )
 @set_option
 @click.option("--dialect", type=click.Choice(DIALECTS), help="Overrule the networks' evidence.")
@@ -75,11 +81,25 @@ if TYPE_CHECKING:
     show_default=True,
     help="The order in memory; values differ by rounding.",
 )
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "bfloat16", "float16"]),
+    default="float32",
+    show_default=True,
+    help="Numbers of the maps and products; weights stay float32. float16 needs a GPU.",
+)
+@click.option(
+    "--checkpoint-activations",
+    "checkpointing",
+    is_flag=True,
+    help="Compute most maps again in the backward pass: less memory, more time, the same bits.",
+)
 @quirks_option
 def command(
     solver_file: str,
     weights: str | None,
     snapshot: str | None,
+    resume: bool,
     settings: Sequence[str],
     dialect: Dialect | None,
     workers: int,
@@ -88,6 +108,8 @@ def command(
     tensorboard: bool,
     algorithm: str,
     channels_last: bool,
+    precision: Precision,
+    checkpointing: bool,
     quirks: bool,
 ) -> None:
     """Train a network as `caffe train` does, with the same solver files and snapshots.
@@ -109,11 +131,14 @@ def command(
                 what,
                 weights,
                 snapshot,
+                resume=resume,
                 workers=workers,
                 processes=team,
                 quirks=quirks,
                 algorithm=algorithm,
                 channels_last=channels_last,
+                precision=precision,
+                checkpointing=checkpointing,
             )
         )
         if team.first:
@@ -130,19 +155,13 @@ def command(
 
 
 def _open_log(solver: Solver, folder: str, caffe: bool, tensorboard: bool) -> Any:
-    weights = {
-        top: weight
-        for layer in solver.net.net.layers
-        for top, weight in zip(layer.tops, layer.loss_weights, strict=True)
-        if weight
-    }
     make = import_module("deeplab_repro.train.log").Log
     return make(
         folder,
         caffe=caffe,
         tensorboard=tensorboard,
-        name=solver.net.net.name,
-        loss_weights=weights,
+        name=solver.net.name,
+        loss_weights=solver.net.loss_weights,
     )
 
 

@@ -144,4 +144,4 @@ def test_one_process_is_a_team_of_its_own() -> None:
     tensor = torch.ones(2)
     team.add_up([tensor])
     assert tensor.tolist() == [1, 1]
-    assert team.agreed_seed(5) == 5
+    assert team.agreed(5) == 5
