@@ -108,6 +108,29 @@ def test_ctrl_c_ends_all_processes(tmp_path: Path, hard: bool) -> None:
     raise AssertionError("worker processes are left over")
 
 
+CLOSED = """
+import sys
+from tests.train.feeding import feeds
+if __name__ == "__main__":
+    with feeds(sys.argv[1], workers=2) as fed:
+        fed.next()
+"""
+
+
+@pytest.mark.slow
+def test_workers_end_without_a_word(tmp_path: Path) -> None:
+    """Also where large batches are on their way and nobody takes them."""
+    write_pictures(tmp_path, 4, (375, 500))
+    crop = "crop_size: 321 mirror: true mean_value: 104 mean_value: 117 mean_value: 123"
+    (tmp_path / "program.py").write_text(CLOSED)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "program.py"), seg_data(tmp_path, "batch_size: 10", crop)],
+        capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )  # fmt: skip
+    assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
+
+
 def started(program: int) -> list[str]:
     """The two workers, and the process that multiprocessing starts for its own ends."""
     for _ in range(600):

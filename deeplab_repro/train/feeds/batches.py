@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import multiprocessing
 import os
@@ -190,6 +191,9 @@ def _end_with_the_reader(worker: int) -> None:
         os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
+    # A worker has nothing to clear away.  Taking Python down while large batches are on their way
+    # to the reader mostly aborts it, which DataLoader then reports as a failure.
+    atexit.register(os._exit, 0)
 
 
 @contextmanager
