@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
@@ -256,6 +257,7 @@ def _show_start(solver: Solver) -> None:
     if solver.iter:
         _say(f"going on from {shown(solver.last_snapshot)}, iteration {solver.iter}")
     if report is None:
+        _warn_of_zeros(solver)
         return
     _say(f"{len(report.copied)} layers copied")
     lists = {
@@ -266,6 +268,22 @@ def _show_start(solver: Solver) -> None:
     for what, names in lists.items():
         if names:
             _say(f"{len(names)} layers {what}: {shown(', '.join(names))}")
+
+
+def _warn_of_zeros(solver: Solver) -> None:
+    """Released train nets name no filler for what they take from weights: Caffe fills in zeros."""
+    zeros = [
+        param.layer
+        for param in solver.net.learnable_params
+        if param.number == 0 and param.lr_mult and not param.value.any()
+    ]
+    if len(zeros) > 1:
+        first = shown(", ".join(zeros[:3]))
+        warnings.warn(
+            f"the weights of {len(zeros)} layers start from 0, so that they hardly learn: {first}"
+            ", ...; --weights names what the training starts from",
+            stacklevel=2,
+        )
 
 
 def _show_end(solver: Solver, ended: bool) -> None:

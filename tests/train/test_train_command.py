@@ -50,6 +50,19 @@ def test_a_training_and_its_lines(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert all((a == b).all() for n in final for a, b in zip(final[n], again[n], strict=True))
 
 
+def test_a_start_from_zeros_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As of a released train net without the weights that it is meant to start from."""
+    solver_run("sgd_step", tmp_path)
+    assert train() == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "the weights of 2 layers start from 0, so that they hardly learn: conv, score" in line
+    net = Path("train.prototxt")
+    param = "convolution_param {"
+    net.write_text(net.read_text().replace(param, f'{param} weight_filler {{ type: "xavier" }}'))
+    assert train() == 0
+    assert not capsys.readouterr().err
+
+
 def test_lists_of_what_was_copied(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     solver_run("sgd_step", tmp_path)
     net = Path("train.prototxt")
