@@ -36,6 +36,10 @@ def test_the_same_batches_with_any_number_of_workers(tmp_path: Path) -> None:
                 assert all(torch.equal(batch[k], wanted[number][0][k]) for k in batch)
                 assert batch.keys() == wanted[number][0].keys()
                 assert fed.origins == wanted[number][1]
+                # The one behind it comes without being asked for.
+                coming = fed._reader._coming
+                assert coming is not None
+                coming.result(timeout=60)
             assert len(multiprocessing.active_children()) == workers
         assert not multiprocessing.active_children()
         # Dropout in this process must not depend on the workers.
