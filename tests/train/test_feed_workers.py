@@ -116,20 +116,24 @@ CLOSED = """
 import sys
 from tests.train.feeding import feeds
 if __name__ == "__main__":
-    with feeds(sys.argv[1], workers=2) as fed:
-        fed.next()
+    fed = feeds(sys.argv[1], workers=2)
+    fed.next()
+    if sys.argv[2] == "closed":
+        fed.close()
 """
 
 
 @pytest.mark.slow
-def test_workers_end_without_a_word(tmp_path: Path) -> None:
+@pytest.mark.parametrize("end", ["closed", "forgotten"])
+def test_workers_end_without_a_word(end: str, tmp_path: Path) -> None:
     """Also where large batches are on their way and nobody takes them."""
     write_pictures(tmp_path, 4, (375, 500))
     crop = "crop_size: 321 mirror: true mean_value: 104 mean_value: 117 mean_value: 123"
     (tmp_path / "program.py").write_text(CLOSED)
+    layer = seg_data(tmp_path, "batch_size: 10", crop)
     done = subprocess.run(
-        [sys.executable, str(tmp_path / "program.py"), seg_data(tmp_path, "batch_size: 10", crop)],
-        capture_output=True, text=True, check=False,
+        [sys.executable, str(tmp_path / "program.py"), layer, end],
+        capture_output=True, text=True, check=False, timeout=120,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
     )  # fmt: skip
     assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)

@@ -8,10 +8,12 @@ import multiprocessing
 import os
 import signal
 import threading
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import resource_tracker
 from typing import Any, TypeAlias
 
@@ -130,6 +132,10 @@ class Reader:
         self._coming: Future[_Outcome] | None = None
         if workers:
             self._fetcher = ThreadPoolExecutor(1, "fetcher")
+            # At the end of a program that does not close it, multiprocessing would wait for ever
+            # for the workers, which do not see its SIGTERM.
+            self._at_exit = partial(_close, weakref.ref(self))
+            atexit.register(self._at_exit)
             self._loader = DataLoader(
                 batches,
                 sampler=self._numbers,
@@ -173,6 +179,7 @@ class Reader:
         self._drop()
         if self._fetcher is not None:
             self._fetcher.shutdown()
+            atexit.unregister(self._at_exit)
         self._fetcher = self._loader = None  # nothing else holds the loader, which ends them
 
     def _drop(self) -> None:
@@ -180,6 +187,13 @@ class Reader:
         if self._coming is not None:
             wait([self._coming])
         self._coming = self._ahead = None
+
+
+def _close(reader: weakref.ref[Reader]) -> None:
+    """Close a reader if it is still there."""
+    there = reader()
+    if there is not None:
+        there.close()
 
 
 class _Numbers(Sampler[int]):
