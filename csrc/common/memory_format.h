@@ -4,6 +4,8 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <optional>
+
 #include "host_device.h"
 
 namespace deeplab {
@@ -26,14 +28,13 @@ inline Tensor in_format(const Tensor& t, bool channels_last) {
       t, channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
 }
 
+// No view of another tensor: autograd would not let anybody overwrite one.
 inline Tensor new_map(const Tensor& like, Index n, Index c, Index h, Index w, bool channels_last) {
-  if (!channels_last) {
-    const int64_t sizes[] = {n, c, h, w};
-    return torch::stable::new_empty(like, {sizes, 4});
-  }
-  const int64_t sizes[] = {n, h, w, c};
-  const Tensor nhwc = torch::stable::new_empty(like, {sizes, 4});
-  return torch::stable::transpose(torch::stable::transpose(nhwc, 1, 3), 2, 3);
+  using torch::headeronly::MemoryFormat;
+  const int64_t sizes[] = {n, c, h, w};
+  return torch::stable::empty(
+      {sizes, 4}, like.scalar_type(), std::nullopt, like.device(), std::nullopt,
+      channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
 }
 
 }  // namespace deeplab

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from deeplab_repro.caffe.checkpointing import checkpointed, layer_parts
 from deeplab_repro.caffe.layers.base import CaffeLayer, straight_through
 from deeplab_repro.caffe.layers.conv import Convolution
 from deeplab_repro.caffe.quirks import SHARED_MEMORY, Quirks
@@ -86,7 +87,11 @@ class GraphModule(nn.Module):
         inputs: names of the blobs to give; those of a data layer beyond the first (labels, sizes)
             may be left out, and then whatever depends on them is left out too.
         outputs: names of the blobs that :meth:`forward` returns.
+        checkpointing: let the backward pass of :meth:`forward` compute most blobs again instead of
+            remembering them: less memory for the time of another forward pass, and the same bits.
     """
+
+    checkpointing = False
 
     def __init__(self, net: Net, quirks: Quirks) -> None:
         super().__init__()
@@ -95,6 +100,8 @@ class GraphModule(nn.Module):
         self.inputs = list(net.inputs)
         self.outputs = list(net.outputs)
         self._steps: list[_Step] = []
+        #: Which of them are computed again together, for the shapes that were checked last.
+        self._parts: list[list[_Step]] = []
         #: Of every layer of ``net``, the shapes that its blobs have.
         self._blob_shapes: list[list[Shape]] = []
         self._checked_shapes: tuple[bool, tuple[tuple[str, Shape], ...]] | None = None
@@ -186,8 +193,30 @@ class GraphModule(nn.Module):
     def _take_steps(self, given: Mapping[str, Any], *, keep: bool) -> dict[str, Tensor]:
         values = self._checked_inputs(given, keep)
         automatic: dict[Layer, Tensor] = {}
+        if self.checkpointing and not keep and torch.is_grad_enabled():
+            for part in self._parts:
+                self._take_checkpointed(part, values, automatic)
+        else:
+            self._take(self._steps, values, automatic, keep)
+        if not keep:
+            values = {name: values[name] for name in self.outputs if name in values}
+        return Blobs(values, automatic) if automatic else values
+
+    def _take(
+        self,
+        steps: Sequence[_Step],
+        values: dict[str, Tensor],
+        automatic: dict[Layer, Tensor],
+        keep: bool,
+        remembered: Collection[str] = (),
+    ) -> None:
+        """Take some steps: to ``values`` and ``automatic`` comes what they write.
+
+        Blobs in ``remembered`` are needed again as they came, and so are not overwritten.
+        """
         learning = torch.is_grad_enabled()
-        for step in self._steps:
+        remembered = set(remembered)
+        for step in steps:
             node = step.node
             if not all(bottom in values for bottom in node.bottoms):
                 continue  # it depends on an optional input that was not given
@@ -196,12 +225,14 @@ class GraphModule(nn.Module):
                 bottoms[i] = bottoms[i].detach()
             overwrites = step.learns_inplace if learning else step.overwrites
             # A blob that is kept may only be overwritten by one of its own name.
-            if overwrites and (not keep or node.tops[0] in node.bottoms):
+            overwrites &= not keep or node.tops[0] in node.bottoms
+            if overwrites and node.bottoms[0] not in remembered:
                 tops = node.module(*bottoms, inplace=True)
             else:
                 tops = node.module(*bottoms)
             tops = (tops,) if isinstance(tops, Tensor) else tops
             values.update(zip(node.tops, tops, strict=True))
+            remembered.difference_update(node.tops)
             if node.layer.has_automatic_top:
                 automatic[node.layer] = tops[0]
             for name in step.aliases:
@@ -212,9 +243,22 @@ class GraphModule(nn.Module):
             if not keep:
                 for name in step.frees:
                     values.pop(name, None)
-        if not keep:
-            values = {name: values[name] for name in self.outputs if name in values}
-        return Blobs(values, automatic) if automatic else values
+
+    def _take_checkpointed(
+        self, steps: Sequence[_Step], values: dict[str, Tensor], automatic: dict[Layer, Tensor]
+    ) -> None:
+        """Take some steps of which the backward pass is to remember no more than the bottoms."""
+
+        def run(part: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[Layer, Tensor]]:
+            tops: dict[Layer, Tensor] = {}
+            self._take(steps, part, tops, keep=False, remembered=part)
+            return part, tops
+
+        touched = {n for s in steps for n in (*s.node.bottoms, *s.node.tops, *s.aliases)}
+        part = {name: values.pop(name) for name in touched & values.keys()}
+        written, tops = checkpointed(run, part, [step.node.module for step in steps])
+        values.update(written)
+        automatic.update(tops)
 
     def _checked_inputs(self, given: Mapping[str, Any], keep: bool) -> dict[str, Tensor]:
         unknown = given.keys() - self.net.inputs.keys()
@@ -234,6 +278,9 @@ class GraphModule(nn.Module):
             if (keep, shapes) != self._checked_shapes:
                 self.check_sizes(dict(shapes), keep)
                 self._checked_shapes = keep, shapes
+                self._parts = []
+            if self.checkpointing and not self._parts:
+                self._divide(dict(shapes))
         return values
 
     def _as_blob(self, value: Tensor | np.ndarray[Any, Any]) -> Tensor:
@@ -258,6 +305,13 @@ class GraphModule(nn.Module):
         except CaffeImportError as error:
             self._blame_missing_axis(inputs, error)
             raise
+
+    def _divide(self, inputs: Mapping[str, Shape]) -> None:
+        """Divide the steps into parts for :attr:`checkpointing`."""
+        shapes = infer_net(self.net, inputs, without=self.net.inputs.keys() - inputs.keys())
+        taken = {id(item.layer) for item in shapes.layers}
+        steps = [step for step in self._steps if id(step.node.layer) in taken]
+        self._parts = [[steps[i] for i in part] for part in layer_parts(self.net, shapes)]
 
     def _check_sizes(self, inputs: Mapping[str, Shape], keep: bool) -> None:
         absent = self.net.inputs.keys() - inputs.keys()

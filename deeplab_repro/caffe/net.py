@@ -175,6 +175,21 @@ class CaffeNet(GraphModule):
         return {name: own for name, own in blobs if own}
 
     @property
+    def name(self) -> str:
+        """As the prototxt names it."""
+        return self.net.name
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """Top -> its weight in the objective, of every top that has one."""
+        return {
+            top: weight
+            for layer in self.net.layers
+            for top, weight in zip(layer.tops, layer.loss_weights, strict=True)
+            if weight
+        }
+
+    @property
     def learnable_params(self) -> list[LearnableParam]:
         """Every parameter once, in the order of Caffe's ``learnable_params`` (net.cpp).
 

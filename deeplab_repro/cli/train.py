@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib import import_module
@@ -27,6 +28,7 @@ from deeplab_repro.processes import processes
 from prototxt_import import DIALECTS, Dialect
 
 if TYPE_CHECKING:
+    from deeplab_repro.train.precision import Precision
     from deeplab_repro.train.solver import Solver
 
 
@@ -49,6 +51,11 @@ if TYPE_CHECKING:
     type=click.Path(),
     metavar="SOLVERSTATE",
     help="Go on from a snapshot, of Caffe's or of ours.",
+)
+@click.option(
+    "--resume",
+    is_flag=True,
+    help="Go on from the newest whole snapshot of this solver file; begin where there is none.",
 )
 @set_option
 @click.option("--dialect", type=click.Choice(DIALECTS), help="Overrule the networks' evidence.")
@@ -75,11 +82,25 @@ if TYPE_CHECKING:
     show_default=True,
     help="The order in memory; values differ by rounding.",
 )
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "bfloat16", "float16"]),
+    default="float32",
+    show_default=True,
+    help="Numbers of the maps and products; weights stay float32. float16 needs a GPU.",
+)
+@click.option(
+    "--checkpoint-activations",
+    "checkpointing",
+    is_flag=True,
+    help="Compute most maps again in the backward pass: less memory, more time, the same bits.",
+)
 @quirks_option
 def command(
     solver_file: str,
     weights: str | None,
     snapshot: str | None,
+    resume: bool,
     settings: Sequence[str],
     dialect: Dialect | None,
     workers: int,
@@ -88,6 +109,8 @@ def command(
     tensorboard: bool,
     algorithm: str,
     channels_last: bool,
+    precision: Precision,
+    checkpointing: bool,
     quirks: bool,
 ) -> None:
     """Train a network as `caffe train` does, with the same solver files and snapshots.
@@ -109,11 +132,14 @@ def command(
                 what,
                 weights,
                 snapshot,
+                resume=resume,
                 workers=workers,
                 processes=team,
                 quirks=quirks,
                 algorithm=algorithm,
                 channels_last=channels_last,
+                precision=precision,
+                checkpointing=checkpointing,
             )
         )
         if team.first:
@@ -130,19 +156,13 @@ def command(
 
 
 def _open_log(solver: Solver, folder: str, caffe: bool, tensorboard: bool) -> Any:
-    weights = {
-        top: weight
-        for layer in solver.net.net.layers
-        for top, weight in zip(layer.tops, layer.loss_weights, strict=True)
-        if weight
-    }
     make = import_module("deeplab_repro.train.log").Log
     return make(
         folder,
         caffe=caffe,
         tensorboard=tensorboard,
-        name=solver.net.net.name,
-        loss_weights=weights,
+        name=solver.net.name,
+        loss_weights=solver.net.loss_weights,
     )
 
 
@@ -237,6 +257,7 @@ def _show_start(solver: Solver) -> None:
     if solver.iter:
         _say(f"going on from {shown(solver.last_snapshot)}, iteration {solver.iter}")
     if report is None:
+        _warn_of_zeros(solver)
         return
     _say(f"{len(report.copied)} layers copied")
     lists = {
@@ -247,6 +268,22 @@ def _show_start(solver: Solver) -> None:
     for what, names in lists.items():
         if names:
             _say(f"{len(names)} layers {what}: {shown(', '.join(names))}")
+
+
+def _warn_of_zeros(solver: Solver) -> None:
+    """Released train nets name no filler for what they take from weights: Caffe fills in zeros."""
+    zeros = [
+        param.layer
+        for param in solver.net.learnable_params
+        if param.number == 0 and param.lr_mult and not param.value.any()
+    ]
+    if len(zeros) > 1:
+        first = shown(", ".join(zeros[:3]))
+        warnings.warn(
+            f"the weights of {len(zeros)} layers start from 0, so that they hardly learn: {first}"
+            ", ...; --weights names what the training starts from",
+            stacklevel=2,
+        )
 
 
 def _show_end(solver: Solver, ended: bool) -> None:

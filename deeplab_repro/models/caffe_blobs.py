@@ -30,7 +30,15 @@ from prototxt_import.matching import WeightMatch, match_blobs
 if TYPE_CHECKING:
     from deeplab_repro.models.deeplab import DeepLab
 
-__all__ = ["load_blobs", "owners", "read_blobs", "wanted", "with_copies"]
+__all__ = [
+    "Statistics",
+    "layer_tensors",
+    "load_blobs",
+    "owners",
+    "read_blobs",
+    "wanted",
+    "with_copies",
+]
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
@@ -41,7 +49,7 @@ def read_blobs(model: DeepLab) -> dict[str, list[Array]]:
     Raises:
         CaffeImportError: a part was replaced by one that does not have the layers any more.
     """
-    own = {name: [_array(blob) for blob in blobs] for name, blobs in _tensors(model).items()}
+    own = {name: [_array(blob) for blob in blobs] for name, blobs in layer_tensors(model).items()}
     return with_copies(model.expansion(), own)
 
 
@@ -115,7 +123,7 @@ def load_blobs(
     Raises:
         CaffeImportError: something does not find its place; nothing has been copied then.
     """
-    tensors = _tensors(model, strict=strict)
+    tensors = layer_tensors(model, strict=strict)
     expansion = model.expansion()
     owner_of = {layer: owner for layer, owner in owners(expansion).items() if owner in tensors}
     shapes, shared = wanted(expansion)
@@ -143,12 +151,12 @@ def load_blobs(
     return match
 
 
-class _Statistics(list[Tensor]):
+class Statistics(list[Tensor]):
     """Mean, variance and a weight of 1: the blobs of BatchNorm, of which the last is no tensor."""
 
 
 def _fill(tensors: list[Tensor], values: list[Tensor]) -> None:
-    if isinstance(tensors, _Statistics):
+    if isinstance(tensors, Statistics):
         *sums, weight = (value.double() for value in values)
         factor = torch.where(weight == 0, 0, 1 / weight)
         values = [total.reshape(-1) * factor.reshape(()) for total in sums]
@@ -162,8 +170,16 @@ def _array(tensor: Tensor) -> Array:
     return cast(Array, tensor.detach().to("cpu", torch.float32, copy=True).contiguous().numpy())
 
 
-def _tensors(model: DeepLab, *, strict: bool = True) -> dict[str, list[Tensor]]:
-    """Layer -> its tensors in the order of its blobs; copies for other scales left out."""
+def layer_tensors(model: DeepLab, *, strict: bool = True) -> dict[str, list[Tensor]]:
+    """Layer -> its tensors in the order of its blobs; copies for other scales left out.
+
+    Args:
+        model: the network.
+        strict: False leaves out layers that the network does not have any more.
+
+    Raises:
+        CaffeImportError: a part was replaced by one that does not have the layers any more.
+    """
     modules = {key.rpartition(".")[2]: module for key, module in model.named_modules()}
     found: dict[str, list[Tensor]] = {}
     for step in model.expansion().steps:
@@ -186,7 +202,7 @@ def _tensors(model: DeepLab, *, strict: bool = True) -> dict[str, list[Tensor]]:
                 got="none" if module is None else type(module).__name__,
             )
         if isinstance(step, Norm):
-            found[step.name] = _Statistics((*tensors[2:], torch.ones(1)))
+            found[step.name] = Statistics((*tensors[2:], torch.ones(1)))
             found[step.scale] = tensors[:2]
         else:
             found[step.name] = tensors

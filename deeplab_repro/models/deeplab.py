@@ -26,11 +26,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from deeplab_repro.caffe.checkpointing import checkpointed
 from deeplab_repro.caffe.layers.combine import maximum
 from deeplab_repro.models import caffe_blobs
 from deeplab_repro.models.architectures import Architecture, Expansion, InputScale, expand
 from deeplab_repro.models.layers import Convolution, resize
-from deeplab_repro.models.losses import LossRule, loss_rules
+from deeplab_repro.models.losses import LossRule, Total, loss_rules, whole
 from deeplab_repro.models.modules import Builder, NormFactory, ResidualSum, chain, module_of
 from deeplab_repro.models.steps import Resize
 from deeplab_repro.models.write import write_network
@@ -52,7 +53,14 @@ class Backbone(nn.Sequential):
     Args:
         stages: by name, each a chain of layers under the names of the released files.
         taps: names of the earlier maps that somebody reads; "data" is the input.
+
+    Attributes:
+        checkpointing: let the backward pass compute the maps within residual units, or within
+            stages that have none, again instead of remembering them: less memory for the time of
+            another forward pass, and the same bits.
     """
+
+    checkpointing = False
 
     def __init__(self, stages: OrderedDict[str, nn.Module], taps: Iterable[str] = ()) -> None:
         super().__init__(stages)
@@ -60,16 +68,34 @@ class Backbone(nn.Sequential):
 
     def forward(self, x: Tensor) -> Any:
         """(N, 3, H, W) -> the last map, or, with taps, {name: map} with the last one as "out"."""
-        if not self.taps:
+        if not self.taps and not self.checkpointing:
             return super().forward(x)
         maps = {"data": x}
         for stage in self:
-            for name, layer in stage.named_children():
+            layers = list(stage.named_children())
+            is_residual = any(isinstance(layer, ResidualSum) for _, layer in layers)
+            for part in [[layer] for layer in layers] if is_residual else [layers]:
+                x, own = self._through(part, x)
+                maps.update(own)
+        return {**maps, OUT: x} if self.taps else x
+
+    def _through(
+        self, layers: Sequence[tuple[str, nn.Module]], x: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The map behind some layers, and those of the taps among them."""
+
+        def run(values: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+            x, maps = values["x"], {}
+            for name, layer in layers:
                 x = layer(x)
                 if name in self.taps:
                     # A ReLU behind this layer writes over its map, as in Caffe.
                     maps[name] = x
-        return {**maps, OUT: x}
+            return x, maps
+
+        if self.checkpointing and torch.is_grad_enabled():
+            return checkpointed(run, {"x": x}, [layer for _, layer in layers])
+        return run({"x": x})
 
 
 class ScaledCopy(nn.Module):
@@ -219,7 +245,11 @@ class DeepLab(nn.Module):
         return scores
 
     def losses(
-        self, outputs: Sequence[Tensor], labels: Tensor, ignore_label: int = IGNORE_LABEL
+        self,
+        outputs: Sequence[Tensor],
+        labels: Tensor,
+        ignore_label: int = IGNORE_LABEL,
+        total: Total = whole,
     ) -> dict[str, Tensor]:
         """Every loss by its name in the released files; Caffe minimises their sum.
 
@@ -228,6 +258,7 @@ class DeepLab(nn.Module):
             labels: (N, H, W) or (N, 1, H, W) at the input's size, any type; they are decimated as
                 Caffe's Interp does it, to the size of each of the scores.
             ignore_label: pixels that do not count.
+            total: sums a number over the processes that share a batch.
 
         Returns:
             Each the mean over the pixels that count, () float32.
@@ -242,7 +273,7 @@ class DeepLab(nn.Module):
                 + ("a tensor" if isinstance(outputs, Tensor) else f"{len(outputs)}")
             )
         return {
-            rule.name: rule(scores, labels, ignore_label)
+            rule.name: rule(scores, labels, ignore_label, total)
             for rule, scores in zip(self.rules, outputs, strict=True)
         }
 
@@ -339,8 +370,9 @@ class DeepLab(nn.Module):
         sum of one 1x1 classifier per branch is the same linear map.
         """
         features = self.backbone(x)
-        maps = [branch(features[source]) for source, branch in self.side_branches.items()]
+        # In the order of the released files, so that dropout draws the same numbers.
         scores = self._head_scores(features)
+        maps = [branch(features[source]) for source, branch in self.side_branches.items()]
         maps.append(scores if self.training else resize(scores, self.zoom))
         self._check_sizes(x, maps)
         fused = maps[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -12,7 +13,15 @@ from deeplab_repro.models.architectures import Expansion
 from deeplab_repro.models.layers import resize
 from deeplab_repro.models.steps import Loss, Resize
 
-__all__ = ["LossRule", "loss_rules"]
+__all__ = ["LossRule", "Total", "loss_rules", "whole"]
+
+#: Sums a number over the processes that share a batch.
+Total = Callable[[Tensor], Tensor]
+
+
+def whole(number: Tensor) -> Tensor:
+    """The sum over processes where one has the whole batch."""
+    return number
 
 
 @dataclass(frozen=True)
@@ -29,7 +38,9 @@ class LossRule:
     shrink: int
     skip: int = 0
 
-    def __call__(self, scores: Tensor, labels: Tensor, ignore_label: int = 255) -> Tensor:
+    def __call__(
+        self, scores: Tensor, labels: Tensor, ignore_label: int = 255, total: Total = whole
+    ) -> Tensor:
         """The mean of -log softmax at the labels, over the pixels that count.
 
         Both normalizations of Caffe are this: VALID of the v2 fork, and that of the v1 fork with no
@@ -39,6 +50,8 @@ class LossRule:
             scores: (N, C, h, w).
             labels: (N, H, W) or (N, 1, H, W) of any type, classes 0..C - 1.
             ignore_label: pixels that do not count.
+            total: sums the number of pixels that count over the processes that share a batch, so
+                that their losses add up to that of the whole.
 
         Returns:
             () float32, or float64 as the scores.
@@ -67,7 +80,7 @@ class LossRule:
         numbers, counts = whole_labels(small[:, 0], scores.shape[1], (ignore_label,), self.name)
         log_p = log_probability(scores, numbers, 1)
         # The sign goes inside: outside, a sum over no pixels would give -0.0.
-        return (-log_p).where(counts, 0).sum() / counts.sum().clamp(min=1)
+        return (-log_p).where(counts, 0).sum() / total(counts.sum()).clamp(min=1)
 
 
 def loss_rules(expansion: Expansion) -> tuple[LossRule, ...]:

@@ -13,7 +13,7 @@ from typing import Any, Final
 from google.protobuf import text_format
 
 from deeplab_repro.train.rates import POLICIES, Policy
-from prototxt_import import CaffeImportError, Dialect, Model, read_model
+from prototxt_import import CaffeImportError, Dialect, Model, Net, Phase, read_model
 from prototxt_import.files import read_text
 from prototxt_import.text import fill_placeholders, parse_message, parse_text
 
@@ -57,6 +57,10 @@ class NetSource:
     level: int = 0
     stages: tuple[str, ...] = ()
 
+    def net(self, phase: Phase) -> Net:
+        """The network of a phase."""
+        return self.model.net(phase, level=self.level, stages=self.stages)
+
 
 @dataclass(frozen=True, kw_only=True)
 class SolverSettings:
@@ -64,7 +68,7 @@ class SolverSettings:
 
     Attributes:
         file: the solver file.
-        train_net: the network to train.
+        train_net: the network to train; None where it was not asked for.
         test_nets: the networks to test with, one for each of ``test_iter``.
         type: ``"SGD"``, ``"Nesterov"``, ``"AdaGrad"``, ``"RMSProp"``, ``"AdaDelta"`` or ``"Adam"``.
         options: what that solver reads of momentum, momentum2, rms_decay and delta, and what all
@@ -90,7 +94,7 @@ class SolverSettings:
     """
 
     file: str
-    train_net: NetSource
+    train_net: NetSource | None
     test_nets: tuple[NetSource, ...]
     type: str
     options: Mapping[str, Any]
@@ -129,6 +133,7 @@ def read_solver(
     *,
     placeholders: Mapping[str, str] | None = None,
     dialect: Dialect | None = None,
+    with_net: bool = True,
 ) -> SolverSettings:
     """Read a solver file, and the networks that it names.
 
@@ -139,6 +144,7 @@ def read_solver(
         path: the solver prototxt.
         placeholders: values of ``${NAME}`` in it and in the networks.
         dialect: of the networks, if their own evidence is to be overruled.
+        with_net: read the network to train, which the file then has to name.
 
     Raises:
         CaffeImportError: a file that cannot be read, an unknown field or value, or settings that
@@ -147,7 +153,7 @@ def read_solver(
     text = fill_placeholders(read_text(path), placeholders, file=path)
     message = parse_message(text, "SolverParameter", file=path)
     try:
-        return _Reader(message, path, placeholders, dialect).read()
+        return _Reader(message, path, placeholders, dialect).read(with_net)
     except CaffeImportError as error:
         raise error.with_file(path) from None
 
@@ -168,7 +174,7 @@ class _Reader:
         self.placeholders = placeholders
         self._files: dict[str, Model] = {}
 
-    def read(self) -> SolverSettings:
+    def read(self, with_net: bool) -> SolverSettings:
         message = self.message
         for name, without in _WITHOUT_EFFECT.items():
             if getattr(message, name) != without:
@@ -180,7 +186,7 @@ class _Reader:
         formats = message.DESCRIPTOR.fields_by_name["snapshot_format"].enum_type.values_by_name
         return SolverSettings(
             file=os.fspath(self.path),
-            train_net=self._train_net(),
+            train_net=self._train_net() if with_net else None,
             test_nets=self._test_nets(),
             type=solver,
             options={

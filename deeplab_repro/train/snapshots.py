@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import os
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -10,30 +12,69 @@ import torch
 from torch import Tensor
 
 from deeplab_repro.caffe.net import CaffeNet, LearnableParam
+from deeplab_repro.train.model_net import ModelNet
 from deeplab_repro.train.optim import CaffeOptimizer
+from deeplab_repro.train.settings import SolverSettings
 from prototxt_import import (
     CaffeImportError,
     SolverState,
     Weights,
     read_solverstate,
+    read_weights,
     write_solverstate,
     write_weights,
 )
 from prototxt_import.caffemodel import Array
 from prototxt_import.dialect import RawNet
 from prototxt_import.matching import same_shape
+from prototxt_import.net import filter_net
 from prototxt_import.words import show
 
-__all__ = ["learned_net", "read_state", "restore_history", "write_snapshot"]
+__all__ = [
+    "check_folder",
+    "learned_net",
+    "newest_snapshot",
+    "raw_net",
+    "read_state",
+    "restore_history",
+    "write_snapshot",
+]
+
+
+def check_folder(settings: SolverSettings) -> None:
+    """Refuse a snapshot_prefix that cannot be written to, before hours of training.
+
+    Raises:
+        CaffeImportError: there is no such folder, or it cannot be written to.
+    """
+    folder = settings.snapshot_path(0, "").parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise CaffeImportError(
+            "snapshot_prefix",
+            file=settings.file,
+            expected="a folder that can be written",
+            got=str(folder),
+        )
+
+
+def raw_net(net: CaffeNet | ModelNet, settings: SolverSettings) -> RawNet | None:
+    """The layers to write beside the weights of a network in training, where any describe it."""
+    if isinstance(net, ModelNet):
+        return net.raw
+    source = settings.train_net
+    if source is None or source.model.raw is None:
+        return None
+    return filter_net(source.model.raw, phase="TRAIN", level=source.level, stages=source.stages)
 
 
 def write_snapshot(
     model_file: Path,
     state_file: Path,
-    net: CaffeNet,
+    net: CaffeNet | ModelNet,
     optimizer: CaffeOptimizer,
     *,
-    raw: RawNet,
+    params: list[LearnableParam],
+    raw: RawNet | None,
     iteration: int,
     current_step: int,
 ) -> None:
@@ -46,8 +87,9 @@ def write_snapshot(
         model_file: for the weights; an ending ``.h5`` gives the HDF5 form.
         state_file: for the rest, likewise.
         net: the network in training.
-        optimizer: what trains it, with the values of ``net.learnable_params``.
-        raw: the layers to write beside their blobs.
+        optimizer: what trains it.
+        params: ``net.learnable_params``.
+        raw: the layers to write beside their blobs, if any.
         iteration: updates done.
         current_step: how many steps of a step or multistep policy have been taken.
 
@@ -55,28 +97,29 @@ def write_snapshot(
         CaffeImportError: a file cannot be written, as on a full disk.
     """
     is_hdf5 = model_file.suffix == ".h5"
-    weights = _hdf5_weights(net) if is_hdf5 else _weights(net)
+    weights = _weights(net)
+    if is_hdf5:
+        weights = _once(weights, net, {param.layer for param in params})
     write_weights(model_file, weights, None if is_hdf5 else raw)
     history = [
-        _array(optimizer.memory(param.value, slot))
-        for slot in optimizer.slots
-        for param in net.learnable_params
+        _array(optimizer.memory(param.value, slot)) for slot in optimizer.slots for param in params
     ]
     state = SolverState(iteration, os.fspath(model_file), current_step, history)
-    write_solverstate(state_file, state, legacy=net.net.dialect == "dl1")
+    is_legacy = isinstance(net, CaffeNet) and net.net.dialect == "dl1"
+    write_solverstate(state_file, state, legacy=is_legacy)
 
 
-def _weights(net: CaffeNet) -> Weights:
+def _weights(net: CaffeNet | ModelNet) -> Weights:
     """The blobs of every layer, a shared one under each (net.cpp, ToProto)."""
     return {layer: [_array(blob) for blob in blobs] for layer, blobs in net.params.items()}
 
 
-def _hdf5_weights(net: CaffeNet) -> Weights:
+def _once(weights: Weights, net: CaffeNet | ModelNet, owners: set[str]) -> Weights:
     """Every layer, with blobs or without, and shared blobs once (net.cpp, ToHDF5)."""
-    weights = _weights(net)
-    owners = {param.layer for param in net.learnable_params}
-    names = [layer.name for layer in (*net.net.data_layers, *net.net.layers)]
-    return {name: weights.get(name, []) if name in owners else [] for name in names}
+    names = list(weights)
+    if isinstance(net, CaffeNet):
+        names = [layer.name for layer in (*net.net.data_layers, *net.net.layers)]
+    return {name: weights[name] if name in owners and name in weights else [] for name in names}
 
 
 def _array(value: Tensor) -> Array:
@@ -155,3 +198,31 @@ def restore_history(
         for (slot, param), array in zip(wanted, history, strict=True):
             memory = optimizer.memory(param.value, slot)
             memory.copy_(torch.from_numpy(array).reshape(memory.shape))
+
+
+def newest_snapshot(settings: SolverSettings) -> Path | None:
+    """The whole snapshot of the most iterations with a solver's ``snapshot_prefix``; None of none.
+
+    Of a snapshot that cannot be read, or whose weights are gone, a warning tells, and the one
+    before it is taken.
+
+    Args:
+        settings: of the solver.
+    """
+    start = Path(f"{settings.snapshot_prefix}_iter_")
+    found = [
+        (int(number), path)
+        for path in start.parent.glob(f"{glob.escape(start.name)}*.solverstate*")
+        if (number := path.name[len(start.name) :].partition(".")[0]).isdecimal()
+        and path.name.endswith((".solverstate", ".solverstate.h5"))
+    ]
+    for _, path in sorted(found, reverse=True):
+        try:
+            weights = learned_net(path, read_state(path))
+            if weights is not None:
+                read_weights(weights)
+        except CaffeImportError as error:
+            warnings.warn(f"{error}: this snapshot is left out", stacklevel=2)
+        else:
+            return path
+    return None

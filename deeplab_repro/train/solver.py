@@ -2,39 +2,46 @@
 
 from __future__ import annotations
 
-import os
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from deeplab_repro.caffe.layers.base import UnexpectedLabel
 from deeplab_repro.caffe.net import CaffeNet, load_caffe
+from deeplab_repro.models.deeplab import DeepLab
 from deeplab_repro.processes import Processes
-from deeplab_repro.train.batches import Batches, FeedMaker
+from deeplab_repro.train.batches import Batches, Feed, FeedMaker, Given, IteratedFeed, made_feed
 from deeplab_repro.train.closing import Closing
 from deeplab_repro.train.feeds import Feeds, Sinks
 from deeplab_repro.train.journal import Journal, small, told
-from deeplab_repro.train.optim import SOLVERS, CaffeAdam, CaffeOptimizer
-from deeplab_repro.train.settings import NetSource, SolverSettings, read_solver
+from deeplab_repro.train.model_net import ModelNet
+from deeplab_repro.train.optim import CaffeAdam
+from deeplab_repro.train.precision import MixedPrecision, Precision
+from deeplab_repro.train.settings import SolverSettings, read_solver
 from deeplab_repro.train.snapshots import (
+    check_folder,
     learned_net,
+    newest_snapshot,
+    raw_net,
     read_state,
     restore_history,
     write_snapshot,
 )
 from deeplab_repro.train.team import Team
+from deeplab_repro.train.testing import Means, Tests
+from deeplab_repro.train.updates import float32, make_optimizer, seeded
 from deeplab_repro.train.weights import StrPath, file_names, merged_weights
-from prototxt_import import CaffeImportError, Phase, read_weights
+from prototxt_import import CaffeImportError, Net, read_weights
 from prototxt_import.matching import WeightMatch
-from prototxt_import.net import filter_net
 
 __all__ = ["Solver"]
+
+_Net = TypeVar("_Net", bound=CaffeNet | ModelNet)
 
 
 class Solver(Closing):
@@ -46,6 +53,16 @@ class Solver(Closing):
         weights: caffemodels to start from, in the order in which they are copied; a single text may
             name several with commas between.  Layers are found by name.
         snapshot: a ``.solverstate`` of Caffe's or of ours to go on from, instead of weights.
+        resume: go on from the newest whole snapshot with the solver file's ``snapshot_prefix``;
+            where there is none, begin with ``weights``.
+        model: a plain model to train in place of the network in the solver file; its data layers
+            give the batches.  Layers have the names of the released files, in weights, snapshots
+            and test nets, so that both forms go on from each other's.
+        batches: gives the batches in place of data layers: a
+            :class:`~deeplab_repro.train.batches.Feed`, or anything that can be iterated over again
+            and again, such as a DataLoader, for {"data": (N, 3, H, W), "label": (N, 1, H, W)}.  Of
+            several processes each needs its own part.  With a model too, the solver file needs no
+            network.
         placeholders: values of ``${NAME}`` in the solver file and its networks.
         feeds: makes what gives the batches, from a network's data layers; by default
             :class:`deeplab_repro.train.feeds.Feeds`.
@@ -59,10 +76,15 @@ class Solver(Closing):
         algorithm: how convolutions are computed, see :func:`deeplab_repro.load_caffe`.
         channels_last: keep the channels of a pixel together in memory, which convolutions are
             faster with; values differ by rounding.
+        precision: ``"float32"``, or ``"bfloat16"`` or, on a GPU, ``"float16"`` for the maps and the
+            products of the network in training, see
+            :class:`~deeplab_repro.train.precision.MixedPrecision`.  Tests are float32.
+        checkpointing: let the backward pass compute most maps again instead of remembering them:
+            less memory for the time of another forward pass, and the same bits.
 
     Attributes:
         settings: what the solver file says.
-        net: the network in training, in the TRAIN phase.
+        net: the network in training, in the TRAIN phase; a plain model is its ``net.model``.
         test_nets: the networks of the tests; from the first test on with the weights of ``net``.
         optimizer: makes the updates.
         iter: how many updates have been made.
@@ -81,6 +103,9 @@ class Solver(Closing):
         >>> solver = Solver("solver.prototxt", weights="init.caffemodel")
         >>> solver.step(10)
         >>> solver.iter, solver.loss
+
+        >>> model = load("init.caffemodel", "largefov", strict=False)  # deeplab_repro.models
+        >>> Solver("solver.prototxt", model=model, batches=loader).solve()
     """
 
     def __init__(
@@ -89,6 +114,9 @@ class Solver(Closing):
         weights: StrPath | Sequence[StrPath] | None = None,
         snapshot: StrPath | None = None,
         *,
+        resume: bool = False,
+        model: DeepLab | None = None,
+        batches: Given | None = None,
         placeholders: Mapping[str, str] | None = None,
         feeds: FeedMaker = Feeds,
         workers: int = 0,
@@ -98,9 +126,15 @@ class Solver(Closing):
         quirks: bool = True,
         algorithm: str = "auto",
         channels_last: bool = True,
+        precision: Precision = "float32",
+        checkpointing: bool = False,
     ) -> None:
         if not isinstance(solver_prototxt, SolverSettings):
-            solver_prototxt = read_solver(solver_prototxt, placeholders=placeholders)
+            solver_prototxt = read_solver(
+                solver_prototxt,
+                placeholders=placeholders,
+                with_net=model is None or batches is None,
+            )
         settings = self.settings = solver_prototxt
         files = file_names(weights) or list(settings.weights)
         if snapshot is not None and file_names(weights):
@@ -110,7 +144,7 @@ class Solver(Closing):
                 expected="one of them: a snapshot brings its own weights",
             )
         if settings.snapshot:
-            self._check_folder()
+            check_folder(settings)
         self.log = log
         self.watchers: list[Callable[[Solver], object]] = []
         self.iter = 0
@@ -121,7 +155,7 @@ class Solver(Closing):
         self.last_snapshot: Path | None = None
         team = self._team = Team(processes or Processes())
         seed = secrets.randbits(31) if settings.random_seed is None else settings.random_seed
-        self._seed = team.agreed_seed(seed)
+        self._seed = team.agreed(seed)
         self._policy = settings.policy
         self._losses: list[float] = []
         # What somebody asked this process for, perhaps a signal in the middle of an iteration, and
@@ -130,29 +164,40 @@ class Solver(Closing):
         self._stopping = False
         self._device = torch.device(device) if device is not None else _device(settings)
         self._channels_last = channels_last
+        self._precision = MixedPrecision(precision, self._device)
 
-        def build(source: NetSource, phase: Phase, **options: int) -> tuple[CaffeNet, Batches]:
-            net = source.model.net(phase, level=source.level, stages=source.stages)
-            batches = Batches(net, feeds, seed=self._seed, **options)
+        def build(net: Net, feed: Feed | None) -> tuple[CaffeNet, Batches]:
+            batches = Batches(feed)
             with self._random(0):
                 made = load_caffe(batches.shaped(net), quirks=quirks, algorithm=algorithm)
-            made.to(self._device)
-            if channels_last:
-                made.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            return made, batches
+            return self._placed(made), batches
 
         share = {"rank": team.rank, "count": team.count, "iter_size": settings.iter_size}
-        self.net, self._batches = build(settings.train_net, "TRAIN", workers=workers, **share)
+        feed = batches if isinstance(batches, Feed | None) else IteratedFeed(batches)
+        net = None if settings.train_net is None else settings.train_net.net("TRAIN")
+        if net is not None and feed is None:
+            feed = made_feed(net, feeds, seed=self._seed, workers=workers, **share)
+        self.net: CaffeNet | ModelNet
+        if model is not None:
+            self.net, self._batches = self._placed(ModelNet(model)), Batches(feed)
+        else:
+            assert net is not None  # read_solver was asked for it
+            self.net, self._batches = build(net, feed)
+        self.net.checkpointing = checkpointing
+        self._precision.prepare(self.net)
         # Processes that have whole passes to themselves divide by what is in these.
         self._splits_batches = self._batches.passes(settings.iter_size) == settings.iter_size
         if self._splits_batches:
             team.join_losses(self.net)
-        tests = [build(source, "TEST") for source in settings.test_nets]
+        nets = [source.net("TEST") for source in settings.test_nets]
+        tests = [build(net, made_feed(net, feeds, seed=self._seed)) for net in nets]
         self.test_nets = [net for net, _ in tests]
-        self._test_batches = [batches for _, batches in tests]
+        self._tests = Tests(self.test_nets, [b for _, b in tests], settings, team)
         self._writers = _writers([self.net, *self.test_nets]) if team.first else []
         self._params = self.net.learnable_params
-        self.optimizer = self._make_optimizer()
+        self.optimizer = make_optimizer(settings, self._params)
+        if resume and snapshot is None:
+            snapshot = team.agreed(newest_snapshot(settings))
         if snapshot is not None:
             self.restore(snapshot)
         elif files:
@@ -177,7 +222,7 @@ class Solver(Closing):
         """
         settings = self.settings
         if settings.snapshot_after_train:
-            self._check_folder()
+            check_folder(settings)
         self.step(settings.max_iter - self.iter)
         stopped = self._stopping
         is_written = bool(settings.snapshot) and self.iter % settings.snapshot == 0
@@ -236,10 +281,11 @@ class Solver(Closing):
         total = torch.zeros((), device=self._device)
         with self._random(1 + self.iter, self._team.rank):
             for _ in range(self._batches.passes(settings.iter_size)):
-                outputs = self._forward(self.net, self._batches)
+                with self._precision.forward():
+                    outputs = self._forward(self.net, self._batches)
                 loss = self.net.loss(outputs)
                 if loss.requires_grad:
-                    loss.backward()
+                    self._precision.backward(loss)
                 total += loss.detach()
                 # Detached, they do not keep the pass's graph while the next one runs.
                 self.outputs = {name: value.detach() for name, value in outputs.items()}
@@ -253,17 +299,18 @@ class Solver(Closing):
         self._update()
         self.iter += 1
 
-    def _forward(self, net: CaffeNet, batches: Batches) -> dict[str, Tensor]:
+    def _forward(self, net: CaffeNet | ModelNet, batches: Batches) -> dict[str, Tensor]:
         """The outputs for the next batch; a label that no class has is traced to its file."""
         batch = batches.next(self._device, self._channels_last)
         try:
-            return net(**batch)
+            outputs: dict[str, Tensor] = net(**batch)
+            return outputs
         except UnexpectedLabel as error:
             raise batches.blame(error) from None
 
     def _update(self) -> None:
         for group in self.optimizer.param_groups:
-            group["lr"] = _float32(self.lr * group["lr_mult"])
+            group["lr"] = float32(self.lr * group["lr_mult"])
         for param in self._params:
             # A parameter that the objective does not reach has a gradient of zeros in Caffe, so
             # that weight decay and momentum change it all the same.
@@ -274,7 +321,7 @@ class Solver(Closing):
             for param in self._params
             if param.value.requires_grad and param.value.grad is not None
         )
-        self.optimizer.step()
+        self._precision.step(self.optimizer)
 
     def _whole_outputs(self) -> dict[str, Tensor]:
         """The outputs of the last pass, small ones only, of all processes together.
@@ -283,13 +330,8 @@ class Solver(Closing):
         """
         whole = {name: value.clone() for name, value in small(self.outputs).items()}
         self._team.add_up(whole.values())
-        losses = {
-            top
-            for layer in self.net.net.layers
-            for top, weight in zip(layer.tops, layer.loss_weights, strict=True)
-            if weight and self._splits_batches
-        }
-        for name in whole.keys() - losses:
+        losses = self.net.loss_weights if self._splits_batches else {}
+        for name in whole.keys() - losses.keys():
             whole[name] = whole[name] / self._team.count
         return whole
 
@@ -299,65 +341,31 @@ class Solver(Closing):
         del self._losses[: -self.settings.average_loss]
         self.smoothed_loss = sum(self._losses) / len(self._losses)
 
-    def _make_optimizer(self) -> CaffeOptimizer:
-        settings = self.settings
-        options = dict(settings.options)
-        decay = options.pop("weight_decay")
-        groups: dict[tuple[float, float], dict[str, Any]] = {}
-        for param in self._params:
-            multipliers = param.lr_mult, param.decay_mult
-            group = groups.setdefault(
-                multipliers,
-                {
-                    "params": [],
-                    "lr": _float32(self.lr * param.lr_mult),
-                    "weight_decay": _float32(decay * param.decay_mult),
-                    "lr_mult": param.lr_mult,
-                    "decay_mult": param.decay_mult,
-                },
-            )
-            group["params"].append(param.value)
-        if not groups:
-            raise CaffeImportError("the network has no parameters to learn", file=settings.file)
-        return SOLVERS[settings.type](list(groups.values()), lr=settings.base_lr, **options)
-
     # ---------------------------------------------------------------- testing
 
-    def test(self) -> list[dict[str, float | list[float]]]:
+    def test(self) -> list[Means]:
         """Run every test net with the present weights (solver.cpp, TestAll).
 
         Returns:
             for each test net, its output blobs' means over ``test_iter`` batches, and the mean
             objective as ``"loss (objective)"`` where ``test_compute_loss`` asks for it.
         """
-        results = []
-        for i, (net, batches) in enumerate(zip(self.test_nets, self._test_batches, strict=True)):
-            net.share_weights(self.net)
-            with torch.no_grad(), self._random(0):
-                results.append(self._test(net, batches, self.settings.test_iter[i]))
-            if self._stopping:
-                return results[:-1]
-            if self.log is not None:
-                self.log.test(self.iter, i, results[-1])
+        results: list[Means] = []
+        with self._random(0):
+            for i, means in enumerate(self._tests.run(self.net, self._forward, self._stops)):
+                if means is None:
+                    break
+                results.append(means)
+                if self.log is not None:
+                    self.log.test(self.iter, i, means)
         return results
 
-    def _test(self, net: CaffeNet, batches: Batches, count: int) -> dict[str, float | list[float]]:
-        sums: dict[str, Tensor] = {}
-        objective = 0.0
-        for _ in range(count):
-            # Of several processes each waits for the end of the test, where all can agree.
-            if self._wants_stop and self._team.count == 1:
-                self._stopping, self._wants_stop = True, False
-                break
-            outputs = self._forward(net, batches)
-            for name, value in small(outputs).items():
-                sums[name] = sums[name] + value if name in sums else value.clone()
-            if self.settings.test_compute_loss:
-                objective += float(net.loss(outputs))
-        means = {name: told(total / count) for name, total in sums.items()}
-        if self.settings.test_compute_loss:
-            means["loss (objective)"] = objective / count
-        return means
+    def _stops(self) -> bool:
+        """Whether to stop in the middle of a test."""
+        # Of several processes each waits for the end of the test, where all can agree.
+        if self._wants_stop and self._team.count == 1:
+            self._stopping, self._wants_stop = True, False
+        return self._stopping
 
     # ---------------------------------------------------------------- snapshots
 
@@ -373,8 +381,6 @@ class Solver(Closing):
             CaffeImportError: a file cannot be written; the error names the last whole snapshot.
         """
         settings = self.settings
-        source = settings.train_net
-        assert source.model.raw is not None  # a network was made of it
         state = settings.snapshot_path(self.iter, ".solverstate")
         if not self._team.first:
             return state
@@ -384,9 +390,8 @@ class Solver(Closing):
                 state,
                 self.net,
                 self.optimizer,
-                raw=filter_net(
-                    source.model.raw, phase="TRAIN", level=source.level, stages=source.stages
-                ),
+                params=self._params,
+                raw=raw_net(self.net, settings),
                 iteration=self.iter,
                 current_step=self._policy.steps(self.iter),
             )
@@ -423,63 +428,43 @@ class Solver(Closing):
         if isinstance(self.optimizer, CaffeAdam):
             self.optimizer.set_iteration(state.iter)
         self._batches.seek(state.iter * settings.iter_size)
-        for batches, count in zip(self._test_batches, settings.test_iter, strict=True):
-            batches.seek(self._tests_before(state.iter) * count)
+        self._tests.seek(state.iter)
         self.last_snapshot = Path(path)
-
-    def _tests_before(self, iteration: int) -> int:
-        """How many tests a training from the beginning has made before that iteration's."""
-        interval = self.settings.test_interval
-        if not interval or not iteration:
-            return 0
-        return -(-iteration // interval) - (not self.settings.test_initialization)
-
-    def _check_folder(self) -> None:
-        """Refuse a snapshot_prefix that cannot be written to, before hours of training."""
-        folder = self.settings.snapshot_path(0, "").parent
-        if not folder.is_dir() or not os.access(folder, os.W_OK):
-            raise CaffeImportError(
-                "snapshot_prefix", file=self.settings.file, expected="a folder that can be written",
-                got=str(folder),
-            )  # fmt: skip
 
     # ---------------------------------------------------------------- the rest
 
     def close(self) -> None:
         """Give back the processes and files of the feeds, and end what the networks write."""
-        for batches in (self._batches, *self._test_batches):
+        for batches in (self._batches, *self._tests.batches):
             batches.close()
         for writer in self._writers:
             writer.close()
 
-    @contextmanager
-    def _random(self, *numbers: int) -> Iterator[None]:
+    def _placed(self, net: _Net) -> _Net:
+        """The network, moved to where and into the order in memory in which it computes."""
+        net.to(self._device)
+        if self._channels_last:
+            net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return net
+
+    def _random(self, *numbers: int) -> AbstractContextManager[None]:
         """Random numbers (dropout, fillers) that follow from the seed and ``numbers`` alone.
 
-        A resumed training so draws what it would have drawn.  The caller's generators stay as they
-        are.
+        A resumed training so draws what it would have drawn.
         """
-        (seed,) = np.random.SeedSequence((self._seed, *numbers)).generate_state(1, np.uint64)
-        is_cuda = self._device.type == "cuda"
-        with torch.random.fork_rng([self._device] if is_cuda else []):
-            torch.default_generator.manual_seed(int(seed))
-            if is_cuda:
-                with torch.cuda.device(self._device):
-                    torch.cuda.manual_seed(int(seed))
-            yield
+        return seeded(self._device, self._seed, *numbers)
 
 
-def _writers(nets: Sequence[CaffeNet]) -> list[Sinks]:
+def _writers(nets: Sequence[CaffeNet | ModelNet]) -> list[Sinks]:
     """What lets MatWrite and HDF5Output layers write, for networks that have any."""
-    writing = [net for net in nets if any(layer.role == "writer" for layer in net.net.layers)]
-    return [Sinks(net) for net in writing]
+    return [
+        Sinks(net)
+        for net in nets
+        if isinstance(net, CaffeNet) and any(layer.role == "writer" for layer in net.net.layers)
+    ]
 
 
 def _device(settings: SolverSettings) -> torch.device:
     if settings.on_cpu or not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", settings.device_id)
-
-
-def _float32(value: float) -> float:
-    return float(np.float32(value))

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from deeplab_repro.caffe.layers.losses import Loss
 from deeplab_repro.processes import Processes
+from deeplab_repro.train.model_net import ModelNet
 
 __all__ = ["Team"]
+
+_Value = TypeVar("_Value")
 
 
 class Team:
@@ -30,15 +34,11 @@ class Team:
         self.first = processes.first
         self._processes = processes
 
-    def agreed_seed(self, seed: int) -> int:
-        """The first process's seed."""
-        return self._processes.gather(seed)[0]
-
     def join_losses(self, net: nn.Module) -> None:
         """Let the losses of a network divide by what all processes have together."""
         if self.count > 1:
             for module in net.modules():
-                if isinstance(module, Loss):
+                if isinstance(module, Loss | ModelNet):
                     module.total = self._total
 
     def add_up(self, tensors: Iterable[Tensor]) -> None:
@@ -50,6 +50,18 @@ class Team:
                 dense = tensor.contiguous()  # gloo takes no other; the tensor itself if it is
                 dist.all_reduce(dense)
                 tensor.copy_(dense)
+
+    def merged(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The sum of each tensor over all processes, some of which may have none of it."""
+        merged: dict[str, Tensor] = {}
+        for part in self._processes.gather({name: sum.cpu() for name, sum in sums.items()}):
+            for name, value in part.items():
+                merged[name] = merged[name] + value if name in merged else value
+        return merged
+
+    def agreed(self, value: _Value) -> _Value:
+        """The first process's value."""
+        return self._processes.gather(value)[0]
 
     def any(self, *marks: bool) -> tuple[bool, ...]:
         """For each mark, whether any process has set it."""

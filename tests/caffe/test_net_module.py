@@ -113,13 +113,18 @@ PRODUCT = (
         (PRODUCT + simple("r", "ReLU", "p", "p"), "p", False),
     ],
 )  # fmt: skip
-def test_a_relu_overwrites_under_gradients_what_no_gradient_reads(text, blob, in_place):
-    net = net_of(text, "TRAIN")
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("algorithm", ["library", "direct"])
+def test_a_relu_overwrites_under_gradients_what_no_gradient_reads(
+    text, blob, in_place, order, algorithm
+):
+    net = net_of(text, "TRAIN").to(memory_format=order)
+    net.set_algorithm(algorithm)
     seen = []
     net.layers.get_submodule("r").register_forward_hook(
         lambda module, bottoms, top: seen.append(bottoms[0].data_ptr() == top.data_ptr())
     )
-    x = X.clone().requires_grad_()
+    x = X.clone(memory_format=order).requires_grad_()
     out = net(data=x)[blob]
     out.square().sum().backward()
     assert seen == [in_place]
@@ -127,12 +132,24 @@ def test_a_relu_overwrites_under_gradients_what_no_gradient_reads(text, blob, in
     for step in net._steps:
         object.__setattr__(step, "learns_inplace", False)
     net.zero_grad()
-    apart = X.clone().requires_grad_()
+    apart = X.clone(memory_format=order).requires_grad_()
     net(data=apart)[blob].square().sum().backward()
     assert seen == [in_place, False]
     expected = [apart.grad, *(p.grad for p in net.parameters())]
     assert all(torch.equal(a, b) for a, b in zip(grads, expected, strict=True))
     assert x.grad.abs().max() > 0
+
+
+def test_what_a_checkpoint_remembers_is_not_overwritten():
+    """A leaky ReLU that began a part and overwrote its bottom would be computed twice over it."""
+    net = net_of(conv("c") + LEAKY.replace("SLOPE", "0.1") + simple("p", "Power", "c"), "TRAIN")
+    x = X.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(net(data=x)["p"].square().sum(), x)
+    net.checkpointing = True
+    net(data=x)
+    net._parts = [[step] for step in net._steps]
+    (grad,) = torch.autograd.grad(net(data=x)["p"].square().sum(), x)
+    assert torch.equal(grad, expected)
 
 
 def test_blobs_are_freed_after_their_last_reader():

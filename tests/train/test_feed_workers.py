@@ -36,6 +36,10 @@ def test_the_same_batches_with_any_number_of_workers(tmp_path: Path) -> None:
                 assert all(torch.equal(batch[k], wanted[number][0][k]) for k in batch)
                 assert batch.keys() == wanted[number][0].keys()
                 assert fed.origins == wanted[number][1]
+                # The one behind it comes without being asked for.
+                coming = fed._reader._coming
+                assert coming is not None
+                coming.result(timeout=60)
             assert len(multiprocessing.active_children()) == workers
         assert not multiprocessing.active_children()
         # Dropout in this process must not depend on the workers.
@@ -106,6 +110,33 @@ def test_ctrl_c_ends_all_processes(tmp_path: Path, hard: bool) -> None:
             return
         time.sleep(0.1)
     raise AssertionError("worker processes are left over")
+
+
+CLOSED = """
+import sys
+from tests.train.feeding import feeds
+if __name__ == "__main__":
+    fed = feeds(sys.argv[1], workers=2)
+    fed.next()
+    if sys.argv[2] == "closed":
+        fed.close()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", ["closed", "forgotten"])
+def test_workers_end_without_a_word(end: str, tmp_path: Path) -> None:
+    """Also where large batches are on their way and nobody takes them."""
+    write_pictures(tmp_path, 4, (375, 500))
+    crop = "crop_size: 321 mirror: true mean_value: 104 mean_value: 117 mean_value: 123"
+    (tmp_path / "program.py").write_text(CLOSED)
+    layer = seg_data(tmp_path, "batch_size: 10", crop)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "program.py"), layer, end],
+        capture_output=True, text=True, check=False, timeout=120,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )  # fmt: skip
+    assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
 
 
 def started(program: int) -> list[str]:

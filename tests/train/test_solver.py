@@ -404,7 +404,7 @@ def test_stop_in_the_middle_of_a_test(tmp_path: Path) -> None:
     edit("test_iter: 50 test_interval: 5\n")
     told = Told()
     solver = Solver(SOLVER, "init.caffemodel", log=told)
-    batches = solver._test_batches[0]
+    batches = solver._tests.batches[0]
     take, taken = batches.next, []
 
     def counted(*arguments: Any) -> dict[str, torch.Tensor]:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ from deeplab_repro.caffe.net import load_caffe
 from deeplab_repro.processes import Processes
 from deeplab_repro.train import Solver
 from deeplab_repro.train.team import Team
-from prototxt_import import parse_net
+from prototxt_import import parse_net, read_weights
 from tests.train.runs import rel, solver_run, weights
 
 ROOT = Path(__file__).parents[2]
@@ -29,19 +32,36 @@ class Told:
     def train(self, iteration, lr, loss, outputs):
         told.append(outputs["loss"])
 
-told, losses = [], []
+    def test(self, iteration, net, outputs):
+        tests.append(outputs)
+
+told, tests, losses = [], [], []
 with processes() as team:
     with Solver("solver.prototxt", "init.caffemodel", processes=team, log=Told()) as solver:
         for _ in range(12):
             solver.step(1)
             losses.append(solver.loss)
     if team.first:
-        print(json.dumps({"losses": losses, "told": told}))
+        print(json.dumps({"losses": losses, "told": told, "tests": tests}))
 """
 
 
-def alone() -> tuple[Solver, list[float]]:
-    solver = Solver("solver.prototxt", "init.caffemodel")
+class Told:
+    """Remembers the tests."""
+
+    def __init__(self, tests: list[dict[str, Any]]) -> None:
+        self._tests = tests
+
+    def train(self, *values: Any) -> None:
+        """See `Journal`."""
+
+    def test(self, iteration: int, net: int, outputs: Any) -> None:
+        """See `Journal`."""
+        self._tests.append(outputs)
+
+
+def alone(tests: list[dict[str, Any]]) -> tuple[Solver, list[float]]:
+    solver = Solver("solver.prototxt", "init.caffemodel", log=Told(tests))
     losses = []
     for _ in range(12):
         solver.step(1)
@@ -49,10 +69,14 @@ def alone() -> tuple[Solver, list[float]]:
     return solver, losses
 
 
-def together(count: int) -> dict[str, Any]:
+def torchrun(count: int, *arguments: str) -> list[str]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", str(count), "program.py"]
+    return [*command, "--nproc-per-node", str(count), *arguments]
+
+
+def together(count: int) -> dict[str, Any]:
     Path("program.py").write_text(PROGRAM)
+    command = torchrun(count, "program.py")
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
@@ -74,13 +98,69 @@ def test_three_processes_train_as_one(
     solver_run(name, tmp_path)
     net = Path("train.prototxt").read_text().replace("batch_size: 4", f"batch_size: {batch}")
     Path("train.prototxt").write_text(net)
-    solver, losses = alone()
+    # Five batches for three processes, and one for them all; the list is as long as four or two.
+    with open("solver.prototxt", "a") as file:
+        file.write("\ntest_iter: 5 test_iter: 1 test_interval: 5 test_compute_loss: true\n")
+    tests: list[dict[str, Any]] = []
+    solver, losses = alone(tests)
     found = together(3)
+    assert len(found["tests"]) == 6  # two nets before iterations 0, 5 and 10
+    for ours, theirs in zip(found["tests"], tests, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-5)
     np.testing.assert_allclose(found["losses"], losses, rtol=1e-5)
     if batch == 4:  # one pass an iteration: its outputs are the whole batch's
         np.testing.assert_allclose(found["told"], losses, rtol=1e-5)
     resumed = Solver("solver.prototxt", snapshot="snap_iter_12.solverstate")
     assert all(rel(weights(resumed)[k], v) < 1e-5 for k, v in weights(solver).items())
+
+
+def process_of_rank(rank: int) -> int:
+    """The process that has this rank, of the processes of this folder."""
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            here = (path / "cwd").resolve() == Path.cwd()
+            if here and f"\0RANK={rank}\0".encode() in (path / "environ").read_bytes():
+                return int(path.name)
+        except OSError:  # ended meanwhile, or another user's
+            continue
+    raise AssertionError(f"no process of rank {rank}")
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The restart goes on from the last whole snapshot, and ends as a run that was not killed."""
+    finals = []
+    for name in ("straight", "killed"):
+        folder = tmp_path / name
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        solver_run("sgd_step", folder)
+        text = Path("solver.prototxt").read_text()
+        for old, new in (("max_iter: 12", "max_iter: 160"), ("snapshot: 6", "snapshot: 20")):
+            assert old in text
+            text = text.replace(old, new)
+        Path("solver.prototxt").write_text(text.replace("display: 1", "display: 0"))
+        for left in folder.glob("snap_*"):  # of Caffe's run
+            left.unlink()
+        train = ["-m", "deeplab_repro", "train", "--solver", "solver.prototxt", "--workers", "0"]
+        train += ["--weights", "init.caffemodel", "--resume"]
+        command = torchrun(3, "--max-restarts", "1", *train)
+        # Or else torchrun hands the addresses of the dead processes to the new ones (pytorch issue
+        # 135712).
+        environment = {**os.environ, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+        with subprocess.Popen(command, text=True, stdout=-1, stderr=-1, env=environment) as run:
+            if name == "killed":
+                while not Path("snap_iter_40.solverstate").is_file():
+                    time.sleep(0.02)
+                    assert run.poll() is None
+                os.kill(process_of_rank(1), signal.SIGKILL)
+            out, errors = run.communicate()
+        assert run.returncode == 0, errors
+        assert ("going on from snap_iter_" in out) == (name == "killed"), out
+        finals.append(read_weights("snap_iter_160.caffemodel"))
+    for name, blobs in finals[0].items():
+        for straight, killed in zip(blobs, finals[1][name], strict=True):
+            assert np.array_equal(straight, killed)
 
 
 LOSSES = """
@@ -144,4 +224,4 @@ def test_one_process_is_a_team_of_its_own() -> None:
     tensor = torch.ones(2)
     team.add_up([tensor])
     assert tensor.tolist() == [1, 1]
-    assert team.agreed_seed(5) == 5
+    assert team.agreed(5) == 5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -47,6 +48,19 @@ def test_a_training_and_its_lines(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "going on from snap_iter_6.solverstate, iteration 6" in capsys.readouterr().out
     again = read_weights("snap_iter_12.caffemodel")
     assert all((a == b).all() for n in final for a, b in zip(final[n], again[n], strict=True))
+
+
+def test_a_start_from_zeros_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As of a released train net without the weights that it is meant to start from."""
+    solver_run("sgd_step", tmp_path)
+    assert train() == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "the weights of 2 layers start from 0, so that they hardly learn: conv, score" in line
+    net = Path("train.prototxt")
+    param = "convolution_param {"
+    net.write_text(net.read_text().replace(param, f'{param} weight_filler {{ type: "xavier" }}'))
+    assert train() == 0
+    assert not capsys.readouterr().err
 
 
 def test_lists_of_what_was_copied(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -94,6 +108,7 @@ def test_the_log_is_told_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         (["--snapshot", "init.caffemodel"], "init.caffemodel: holds weights"),
         (["--weights", "init.caffemodel", "--snapshot", "snap_iter_6.solverstate"], "both given"),
         (["--tensorboard"], "--caffe-log and --tensorboard; expected --log FOLDER"),
+        (["--precision", "float16"], "precision float16 needs a GPU; expected bfloat16"),
         (["--set", "X"], "--set; expected NAME=VALUE, got X"),
     ],
 )
@@ -144,6 +159,35 @@ def test_signals_in_mid_run(
     assert Path("snap_iter_2.solverstate").is_file()
     assert Path("snap_iter_4.solverstate").is_file()
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_resume_takes_the_newest_whole_snapshot(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """None: from the weights. Damaged ones, and those of other runs, are left out."""
+    solver_run("sgd_step", tmp_path)
+    text = Path("solver.prototxt").read_text()
+    Path("solver.prototxt").write_text(text.replace("snapshot: 6", "snapshot: 3"))
+    for left in tmp_path.glob("snap_*"):
+        left.unlink()
+    arguments = ["--weights", "init.caffemodel", "--resume"]
+    assert train(*arguments) == 0
+    assert capsys.readouterr().out.startswith("2 layers copied\n")
+    final = read_weights("snap_iter_12.caffemodel")
+    Path("snap_iter_12.solverstate").unlink()
+    Path("snap_iter_9.caffemodel").write_bytes(Path("snap_iter_9.caffemodel").read_bytes()[:-9])
+    shutil.copy("snap_iter_6.solverstate", "snap_iter_x.solverstate")
+    shutil.copy("snap_iter_6.solverstate", "other_iter_20.solverstate")
+    Path("snap_iter_30.solverstate").write_bytes(b"no state")
+    assert train(*arguments) == 0
+    printed = capsys.readouterr()
+    assert [line.split(": ")[2] for line in printed.err.splitlines()] == [
+        "snap_iter_30.solverstate", "snap_iter_9.caffemodel",
+    ]  # fmt: skip
+    assert "left out" in printed.err
+    assert "going on from snap_iter_6.solverstate, iteration 6" in printed.out
+    again = read_weights("snap_iter_12.caffemodel")
+    assert all((a == b).all() for n in final for a, b in zip(final[n], again[n], strict=True))
 
 
 @pytest.mark.slow

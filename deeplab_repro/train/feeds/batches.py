@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import multiprocessing
 import os
 import signal
 import threading
+import weakref
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import resource_tracker
 from typing import Any, TypeAlias
 
@@ -122,7 +126,16 @@ class Reader:
         self._numbers = _Numbers()
         self._loader: DataLoader[_Outcome] | None = None
         self._ahead: Iterator[_Outcome] | None = None
+        # What a worker has ready still takes milliseconds to get here, most of them spent waiting,
+        # so a thread fetches the next batch while this one is in use.
+        self._fetcher: ThreadPoolExecutor | None = None
+        self._coming: Future[_Outcome] | None = None
         if workers:
+            self._fetcher = ThreadPoolExecutor(1, "fetcher")
+            # At the end of a program that does not close it, multiprocessing would wait for ever
+            # for the workers, which do not see its SIGTERM.
+            self._at_exit = partial(_close, weakref.ref(self))
+            atexit.register(self._at_exit)
             self._loader = DataLoader(
                 batches,
                 sampler=self._numbers,
@@ -142,24 +155,45 @@ class Reader:
     def next(self) -> _Outcome:
         """The next batch."""
         number = self._numbers.next
-        if self._loader is None:
+        if self._loader is None or self._fetcher is None:
             outcome = self._batches[number]
         else:
             if self._ahead is None:
                 with _signals_held_back():
                     self._ahead = iter(self._loader)
-            outcome = next(self._ahead)
+                    self._coming = self._fetcher.submit(next, self._ahead)
+            assert self._coming is not None  # it goes with what is ahead
+            outcome = self._coming.result()
+            self._coming = self._fetcher.submit(next, self._ahead)
         self._numbers.next = number + 1
         return outcome
 
     def seek(self, number: int) -> None:
         """Go on with batch ``number``; what was read ahead is dropped."""
         if number != self._numbers.next:
-            self._numbers.next, self._ahead = number, None
+            self._drop()
+            self._numbers.next = number
 
     def close(self) -> None:
         """End the processes; what is asked for afterwards is read here."""
-        self._ahead = self._loader = None  # nothing else holds the loader, which ends them
+        self._drop()
+        if self._fetcher is not None:
+            self._fetcher.shutdown()
+            atexit.unregister(self._at_exit)
+        self._fetcher = self._loader = None  # nothing else holds the loader, which ends them
+
+    def _drop(self) -> None:
+        """Let go of what was read ahead, once nobody is fetching it any more."""
+        if self._coming is not None:
+            wait([self._coming])
+        self._coming = self._ahead = None
+
+
+def _close(reader: weakref.ref[Reader]) -> None:
+    """Close a reader if it is still there."""
+    there = reader()
+    if there is not None:
+        there.close()
 
 
 class _Numbers(Sampler[int]):
@@ -190,6 +224,9 @@ def _end_with_the_reader(worker: int) -> None:
         os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
+    # A worker has nothing to clear away.  Taking Python down while large batches are on their way
+    # to the reader mostly aborts it, which DataLoader then reports as a failure.
+    atexit.register(os._exit, 0)
 
 
 @contextmanager
