@@ -135,10 +135,17 @@ class Canvas:
         """The picture and its labels.
 
         Returns:
-            (height, width, 3) uint8 RGB, and (height, width) uint8, which is 255 (void) where a
-            pixel shows more than one class.
+            (height, width, 3) uint8 RGB, and (height, width) uint8, which is 255 (void) in a line
+            one pixel wide between two classes.
         """
-        parts = [self._labels[y::_FINE, x::_FINE] for y in range(_FINE) for x in range(_FINE)]
+        height, width = self._labels.shape
+        # A pixel and the beginning of its neighbours: each border is within exactly one of these.
+        around = np.pad(self._labels, ((0, 1), (0, 1)), mode="edge")
+        parts = [
+            around[y : y + height : _FINE, x : x + width : _FINE]
+            for y in range(_FINE + 1)
+            for x in range(_FINE + 1)
+        ]
         alike = np.logical_and.reduce([part == parts[0] for part in parts])
         labels = np.where(alike, parts[0], np.uint8(IGNORE_LABEL))
         picture = cv2.resize(self.pixels, self.size[::-1], interpolation=cv2.INTER_AREA)
