@@ -25,8 +25,8 @@ Pixels = NDArray[np.uint8]
 __all__ = ["Demo", "demo_page", "write_demo"]
 
 _MOST_PICTURES: Final = 12
-_ON_THE_BANNER: Final = 4
-_TILE: Final = (300, 225)  # width and height of a picture on it
+_ON_THE_BANNER: Final = 6
+_TILE: Final = (240, 180)  # width and height of a picture on it
 
 
 @dataclass(frozen=True)
@@ -126,11 +126,18 @@ def demo_page(demo: Demo) -> str:
 
 
 def _banner(demo: Demo) -> Pixels:
-    """The first wide pictures: a row of them, below it the network's labels, then the CRF's."""
+    """A row of pictures, below it the network's labels, then the CRF's; (H, W, 3) uint8 BGR.
+
+    The pictures are the first wide ones that show a class which is not there yet.
+    """
     columns: list[list[Pixels]] = []
+    shown = {0, IGNORE_LABEL}
     for sample in demo.pictures:
         panels = [pixels for _, pixels in demo.panels(sample)[:3]]
         height, width, _ = panels[0].shape
-        if width > height and len(columns) < _ON_THE_BANNER:
+        assert sample.label is not None
+        classes = {*np.unique(read_label(sample.label)).tolist()}
+        if width > height and not classes <= shown and len(columns) < _ON_THE_BANNER:
+            shown |= classes
             columns.append([np.asarray(cv2.resize(each, _TILE), np.uint8) for each in panels])
     return np.concatenate([np.concatenate(row, 1) for row in zip(*columns, strict=True)])
