@@ -20,15 +20,11 @@ CLASSES: Final = (
     "aeroplane", "bird", "boat", "bottle", "car", "horse", "pottedplant", "tvmonitor",
 )  # fmt: skip
 _LONG, _SHORT = (184, 216), (140, 168)  # sides of a picture, in pixels
-_FIGURES: Final[dict[str, Callable[[Pen], None]]] = {
-    "aeroplane": aeroplane,
-    "bird": bird,
-    "boat": boat,
-    "bottle": bottle,
-    "car": car,
-    "horse": horse,
-    "pottedplant": potted_plant,
-    "tvmonitor": tv_monitor,
+#: What stands in rooms, and its size as a share of the picture's mean side.
+_IN_ROOMS: Final[dict[str, tuple[Callable[[Pen], None], tuple[float, float]]]] = {
+    "bottle": (bottle, (0.35, 0.55)),
+    "pottedplant": (potted_plant, (0.4, 0.62)),
+    "tvmonitor": (tv_monitor, (0.45, 0.7)),
 }
 
 
@@ -134,13 +130,13 @@ def _in_the_room(canvas: Canvas) -> None:
     random, (height, _) = canvas.random, canvas.size
     table = height * random.uniform(0.62, 0.78)
     backdrops.room(canvas, table)
-    sizes = {"bottle": (0.35, 0.55), "pottedplant": (0.4, 0.62), "tvmonitor": (0.45, 0.7)}
     if random.random() < 0.5:
         backdrops.mug(canvas, (random.uniform(0, canvas.size[1]), table + 6))
     for x in _places(canvas, int(random.integers(1, 4))):
-        kind = str(random.choice(list(sizes)))
+        kind = str(random.choice(list(_IN_ROOMS)))
+        figure, sizes = _IN_ROOMS[kind]
         ground = table + (height - table) * random.uniform(0.1, 0.7)
-        _FIGURES[kind](_pen(canvas, kind, (x, ground), sizes[kind]))
+        figure(_pen(canvas, kind, (x, ground), sizes))
 
 
 # Things in rooms are of three classes, those of any other place mostly of one.
