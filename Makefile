@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 SOURCES := $(shell find csrc -type f) setup.py deeplab_repro/native/build.py
 
-.PHONY: demo test check lint cuda cuda-report bench wheel clean
+.PHONY: demo train-demo test check lint cuda cuda-report bench wheel clean
 
 $(READY): requirements.lock pyproject.toml $(SOURCES)
 	$(PYTHON) -m venv .venv
@@ -19,6 +19,10 @@ demo: $(READY)
 # With it, pytest would rewrite the assertions of all tests in each process and each run anew, and
 # every command that a test starts would compile the package.
 unexport PYTHONDONTWRITEBYTECODE
+# Train the bundled network again, from drawn pictures; takes minutes, and writes its score.
+train-demo: $(READY)
+	@BIN=$(BIN) sh weights/train_demo.sh
+
 # One process a core; those that finish early take tests from the others.
 PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
 

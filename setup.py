@@ -107,6 +107,7 @@ setup(
     package_dir={"deeplab_repro._csrc": "csrc", "deeplab_repro._weights": "weights"},
     package_data={
         "": ["py.typed", "*.proto", "*.binpb"],
+        "deeplab_repro.demo": ["page/*"],
         "deeplab_repro.evaluation": ["page/*"],
         "deeplab_repro.pages": ["shared/*"],
         "deeplab_repro.parity": ["page/*"],

@@ -7,7 +7,9 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from deeplab_repro.caffe.graph import GraphModule, LayerModules, Node
@@ -106,6 +108,22 @@ class FusedNet(GraphModule):
         """Inputs and what the remaining layers write, in the order of the first writing."""
         tops = [top for step in self._steps for top in step.node.tops]
         return list(dict.fromkeys([*self.inputs, *tops]))
+
+    def weights(self) -> dict[str, list[NDArray[np.float32]]]:
+        """Layer -> its blobs, with what was folded into them, in Caffe's order and shapes.
+
+        They suit the same network without the layers that are gone, such as BatchNorm and Scale:
+
+        >>> write_weights("plain.caffemodel", net.fuse().weights(), parse_net(plain_text))
+        """
+        found = {}
+        for step in self._steps:
+            module = step.node.module
+            core = module.core if isinstance(module, FusedLayer) else module
+            if isinstance(core, CaffeLayer) and core.blobs:
+                blobs = [blob.numpy(force=True) for blob in core.blobs]
+                found[step.node.layer.name] = [np.ascontiguousarray(blob) for blob in blobs]
+        return found
 
     def train(self, mode: bool = True) -> FusedNet:
         """Stay in evaluation mode: there is no other."""

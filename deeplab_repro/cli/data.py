@@ -132,6 +132,48 @@ def prepare(
     write_json(json_file, {**done, "lists": counts, "problems": list(plan.problems)})
 
 
+@command.command("synthesize")
+@click.argument("root", type=click.Path())
+@click.option(
+    "--pictures",
+    type=click.IntRange(min=10),
+    default=3000,
+    show_default=True,
+    help="How many; every tenth is held back as val.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Another number gives other pictures, the same number the same bytes.",
+)
+@workers_option
+@json_option
+def synthesize_(
+    root: str, pictures: int, seed: int, workers: int | None, json_file: str | None
+) -> None:
+    """Draw a set of pictures with exact labels into the new folder ROOT, as VOC 2012 is laid out.
+
+    Aeroplanes, birds, boats, bottles, cars, horses, potted plants and TV monitors, each where such
+    things are, before and behind other things; with void borders, and with parts so thin that only
+    a CRF finds them.
+    """
+    from deeplab_repro.data.synthetic import synthesize
+
+    with picture_progress() as bar:
+        task = bar.add_task("drawing", total=pictures)
+        lists = synthesize(
+            root, pictures, seed=seed, workers=workers, advance=lambda: bar.advance(task)
+        )
+    console.print(
+        f"{lists['train']:,} pictures for training and {lists['val']:,} held back: {shown(root)}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    write_json(json_file, {"pictures": pictures, "seed": seed, "lists": lists})
+
+
 @command.command("check")
 @click.argument("root", type=click.Path())
 @click.option("--list", "list_file", type=click.Path(), help="A list of pictures and labels.")

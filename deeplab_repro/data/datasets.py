@@ -18,9 +18,9 @@ from typing import Final, overload
 from deeplab_repro.errors import BadInput, InputError
 from deeplab_repro.pictures.palette import Classes
 from deeplab_repro.pictures.voc import VOC_CLASSES
-from prototxt_import.files import read_text
+from prototxt_import.files import read_text, replacing
 
-__all__ = ["LIST_FOLDERS", "Dataset", "Sample", "read_list", "voc", "voc_folder"]
+__all__ = ["LIST_FOLDERS", "Dataset", "Sample", "read_list", "voc", "voc_folder", "write_lists"]
 
 #: Folders of a VOC root with lists of ids: those of VOC itself, then those of `data prepare-voc`.
 LIST_FOLDERS: Final = ("ImageSets/Segmentation", "ImageSets/SegmentationAug")
@@ -174,6 +174,21 @@ def voc_folder(root: str | os.PathLike[str]) -> Path:
         file=root,
         expected="a folder with JPEGImages, or with VOC2012 or VOCdevkit/VOC2012 in it",
     )
+
+
+def write_lists(folder: Path, split: str, names: Sequence[str], labels: str) -> None:
+    """Write a list in Caffe's form, and one of names alone, which the MatWrite layer reads.
+
+    Args:
+        folder: gets ``SPLIT.txt`` and ``SPLIT_id.txt``.
+        split: name of the list.
+        names: of the pictures.
+        labels: the folder beside JPEGImages that holds their labels.
+    """
+    lines = [f"/JPEGImages/{name}.jpg /{labels}/{name}.png" for name in names]
+    for file, text in ((f"{split}.txt", lines), (f"{split}_id.txt", names)):
+        with replacing(folder / file) as temporary:
+            temporary.write_text("".join(f"{line}\n" for line in text), encoding="utf-8")
 
 
 def _sample(fields: Sequence[str], root: Path) -> Sample:

@@ -20,7 +20,7 @@ from typing import Final
 
 from PIL import Image
 
-from deeplab_repro.data.datasets import LIST_FOLDERS, voc_folder
+from deeplab_repro.data.datasets import LIST_FOLDERS, voc_folder, write_lists
 from deeplab_repro.data.labels import read_label
 from deeplab_repro.data.parallel import over
 from deeplab_repro.errors import InputError
@@ -159,7 +159,8 @@ def prepare_voc(
     if team.first:
         there = {item.target.stem for item in usable}
         for split, names in plan.splits.items():
-            _write_lists(folder / _LISTS, split, [name for name in names if name in there])
+            ids = [name for name in names if name in there]
+            write_lists(folder / _LISTS, split, ids, _LABELS)
     team.wait()
     return {"made": sum(made), "kept": len(made) - sum(made)}
 
@@ -203,11 +204,3 @@ def _sbd_labels(root: Path) -> Path:
 def _read_ids(file: Path) -> set[str]:
     """The names of a list of ids; none where there is no such file."""
     return set(read_text(file).split()) if file.is_file() else set()
-
-
-def _write_lists(folder: Path, split: str, names: Sequence[str]) -> None:
-    """The list in Caffe's form and that of names alone, which the MatWrite layer reads."""
-    lines = [f"/JPEGImages/{name}.jpg /{_LABELS}/{name}.png" for name in names]
-    for file, text in ((f"{split}.txt", lines), (f"{split}_id.txt", names)):
-        with replacing(folder / file) as temporary:
-            temporary.write_text("".join(f"{line}\n" for line in text), encoding="utf-8")

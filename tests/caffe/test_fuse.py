@@ -162,6 +162,16 @@ def test_weights_stay_as_they_are_and_are_copied():
     assert not any(p.requires_grad for p in fused.parameters())
 
 
+def test_its_weights_are_those_of_the_network_without_the_layers_that_are_gone():
+    net = net_of(conv("c") + BN + SCALE + RELU + conv("e", "c", "bias_term: false"))
+    weights = net.fuse().weights()
+    assert [len(blobs) for blobs in weights.values()] == [2, 1]
+    plain = load_caffe(parse_net(INPUT + conv("c") + RELU + conv("e", "c", "bias_term: false")))
+    plain.load_weights(weights)
+    found = agreement(plain(data=X)["e"].detach().numpy(), net(data=X)["e"].detach().numpy())
+    assert found.within(AGREEMENT["fused"]), str(found)
+
+
 def test_a_batch_norm_factor_of_zero():
     net = net_of(conv() + BN)
     net.params["bn"][2].zero_()

@@ -260,7 +260,11 @@ def test_wheel(tmp_path, mode):
     assert "deeplab_repro/_csrc/channel_affine/channel_affine_kernels.cuh" in names
     assert {"deeplab_repro/py.typed", "prototxt_import/py.typed"} <= names
     assert {"deeplab_repro/_weights/manifest.json", "deeplab_repro/data/labels.py"} <= names
-    for page in ("evaluation/page/evaluate.html", "reproduction/page/reproduce.html"):
+    for page in (
+        "demo/page/demo.html",
+        "evaluation/page/evaluate.html",
+        "reproduction/page/reproduce.html",
+    ):
         assert f"deeplab_repro/{page}" in names
     assert "deeplab_repro/pages/shared/base.html" in names
     built = "deeplab_repro/lib/libdeeplab_repro_cpu.so" in names
