@@ -100,10 +100,10 @@ def test_ctrl_c_ends_all_processes(tmp_path: Path, hard: bool) -> None:
     children = started(program.pid)
     if hard:
         program.kill()
-        program.communicate(timeout=60)
+        program.communicate(timeout=120)
     else:
         os.killpg(program.pid, signal.SIGINT)
-        out, errors = program.communicate(timeout=60)
+        out, errors = program.communicate(timeout=120)
         assert (out, errors, program.returncode) == ("interrupted\n", "", 0)
     for _ in range(300):
         if not any(Path(f"/proc/{child}").exists() for child in children):
