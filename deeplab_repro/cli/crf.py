@@ -31,8 +31,9 @@ from deeplab_repro.cli.jobs import (
     work_through,
     write_png,
 )
+from deeplab_repro.cli.refining import crf_device, read_crf_params
 from deeplab_repro.errors import BadInput, InputError
-from deeplab_repro.processes import local_device, processes
+from deeplab_repro.processes import processes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -101,8 +102,8 @@ def _value_options(command: _Command) -> _Command:
     metavar="NAME",
     default="run_densecrf",
     show_default=True,
-    help="Parameters of a released model, such as deeplab_v2_resnet101; the values below replace"
-    " some of them.",
+    help="Parameters of a released model, such as deeplab_v2_resnet101, or the .json of"
+    " `crf-search`; the values below replace some of them.",
 )
 @click.option(
     "--list-params",
@@ -205,7 +206,7 @@ def command(
         mine = team.share(jobs)
         todo = unfinished(mine, skip_existing)
         task = bar.add_task("refining", total=len(todo))
-        work = _Work(chosen, options, classes_file, key, probabilities, crop, _device())
+        work = _Work(chosen, options, classes_file, key, probabilities, crop, crf_device())
         work_through(_refined(todo, work, workers), bar, task)
         jobs = team.merge(mine)
     if team.first:
@@ -264,8 +265,6 @@ def _list_params(ctx: click.Context) -> None:
 
 
 def _params(name: str, values: dict[str, str | None]) -> CRFParams:
-    from deeplab_repro.crf import CRFParams
-
     numbers: dict[str, Any] = {}
     for field, text in values.items():
         if text is None:
@@ -278,7 +277,7 @@ def _params(name: str, values: dict[str, str | None]) -> CRFParams:
             ) from None
         numbers[field] = parts[0] if len(parts) == 1 else tuple(parts)
     try:
-        return replace(CRFParams.named(name), **numbers)
+        return replace(read_crf_params(name), **numbers)
     except (ValueError, TypeError) as error:
         raise InputError(str(error)) from None
 
@@ -290,17 +289,6 @@ def _scores_of(job: _Job, scores: Path, *, is_folder: bool) -> Path | None:
         return scores
     # Of pictures of one name, each may have scores of its own: one.png.npy beside one.bmp.npy.
     return score_file(scores, (job.name, job.file.stem))
-
-
-def _device() -> torch.device:
-    """A GPU for which there are kernels, or the CPU."""
-    import torch
-
-    from deeplab_repro.native.backends import backends
-
-    there = backends()
-    has_kernels = there["cuda"].available or there["cupy"].available
-    return local_device() if has_kernels else torch.device("cpu")
 
 
 def _classes(classes_file: str | None, count: int) -> Classes:

@@ -41,6 +41,7 @@ from deeplab_repro.cli.jobs import (
     work_through,
     write_png,
 )
+from deeplab_repro.cli.refining import read_crf_params
 from deeplab_repro.errors import BadInput, InputError
 from deeplab_repro.processes import local_device, processes
 from prototxt_import import DIALECTS, Dialect
@@ -50,7 +51,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from deeplab_repro.crf import CRFParams
     from deeplab_repro.inference.segmentation import Fuse, Segmenter
     from deeplab_repro.pictures.palette import Classes
 
@@ -115,7 +115,7 @@ def _is_number(text: str) -> bool:
     "--crf",
     metavar="NAME",
     help="Refine by a dense CRF with the parameters of a released model, such as"
-    " deeplab_v2_resnet101 (`deeplab-repro crf --list-params`).",
+    " deeplab_v2_resnet101 (`deeplab-repro crf --list-params`), or the .json of `crf-search`.",
 )
 @click.option(
     "--save-scores",
@@ -201,7 +201,7 @@ def command(
             pad_to=pad_to,
             scales=[_scale(text) for text in scales] or [1.0],
             fuse=fuse,
-            crf=_crf(crf),
+            crf=read_crf_params(crf) if crf is not None else None,
         )
         if segmenter.rule.zoom != 1 and team.first:
             click.echo(
@@ -267,12 +267,6 @@ def _load(
         read_classes(classes_file, count) if classes_file is not None else Classes.default(count)
     )
     return segmenter, classes
-
-
-def _crf(name: str | None) -> CRFParams | None:
-    from deeplab_repro.crf import CRFParams
-
-    return CRFParams.named(name) if name is not None else None
 
 
 def _scale(text: str) -> float:
