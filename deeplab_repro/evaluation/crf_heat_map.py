@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -42,7 +44,7 @@ def heat_map(search: Search) -> Figure:
         for (row, column), value in np.ndenumerate(values):
             if not np.isnan(value):
                 colour = "black" if value > middle else "white"
-                style = {"ha": "center", "va": "center"}
+                style: dict[str, Any] = {"ha": "center", "va": "center"}
                 axes.text(column, row, f"{value:.2f}", color=colour, fontsize=7, **style)
     best = xy_stds.index(search.best.bi_xy_std), rgb_stds.index(search.best.bi_rgb_std)
     corner = best[0] - 0.5, best[1] - 0.5
