@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
@@ -31,7 +32,7 @@ from deeplab_repro.cli.jobs import (
     work_through,
     write_png,
 )
-from deeplab_repro.cli.refining import crf_device, read_crf_params
+from deeplab_repro.cli.refining import crf_device, read_crf_params, tile_options, tiling_of
 from deeplab_repro.errors import BadInput, InputError
 from deeplab_repro.processes import processes
 
@@ -41,7 +42,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from deeplab_repro.crf import CRFParams
+    from deeplab_repro.inference.tiled import Tiling
     from deeplab_repro.pictures.palette import Classes
+    from deeplab_repro.pictures.score_parts import ScoreFile
 
 #: Options that set one field of CRFParams; the stds may have a number for each axis or channel.
 _VALUES: Final = {
@@ -73,6 +76,7 @@ class _Work:
     key: str | None
     probabilities: bool
     crop: bool
+    tiling: Tiling | None
     device: torch.device
 
 
@@ -158,8 +162,9 @@ def _value_options(command: _Command) -> _Command:
     "--workers",
     type=click.IntRange(min=1),
     help="Pictures that are refined at the same time, the processor's threads shared out among"
-    " them.  By default as many as there are threads.",
+    " them.  By default as many as there are threads, and one with --tile.",
 )
+@tile_options
 @skip_option
 @json_option
 def command(
@@ -181,6 +186,8 @@ def command(
     bins: bool,
     overlays: bool,
     workers: int | None,
+    tile: int | None,
+    overlap: int | None,
     skip_existing: bool,
     json_file: str | None,
     **values: str | None,
@@ -195,6 +202,7 @@ def command(
     """
     chosen = _params(params, values)
     options = {"normalization": normalization, "relaxation": relaxation}
+    tiling = tiling_of(tile, overlap, None if marginals_kind == "none" else marginals_kind)
     if not Path(scores).exists():
         raise InputError("there is no such file or folder", file=scores)
     listed = listed_pictures([image] if image is not None else [], voc, split, list_file, root)
@@ -206,8 +214,8 @@ def command(
         mine = team.share(jobs)
         todo = unfinished(mine, skip_existing)
         task = bar.add_task("refining", total=len(todo))
-        work = _Work(chosen, options, classes_file, key, probabilities, crop, crf_device())
-        work_through(_refined(todo, work, workers), bar, task)
+        work = _Work(chosen, options, classes_file, key, probabilities, crop, tiling, crf_device())
+        work_through(_refined(todo, work, workers or (1 if tiling else None)), bar, task)
         jobs = team.merge(mine)
     if team.first:
         _warn_of_probabilities(jobs)
@@ -226,6 +234,8 @@ def command(
         report = {
             "params": asdict(chosen),
             **options,
+            "tile": tile,
+            "overlap": overlap,
             "device": device_text(work.device),
             **jobs_as_json(
                 jobs,
@@ -319,7 +329,7 @@ class _Input(NamedTuple):
     """A picture, (H, W, 3) uint8 BGR, and the energies of its labels, (C, H, W)."""
 
     picture: NDArray[np.uint8]
-    unary: NDArray[np.float32]
+    unary: NDArray[np.float32] | None  # None: of tiles, which are read one by one
 
 
 def _read(job: _Job, work: _Work) -> _Input:
@@ -339,6 +349,8 @@ def _read(job: _Job, work: _Work) -> _Input:
             file=job.file,
             expected=f"{job.file.stem} with one of {', '.join(ENDINGS)} in the folder of --scores",
         )
+    if work.tiling is not None:
+        return _Input(picture, None)
     scores = read_scores(job.scores, work.key)
     job.probable = not work.probabilities and look_like_probabilities(scores)
     try:
@@ -354,14 +366,12 @@ def _refine(job: _Job, given: _Input, work: _Work) -> None:
     import torch
 
     from deeplab_repro.crf import dense_crf
-    from deeplab_repro.pictures.matlab import write_bin
-    from deeplab_repro.pictures.overlay import draw_before_after, draw_overlay
-    from deeplab_repro.pictures.palette import class_shares, write_label_png
     from deeplab_repro.pictures.scores import write_scores
 
     picture, unary = given
-    count = len(unary)
-    classes = _classes(work.classes_file, count)
+    if unary is None:
+        _refine_tiles(job, picture, work)
+        return
     rgb = np.ascontiguousarray(picture[:, :, ::-1].transpose(2, 0, 1))
     q = dense_crf(
         torch.from_numpy(unary)[None].to(work.device),
@@ -370,16 +380,84 @@ def _refine(job: _Job, given: _Input, work: _Work) -> None:
         **work.options,
     )
     marginals = q[0].cpu().numpy()
-    kind = np.uint8 if count <= 256 else np.int16
+    kind = _label_type(len(unary))
     before, labels = (values.argmax(0).astype(kind) for values in (-unary, marginals))
+    _write_labels(job, picture, before, labels, len(unary), work)
+    if "marginals" in job.targets:
+        write_scores(job.targets["marginals"], marginals, name="marginals")
+
+
+def _refine_tiles(job: _Job, picture: NDArray[np.uint8], work: _Work) -> None:
+    """Infer and write, with the scores and marginals of one tile in memory at a time."""
+    import numpy as np
+
+    from deeplab_repro.inference.tiled import refine_tiles
+    from deeplab_repro.pictures.score_parts import open_scores, scratch_scores
+    from deeplab_repro.pictures.scores import check_size, look_like_probabilities
+
+    assert job.scores is not None
+    assert work.tiling is not None
+    probable = []
+    with ExitStack() as stack:
+        scores = stack.enter_context(open_scores(job.scores, work.key))
+        count = scores.shape[0]
+        before, labels = np.empty((2, *job.size), _label_type(count))
+        marginals: ScoreFile | None = None
+        try:
+            check_size(scores.shape, job.size, crop=work.crop)
+            for tile, unary, q in refine_tiles(
+                scores,
+                picture,
+                work.params,
+                work.tiling,
+                device=work.device,
+                probabilities=work.probabilities,
+                look=lambda values: probable.append(look_like_probabilities(values)),
+                **work.options,
+            ):
+                before[tile.kept], labels[tile.kept] = (-unary).argmax(0), q.argmax(0)
+                if "marginals" in job.targets:
+                    if marginals is None:
+                        folder = job.targets["marginals"].parent
+                        make_folder(folder)
+                        shape = (count, *job.size)
+                        marginals = stack.enter_context(scratch_scores(folder, shape))
+                    marginals.put(*tile.kept, q)
+        except BadInput as error:
+            raise error.with_file(job.scores) from None
+        job.probable = not work.probabilities and all(probable)
+        _write_labels(job, picture, before, labels, count, work)
+        if marginals is not None:
+            marginals.save(job.targets["marginals"], "marginals")
+
+
+def _label_type(count: int) -> type[np.uint8] | type[np.int16]:
+    """What holds the ids of so many classes."""
+    import numpy as np
+
+    return np.uint8 if count <= 256 else np.int16
+
+
+def _write_labels(
+    job: _Job,
+    picture: NDArray[np.uint8],
+    before: NDArray[Any],
+    labels: NDArray[Any],
+    count: int,
+    work: _Work,
+) -> None:
+    """Write the labels in all forms, and note what the report says of them."""
+    from deeplab_repro.pictures.matlab import write_bin
+    from deeplab_repro.pictures.overlay import draw_before_after, draw_overlay
+    from deeplab_repro.pictures.palette import class_shares, write_label_png
+
+    classes = _classes(work.classes_file, count)
     for target in job.targets.values():
         make_folder(target.parent)
     write_label_png(job.targets["labels"], labels, classes.colours)
     if "overlay" in job.targets:
         write_png(job.targets["overlay"], draw_overlay(picture, labels, classes))
         write_png(job.targets["before_after"], draw_before_after(picture, before, labels, classes))
-    if "marginals" in job.targets:
-        write_scores(job.targets["marginals"], marginals, name="marginals")
     if "bin" in job.targets:
         write_bin(job.targets["bin"], labels)
     job.classes = count

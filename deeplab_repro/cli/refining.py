@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
 
 from deeplab_repro.errors import InputError
 from deeplab_repro.processes import local_device
@@ -14,8 +17,63 @@ if TYPE_CHECKING:
     import torch
 
     from deeplab_repro.crf import CRFParams
+    from deeplab_repro.inference.tiled import Tiling
 
-__all__ = ["crf_device", "read_crf_params"]
+__all__ = ["crf_device", "read_crf_params", "tile_options", "tiling_of"]
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+#: As of `deeplab_repro.pictures.score_parts.PARTWISE`, which is not loaded for a help text.
+_PARTWISE = (".npy", ".npz")
+
+
+def tile_options(command: _Command) -> _Command:
+    """``--tile`` and ``--overlap``, for :func:`tiling_of`."""
+    for decorate in reversed(
+        [
+            click.option(
+                "--tile",
+                type=click.IntRange(min=1),
+                metavar="N",
+                help="For pictures too large for the memory: work on overlapping tiles of N x N"
+                " pixels, and put their results together.",
+            ),
+            click.option(
+                "--overlap",
+                type=click.IntRange(min=0),
+                metavar="M",
+                help="With --tile: pixels that neighbouring tiles share.  By default as many as"
+                " are needed for labels that hardly differ from those of the whole picture.",
+            ),
+        ]
+    ):
+        command = decorate(command)
+    return command
+
+
+def tiling_of(tile: int | None, overlap: int | None, written: str | None) -> Tiling | None:
+    """What :func:`tile_options` asked for; None without tiles.
+
+    Args:
+        tile: the pixels of a tile's side.
+        overlap: those that neighbours share.
+        written: the kind of file for the scores or marginals, if they are written.
+
+    Raises:
+        InputError: an overlap alone or as large as a tile, or a kind that is not written in parts.
+    """
+    from deeplab_repro.inference.tiled import Tiling
+
+    if tile is None:
+        if overlap is not None:
+            raise InputError("--overlap", expected="--tile beside it")
+        return None
+    if written is not None and written not in _PARTWISE:
+        raise InputError(
+            "with --tile only some kinds of files are written",
+            expected=" or ".join(_PARTWISE),
+            got=written,
+        )
+    return Tiling(tile, overlap)
 
 
 def read_crf_params(text: str) -> CRFParams:
