@@ -14,10 +14,12 @@ from deeplab_repro.crf.solve import working_dtype
 
 __all__ = ["dense_crf_part", "reach"]
 
-#: Stds to which a pixel's influence is followed.  On pictures of objects with 10 iterations,
-#: marginals that were cut off at 1, 1.5, 2 and 3 stds were up to 0.06, 0.004, 0.004 and 0.0002 off,
-#: and no label was; at half a std, marginals were up to 0.4 off, and 4 of a million labels.
-_REACH = 1.5
+#: Stds to which a pixel's influence is followed.  Measured with 10 iterations on pictures of
+#: objects in tiles of 560 to 684 pixels: where scores are confident, and the CRF changes 0.3 % of
+#: the labels, tiles with a reach of 1.5 stds change fewer than 1e-5 of them.  Where scores are so
+#: unsure that the CRF changes half of the labels, a reach of 1, 1.5 and 2 stds changes at most
+#: 7e-4, 3e-4 and 5e-5 of them.
+_REACH = 2.0
 
 
 def dense_crf_part(
@@ -78,7 +80,7 @@ def dense_crf_part(
 
 
 def reach(params: CRFParams) -> int:
-    """Pixels beyond which pixels hardly matter to each other: 1.5 of the largest std."""
+    """Pixels beyond which pixels hardly matter to each other: twice the largest std."""
     stds = [params.pos_xy_std] if params.pos_w else []
     stds += [kernel.xy_std for kernel in params.bilaterals if kernel.w]
     flat = [each for std in stds for each in (std if isinstance(std, tuple) else (std,))]

@@ -107,8 +107,8 @@ def test_a_part_keeps_its_places_in_the_lattice():
     assert off[..., 25:, 25:].max() < 2e-3
     assert off.max() > 2e-2
     assert elsewhere[..., 25:, 25:].max() > 2e-2  # another lattice is another approximation
-    assert reach(params) == 9
-    assert reach(CRFParams(bi_w=0, pos_xy_std=(2, 10))) == 15
+    assert reach(params) == 12
+    assert reach(CRFParams(bi_w=0, pos_xy_std=(2, 10))) == 20
     spatial = CRFParams(3, 3, 3, bi_w=0)
     whole = dense_crf(unary, None, spatial)
     assert torch.equal(dense_crf_part(unary, rgb, spatial, (0, 0)), whole)
@@ -226,7 +226,7 @@ def test_the_commands(run, tmp_path, small_net):  # noqa: F811
         ((*given, "--tile", 9, "--overlap", 9), "a side larger than the overlap"),
         ((*given, "--tile", 97, "--save-scores", ".mat"), "expected .npy or .npz, got .mat"),
         ((*given, "--tile", 97, "--scales", "0.5"), "--tile; expected no --scales beside it"),
-        ((*refine, "--tile", 97, "--params", "deeplab"), "expected a tile of at least 151"),
+        ((*refine, "--tile", 97, "--params", "deeplab"), "expected a tile of at least 201"),
     ):
         code, _, err = run(*arguments, "-o", tmp_path / "bad")
         assert code == 2
