@@ -32,7 +32,13 @@ from deeplab_repro.cli.jobs import (
     work_through,
     write_png,
 )
-from deeplab_repro.cli.refining import crf_device, read_crf_params, tile_options, tiling_of
+from deeplab_repro.cli.refining import (
+    crf_device,
+    read_crf_params,
+    score_options,
+    tile_options,
+    tiling_of,
+)
 from deeplab_repro.errors import BadInput, InputError
 from deeplab_repro.processes import processes
 
@@ -118,22 +124,7 @@ def _value_options(command: _Command) -> _Command:
     help="List the names for --params and exit.",
 )
 @_value_options
-@click.option(
-    "--probabilities", is_flag=True, help="The scores are probabilities, after a softmax."
-)
-@click.option("--key", metavar="NAME", help="The array in an .npz or .h5 that holds several.")
-@click.option(
-    "--crop",
-    is_flag=True,
-    help="The scores are those of a picture padded right and below: take its part of them.",
-)
-@click.option(
-    "--normalization",
-    type=click.Choice(["after", "symmetric", "before", "none"]),
-    default="after",
-    show_default=True,
-    help="Where kernels are divided by their sums; after is DeepLab's, symmetric pydensecrf's.",
-)
+@score_options
 @click.option("--relaxation", default=1.0, show_default=True, help="Share of the new marginals.")
 @click.option(
     "--classes",
@@ -423,6 +414,7 @@ def _refine_tiles(job: _Job, picture: NDArray[np.uint8], work: _Work) -> None:
                         shape = (count, *job.size)
                         marginals = stack.enter_context(scratch_scores(folder, shape))
                     marginals.put(*tile.kept, q)
+                del unary, q  # the next tile needs their room
         except BadInput as error:
             raise error.with_file(job.scores) from None
         job.probable = not work.probabilities and all(probable)

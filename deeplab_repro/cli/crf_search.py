@@ -17,7 +17,7 @@ from deeplab_repro.cli.jobs import (
     listed_options,
     picture_progress,
 )
-from deeplab_repro.cli.refining import crf_device
+from deeplab_repro.cli.refining import crf_device, score_options
 from deeplab_repro.errors import InputError
 from deeplab_repro.processes import processes
 from prototxt_import.files import replacing_file
@@ -77,23 +77,8 @@ _RANGE: Final = "positive numbers as A:B, A:STEP:B or A,B,..."
 @click.option("--iterations", type=click.IntRange(min=0), default=10, show_default=True)
 @click.option("--pos-w", default=3.0, show_default=True, help="Weight of the spatial kernel.")
 @click.option("--pos-xy-std", default=3.0, show_default=True, help="Its std in pixels.")
-@click.option(
-    "--normalization",
-    type=click.Choice(["after", "symmetric", "before", "none"]),
-    default="after",
-    show_default=True,
-    help="Where kernels are divided by their sums, as for `crf`.",
-)
 @num_classes_option
-@click.option(
-    "--probabilities", is_flag=True, help="The scores are probabilities, after a softmax."
-)
-@click.option("--key", metavar="NAME", help="The array in an .npz or .h5 that holds several.")
-@click.option(
-    "--crop",
-    is_flag=True,
-    help="The scores are those of a picture padded right and below: take its part of them.",
-)
+@score_options
 @workers_option
 @json_option
 def command(

@@ -1,4 +1,4 @@
-"""What the commands that run a dense CRF share: its parameters and its device."""
+"""What the commands that run a dense CRF share: options, parameters, device."""
 
 from __future__ import annotations
 
@@ -19,11 +19,43 @@ if TYPE_CHECKING:
     from deeplab_repro.crf import CRFParams
     from deeplab_repro.inference.tiled import Tiling
 
-__all__ = ["crf_device", "read_crf_params", "tile_options", "tiling_of"]
+__all__ = ["crf_device", "read_crf_params", "score_options", "tile_options", "tiling_of"]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 #: As of `deeplab_repro.pictures.score_parts.PARTWISE`, which is not loaded for a help text.
 _PARTWISE = (".npy", ".npz")
+
+
+def score_options(command: _Command) -> _Command:
+    """``--probabilities``, ``--key``, ``--crop`` and ``--normalization``."""
+    for decorate in reversed(
+        [
+            click.option(
+                "--probabilities",
+                is_flag=True,
+                help="The scores are probabilities, after a softmax.",
+            ),
+            click.option(
+                "--key", metavar="NAME", help="The array in an .npz or .h5 that holds several."
+            ),
+            click.option(
+                "--crop",
+                is_flag=True,
+                help="The scores are those of a picture padded right and below: take its part of"
+                " them.",
+            ),
+            click.option(
+                "--normalization",
+                type=click.Choice(["after", "symmetric", "before", "none"]),
+                default="after",
+                show_default=True,
+                help="Where kernels are divided by their sums; after is DeepLab's, symmetric"
+                " pydensecrf's.",
+            ),
+        ]
+    ):
+        command = decorate(command)
+    return command
 
 
 def tile_options(command: _Command) -> _Command:

@@ -387,11 +387,13 @@ def _write_tiles(
                     make_folder(folder)
                     whole = stack.enter_context(scratch_scores(folder, (len(values), *size)))
                 whole.put(*tile.kept, values)
+            del scores, values  # the next tile needs their room
         if segmenter.crf and whole is not None:
-            for tile, _, q in refine_tiles(
+            for tile, unary, q in refine_tiles(
                 whole, picture, segmenter.crf, tiling, device=segmenter.device
             ):
                 labels[tile.kept] = q.argmax(0)
+                del unary, q
         _write_labels(job, picture, labels, segmenter, classes)
         if "scores" in job.targets and whole is not None:
             whole.save(job.targets["scores"])

@@ -174,12 +174,15 @@ def refine_tiles(
     """
     size = picture.shape[0], picture.shape[1]
     overlap = 2 * reach(params) if tiling.overlap is None else tiling.overlap
-    for tile in tiles(size, (tiling.side, tiling.side), overlap):
+
+    def refined(tile: Tile) -> tuple[Array, Array]:
         rows, columns = tile.computed
+        kept = (slice(None), *tile.inner)
+        bgr = picture[rows, columns]
         values = scores.part(rows, columns)
         look(values)
-        bgr = picture[rows, columns]
         unary = energies(values, (bgr.shape[0], bgr.shape[1]), probabilities=probabilities)
+        del values
         rgb = torch.from_numpy(np.ascontiguousarray(bgr[:, :, ::-1].transpose(2, 0, 1)))
         try:
             q = dense_crf_part(
@@ -191,5 +194,7 @@ def refine_tiles(
             )
         except ValueError as error:
             raise InputError(str(error)) from None
-        kept = (slice(None), *tile.inner)
-        yield tile, unary[kept], q[0].cpu().numpy()[kept]
+        return unary[kept], q[0].cpu().numpy()[kept]
+
+    for tile in tiles(size, (tiling.side, tiling.side), overlap):
+        yield tile, *refined(tile)

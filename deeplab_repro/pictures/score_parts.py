@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ Array = NDArray[np.float32]
 #: Kinds of files that :class:`ScoreFile` becomes.
 PARTWISE: Final = (".npy", ".npz")
 _FLOAT: Final = np.dtype("<f4")
+_BLOCK: Final = 1 << 24  # bytes that are copied at a time
 
 
 class ScoreParts(Protocol):
@@ -58,17 +60,14 @@ class ScoreFile:
     count as memory of the process.
 
     Args:
-        path: of the file.
         file: open for reading, or for both.
         shape: labels, height and width.
         offset: bytes before the first score.
     """
 
-    def __init__(
-        self, path: Path, file: BinaryIO, shape: tuple[int, int, int], offset: int
-    ) -> None:
+    def __init__(self, file: BinaryIO, shape: tuple[int, int, int], offset: int) -> None:
         self.shape = shape
-        self._path, self._file, self._offset = path, file, offset
+        self._file, self._offset = file, offset
 
     def part(self, rows: slice, columns: slice) -> Array:
         """See :class:`ScoreParts`."""
@@ -77,7 +76,7 @@ class ScoreFile:
         for channel, row in np.ndindex(*values.shape[:2]):
             self._seek(channel, rows.start + row, columns.start)
             if self._file.readinto(values[channel, row]) != values[channel, row].nbytes:  # type: ignore[attr-defined]
-                raise InputError("is cut off", file=self._path)
+                raise InputError("the file of scores is cut off")
         return values
 
     def put(self, rows: slice, columns: slice, values: Array) -> None:
@@ -94,15 +93,16 @@ class ScoreFile:
             path: an ``.npy`` or ``.npz``.
             name: of the array in an ``.npz``.
         """
-        self._file.flush()
+        self._file.seek(0)
         with replacing_file(path) as out:
             if Path(path).suffix == ".npz":
-                with zipfile.ZipFile(out, "w") as archive:
-                    archive.write(self._path, f"{name}.npy")
+                with (
+                    zipfile.ZipFile(out, "w") as archive,
+                    archive.open(f"{name}.npy", "w", force_zip64=True) as entry,
+                ):
+                    shutil.copyfileobj(self._file, entry, _BLOCK)
             else:
-                with open(self._path, "rb") as content:
-                    while block := content.read(1 << 24):
-                        out.write(block)
+                shutil.copyfileobj(self._file, out, _BLOCK)
 
     def _seek(self, channel: int, row: int, column: int) -> None:
         _, height, width = self.shape
@@ -128,7 +128,7 @@ def open_scores(path: str | os.PathLike[str], key: str | None = None) -> Iterato
         shape = shape[1:] if len(shape) == 4 and shape[0] == 1 else shape
         if dtype == _FLOAT and len(shape) == 3 and 0 not in shape:
             with open_file(path) as file:
-                yield ScoreFile(Path(path), file, (shape[0], shape[1], shape[2]), offset)
+                yield ScoreFile(file, (shape[0], shape[1], shape[2]), offset)
             return
     yield _InMemory(read_scores(path, key))
 
@@ -145,11 +145,12 @@ def scratch_scores(folder: Path, shape: tuple[int, int, int]) -> Iterator[ScoreF
         InputError: there is no room on the disk, or no right to write.
     """
     try:
-        with tempfile.NamedTemporaryFile(prefix=".scores.", suffix=".npy", dir=folder) as file:
+        # A file without a name is gone with its process, however that ends.
+        with tempfile.TemporaryFile(dir=folder) as file:
             header = {"descr": _FLOAT.str, "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(file, header)
             offset = file.tell()
             file.truncate(offset + _FLOAT.itemsize * int(np.prod(shape)))
-            yield ScoreFile(Path(file.name), file.file, shape, offset)  # type: ignore[arg-type]
+            yield ScoreFile(file, shape, offset)
     except OSError as error:
         raise InputError(error.strerror or "cannot be written", file=folder) from error
