@@ -406,7 +406,7 @@ def _refine_tiles(job: _Job, picture: NDArray[np.uint8], work: _Work) -> None:
                 look=lambda values: probable.append(look_like_probabilities(values)),
                 **work.options,
             ):
-                before[tile.kept], labels[tile.kept] = (-unary).argmax(0), q.argmax(0)
+                before[tile.kept], labels[tile.kept] = unary.argmin(0), q.argmax(0)
                 if "marginals" in job.targets:
                     if marginals is None:
                         folder = job.targets["marginals"].parent
