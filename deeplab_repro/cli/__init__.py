@@ -27,6 +27,7 @@ _COMMANDS: Final = {
     "compare": "Compare every blob with what Caffe computed.",
     "segment": "Label the pixels of pictures.",
     "crf": "Refine score maps by a dense CRF.",
+    "crf-search": "Search for the CRF's parameters that suit a network's scores.",
     "data": "Prepare and check pictures and labels.",
     "evaluate": "Score label maps against the truth.",
     "reproduce": "Score a released model, and hold it against the published numbers.",
@@ -52,7 +53,7 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        module = import_module(f"deeplab_repro.cli.{cmd_name}")
+        module = import_module(f"deeplab_repro.cli.{cmd_name.replace('-', '_')}")
         command: click.Command = module.command
         return command
 

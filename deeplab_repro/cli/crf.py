@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
@@ -32,8 +33,15 @@ from deeplab_repro.cli.jobs import (
     work_through,
     write_png,
 )
+from deeplab_repro.cli.refining import (
+    crf_device,
+    read_crf_params,
+    score_options,
+    tile_options,
+    tiling_of,
+)
 from deeplab_repro.errors import BadInput, InputError
-from deeplab_repro.processes import local_device, processes
+from deeplab_repro.processes import processes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,7 +49,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from deeplab_repro.crf import CRFParams
+    from deeplab_repro.inference.tiled import Tiling
     from deeplab_repro.pictures.palette import Classes
+    from deeplab_repro.pictures.score_parts import ScoreFile
 
 #: Options that set one field of CRFParams; the stds may have a number for each axis or channel.
 _VALUES: Final = {
@@ -73,6 +83,7 @@ class _Work:
     key: str | None
     probabilities: bool
     crop: bool
+    tiling: Tiling | None
     device: torch.device
 
 
@@ -102,8 +113,8 @@ def _value_options(command: _Command) -> _Command:
     metavar="NAME",
     default="run_densecrf",
     show_default=True,
-    help="Parameters of a released model, such as deeplab_v2_resnet101; the values below replace"
-    " some of them.",
+    help="Parameters of a released model, such as deeplab_v2_resnet101, or the .json of"
+    " `crf-search`; the values below replace some of them.",
 )
 @click.option(
     "--list-params",
@@ -114,22 +125,7 @@ def _value_options(command: _Command) -> _Command:
     help="List the names for --params and exit.",
 )
 @_value_options
-@click.option(
-    "--probabilities", is_flag=True, help="The scores are probabilities, after a softmax."
-)
-@click.option("--key", metavar="NAME", help="The array in an .npz or .h5 that holds several.")
-@click.option(
-    "--crop",
-    is_flag=True,
-    help="The scores are those of a picture padded right and below: take its part of them.",
-)
-@click.option(
-    "--normalization",
-    type=click.Choice(["after", "symmetric", "before", "none"]),
-    default="after",
-    show_default=True,
-    help="Where kernels are divided by their sums; after is DeepLab's, symmetric pydensecrf's.",
-)
+@score_options
 @click.option("--relaxation", default=1.0, show_default=True, help="Share of the new marginals.")
 @click.option(
     "--classes",
@@ -158,8 +154,9 @@ def _value_options(command: _Command) -> _Command:
     "--workers",
     type=click.IntRange(min=1),
     help="Pictures that are refined at the same time, the processor's threads shared out among"
-    " them.  By default as many as there are threads.",
+    " them.  By default as many as there are threads, and one with --tile.",
 )
+@tile_options
 @skip_option
 @json_option
 def command(
@@ -181,6 +178,8 @@ def command(
     bins: bool,
     overlays: bool,
     workers: int | None,
+    tile: int | None,
+    overlap: int | None,
     skip_existing: bool,
     json_file: str | None,
     **values: str | None,
@@ -195,6 +194,7 @@ def command(
     """
     chosen = _params(params, values)
     options = {"normalization": normalization, "relaxation": relaxation}
+    tiling = tiling_of(tile, overlap, None if marginals_kind == "none" else marginals_kind)
     if not Path(scores).exists():
         raise InputError("there is no such file or folder", file=scores)
     listed = listed_pictures([image] if image is not None else [], voc, split, list_file, root)
@@ -206,8 +206,8 @@ def command(
         mine = team.share(jobs)
         todo = unfinished(mine, skip_existing)
         task = bar.add_task("refining", total=len(todo))
-        work = _Work(chosen, options, classes_file, key, probabilities, crop, _device())
-        work_through(_refined(todo, work, workers), bar, task)
+        work = _Work(chosen, options, classes_file, key, probabilities, crop, tiling, crf_device())
+        work_through(_refined(todo, work, workers or (1 if tiling else None)), bar, task)
         jobs = team.merge(mine)
     if team.first:
         _warn_of_probabilities(jobs)
@@ -226,6 +226,8 @@ def command(
         report = {
             "params": asdict(chosen),
             **options,
+            "tile": tile,
+            "overlap": overlap,
             "device": device_text(work.device),
             **jobs_as_json(
                 jobs,
@@ -265,8 +267,6 @@ def _list_params(ctx: click.Context) -> None:
 
 
 def _params(name: str, values: dict[str, str | None]) -> CRFParams:
-    from deeplab_repro.crf import CRFParams
-
     numbers: dict[str, Any] = {}
     for field, text in values.items():
         if text is None:
@@ -279,7 +279,7 @@ def _params(name: str, values: dict[str, str | None]) -> CRFParams:
             ) from None
         numbers[field] = parts[0] if len(parts) == 1 else tuple(parts)
     try:
-        return replace(CRFParams.named(name), **numbers)
+        return replace(read_crf_params(name), **numbers)
     except (ValueError, TypeError) as error:
         raise InputError(str(error)) from None
 
@@ -291,17 +291,6 @@ def _scores_of(job: _Job, scores: Path, *, is_folder: bool) -> Path | None:
         return scores
     # Of pictures of one name, each may have scores of its own: one.png.npy beside one.bmp.npy.
     return score_file(scores, (job.name, job.file.stem))
-
-
-def _device() -> torch.device:
-    """A GPU for which there are kernels, or the CPU."""
-    import torch
-
-    from deeplab_repro.native.backends import backends
-
-    there = backends()
-    has_kernels = there["cuda"].available or there["cupy"].available
-    return local_device() if has_kernels else torch.device("cpu")
 
 
 def _classes(classes_file: str | None, count: int) -> Classes:
@@ -332,7 +321,7 @@ class _Input(NamedTuple):
     """A picture, (H, W, 3) uint8 BGR, and the energies of its labels, (C, H, W)."""
 
     picture: NDArray[np.uint8]
-    unary: NDArray[np.float32]
+    unary: NDArray[np.float32] | None  # None: of tiles, which are read one by one
 
 
 def _read(job: _Job, work: _Work) -> _Input:
@@ -352,6 +341,8 @@ def _read(job: _Job, work: _Work) -> _Input:
             file=job.file,
             expected=f"{job.file.stem} with one of {', '.join(ENDINGS)} in the folder of --scores",
         )
+    if work.tiling is not None:
+        return _Input(picture, None)
     scores = read_scores(job.scores, work.key)
     job.probable = not work.probabilities and look_like_probabilities(scores)
     try:
@@ -367,14 +358,12 @@ def _refine(job: _Job, given: _Input, work: _Work) -> None:
     import torch
 
     from deeplab_repro.crf import dense_crf
-    from deeplab_repro.pictures.matlab import write_bin
-    from deeplab_repro.pictures.overlay import draw_before_after, draw_overlay
-    from deeplab_repro.pictures.palette import class_shares, write_label_png
     from deeplab_repro.pictures.scores import write_scores
 
     picture, unary = given
-    count = len(unary)
-    classes = _classes(work.classes_file, count)
+    if unary is None:
+        _refine_tiles(job, picture, work)
+        return
     rgb = np.ascontiguousarray(picture[:, :, ::-1].transpose(2, 0, 1))
     q = dense_crf(
         torch.from_numpy(unary)[None].to(work.device),
@@ -383,16 +372,85 @@ def _refine(job: _Job, given: _Input, work: _Work) -> None:
         **work.options,
     )
     marginals = q[0].cpu().numpy()
-    kind = np.uint8 if count <= 256 else np.int16
+    kind = _label_type(len(unary))
     before, labels = (values.argmax(0).astype(kind) for values in (-unary, marginals))
+    _write_labels(job, picture, before, labels, len(unary), work)
+    if "marginals" in job.targets:
+        write_scores(job.targets["marginals"], marginals, name="marginals")
+
+
+def _refine_tiles(job: _Job, picture: NDArray[np.uint8], work: _Work) -> None:
+    """Infer and write, with the scores and marginals of one tile in memory at a time."""
+    import numpy as np
+
+    from deeplab_repro.inference.tiled import refine_tiles
+    from deeplab_repro.pictures.score_parts import open_scores, scratch_scores
+    from deeplab_repro.pictures.scores import check_size, look_like_probabilities
+
+    assert job.scores is not None
+    assert work.tiling is not None
+    probable = []
+    with ExitStack() as stack:
+        scores = stack.enter_context(open_scores(job.scores, work.key))
+        count = scores.shape[0]
+        before, labels = np.empty((2, *job.size), _label_type(count))
+        marginals: ScoreFile | None = None
+        try:
+            check_size(scores.shape, job.size, crop=work.crop)
+            for tile, unary, q in refine_tiles(
+                scores,
+                picture,
+                work.params,
+                work.tiling,
+                device=work.device,
+                probabilities=work.probabilities,
+                look=lambda values: probable.append(look_like_probabilities(values)),
+                **work.options,
+            ):
+                before[tile.kept], labels[tile.kept] = unary.argmin(0), q.argmax(0)
+                if "marginals" in job.targets:
+                    if marginals is None:
+                        folder = job.targets["marginals"].parent
+                        make_folder(folder)
+                        shape = (count, *job.size)
+                        marginals = stack.enter_context(scratch_scores(folder, shape))
+                    marginals.put(*tile.kept, q)
+                del unary, q  # the next tile needs their room
+        except BadInput as error:
+            raise error.with_file(job.scores) from None
+        job.probable = not work.probabilities and all(probable)
+        _write_labels(job, picture, before, labels, count, work)
+        if marginals is not None:
+            marginals.save(job.targets["marginals"], "marginals")
+
+
+def _label_type(count: int) -> type[np.uint8] | type[np.int16]:
+    """What holds the ids of so many classes."""
+    import numpy as np
+
+    return np.uint8 if count <= 256 else np.int16
+
+
+def _write_labels(
+    job: _Job,
+    picture: NDArray[np.uint8],
+    before: NDArray[Any],
+    labels: NDArray[Any],
+    count: int,
+    work: _Work,
+) -> None:
+    """Write the labels in all forms, and note what the report says of them."""
+    from deeplab_repro.pictures.matlab import write_bin
+    from deeplab_repro.pictures.overlay import draw_before_after, draw_overlay
+    from deeplab_repro.pictures.palette import class_shares, write_label_png
+
+    classes = _classes(work.classes_file, count)
     for target in job.targets.values():
         make_folder(target.parent)
     write_label_png(job.targets["labels"], labels, classes.colours)
     if "overlay" in job.targets:
         write_png(job.targets["overlay"], draw_overlay(picture, labels, classes))
         write_png(job.targets["before_after"], draw_before_after(picture, before, labels, classes))
-    if "marginals" in job.targets:
-        write_scores(job.targets["marginals"], marginals, name="marginals")
     if "bin" in job.targets:
         write_bin(job.targets["bin"], labels)
     job.classes = count

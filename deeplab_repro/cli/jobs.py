@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from deeplab_repro.data import Dataset
     from deeplab_repro.pictures.palette import Classes
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "finish",
     "jobs_as_json",
     "labels_as_json",
+    "listed_dataset",
     "listed_options",
     "listed_pictures",
     "make_folder",
@@ -66,6 +68,8 @@ _ENDINGS = (
     *(".avif", ".bmp", ".dib", ".exr", ".gif", ".hdr", ".jp2", ".jpe", ".jpeg", ".jpg"),
     *(".pbm", ".pgm", ".png", ".pnm", ".ppm", ".ras", ".tif", ".tiff", ".webp"),
 )
+#: Ways to name pictures, as messages explain them.
+_WAYS = {"pictures": "pictures or folders", "--voc": "--voc", "--list": "--list with --root"}
 
 
 @dataclass
@@ -192,14 +196,38 @@ def listed_pictures(
     Raises:
         InputError: none, or both.
     """
-    from deeplab_repro import data
-
     named = {"pictures": given, "--voc": voc, "--list": list_file}
+    _check_listed(named, voc, split, list_file, root)
+    if given:
+        return list(given)
+    return [sample.picture for sample in _dataset(voc, split, list_file, root)]
+
+
+def listed_dataset(
+    voc: str | None, split: str | None, list_file: str | None, root: str | None
+) -> Dataset:
+    """The list of pictures and labels that a command is to work on.
+
+    Raises:
+        InputError: none, or both of ``--voc`` and ``--list``.
+    """
+    _check_listed({"--voc": voc, "--list": list_file}, voc, split, list_file, root)
+    return _dataset(voc, split, list_file, root)
+
+
+def _check_listed(
+    named: Mapping[str, object],
+    voc: str | None,
+    split: str | None,
+    list_file: str | None,
+    root: str | None,
+) -> None:
+    """Refuse options that do not say which pictures are meant."""
     ways = [way for way, value in named.items() if value]
     if len(ways) != 1:
         raise InputError(
             "which pictures",
-            expected="one of: pictures or folders, --voc, --list with --root",
+            expected=f"one of: {', '.join(_WAYS[way] for way in named)}",
             got=" and ".join(ways) or "none",
         )
     if split is not None and voc is None:
@@ -208,11 +236,17 @@ def listed_pictures(
         raise InputError("--list and --root", expected="both", got="one")
     if root is not None and not Path(root).is_dir():
         raise InputError("is no folder", file=root)
-    if voc is not None:
-        return [sample.picture for sample in data.voc(voc, split or "val")]
+
+
+def _dataset(
+    voc: str | None, split: str | None, list_file: str | None, root: str | None
+) -> Dataset:
+    from deeplab_repro import data
+
     if list_file is not None and root is not None:
-        return [sample.picture for sample in data.read_list(list_file, root)]
-    return list(given)
+        return data.read_list(list_file, root)
+    assert voc is not None  # `_check_listed` has seen to it
+    return data.voc(voc, split or "val")
 
 
 def make_folder(path: Path) -> None:

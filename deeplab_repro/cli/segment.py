@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,6 +43,7 @@ from deeplab_repro.cli.jobs import (
     work_through,
     write_png,
 )
+from deeplab_repro.cli.refining import read_crf_params, tile_options, tiling_of
 from deeplab_repro.errors import BadInput, InputError
 from deeplab_repro.processes import local_device, processes
 from prototxt_import import DIALECTS, Dialect
@@ -51,8 +53,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from deeplab_repro.crf import CRFParams
     from deeplab_repro.inference.segmentation import Fuse, Segmenter
+    from deeplab_repro.inference.tiled import Tiling
     from deeplab_repro.pictures.palette import Classes
 
 
@@ -116,7 +118,7 @@ def _is_number(text: str) -> bool:
     "--crf",
     metavar="NAME",
     help="Refine by a dense CRF with the parameters of a released model, such as"
-    " deeplab_v2_resnet101 (`deeplab-repro crf --list-params`).",
+    " deeplab_v2_resnet101 (`deeplab-repro crf --list-params`), or the .json of `crf-search`.",
 )
 @click.option(
     "--save-scores",
@@ -149,6 +151,7 @@ def _is_number(text: str) -> bool:
     is_flag=True,
     help="Turn pictures as their EXIF data say; Caffe took them as they are stored.",
 )
+@tile_options
 @quirks_option
 @json_option
 def command(
@@ -174,6 +177,8 @@ def command(
     classes_file: str | None,
     batch: int,
     upright: bool,
+    tile: int | None,
+    overlap: int | None,
     quirks: bool,
     json_file: str | None,
 ) -> None:
@@ -186,6 +191,7 @@ def command(
     deeplab_repro segment ...` the pictures are shared out.
     """
     listed = listed_pictures(pictures, voc, split, list_file, root)
+    tiling = tiling_of(tile, overlap, save_scores)
     with processes() as team, decoders_silent(), picture_progress(hidden=not team.first) as bar:
         jobs = plan(
             _Job, listed, Path(output), _targets(overlays, save_scores), quiet=not team.first
@@ -202,7 +208,7 @@ def command(
             pad_to=pad_to,
             scales=[_scale(text) for text in scales] or [1.0],
             fuse=fuse,
-            crf=_crf(crf),
+            crf=read_crf_params(crf) if crf is not None else None,
         )
         if segmenter.rule.zoom != 1 and team.first:
             click.echo(
@@ -212,17 +218,22 @@ def command(
                 err=True,
             )
         bar.update(task, description="labelling")
-        outcomes = segmenter.stream(
-            todo,
-            read=lambda job: _read(job, upright),
-            then=lambda job, picture, scores: _write(job, picture, scores, segmenter, classes),
-            batch=batch,
-        )
+        if tiling is None:
+            outcomes = segmenter.stream(
+                todo,
+                read=lambda job: _read(job, upright),
+                then=lambda job, picture, scores: _write(job, picture, scores, segmenter, classes),
+                batch=batch,
+            )
+        else:
+            _check_tiling(segmenter, tiling, quiet=not team.first)
+            outcomes = _in_tiles(todo, tiling, segmenter, classes, upright)
         work_through(outcomes, bar, task)
         jobs = team.merge(mine)
     if team.first:
         _show(jobs, classes, segmenter)
-        write_json(json_file, _as_json(model, segmenter, classes, jobs))
+        report = _as_json(model, segmenter, classes, jobs)
+        write_json(json_file, {**report, "tile": tile, "overlap": overlap})
     finish(jobs, quiet=not team.first)
 
 
@@ -270,12 +281,6 @@ def _load(
     return segmenter, classes
 
 
-def _crf(name: str | None) -> CRFParams | None:
-    from deeplab_repro.crf import CRFParams
-
-    return CRFParams.named(name) if name is not None else None
-
-
 def _scale(text: str) -> float:
     scale = float(text) if _is_number(text) else 0.0
     if not 0 < scale < float("inf"):
@@ -297,21 +302,102 @@ def _write(
     classes: Classes,
 ) -> None:
     """Refine the scores of one picture, and write what is made of them."""
-    from deeplab_repro.pictures.overlay import draw_overlay
-    from deeplab_repro.pictures.palette import class_shares, write_label_png
     from deeplab_repro.pictures.scores import write_scores
 
     labels = segmenter.label(scores, picture).labels
+    _write_labels(job, picture, labels, segmenter, classes)
+    if "scores" in job.targets:
+        write_scores(job.targets["scores"], scores.cpu().numpy())
+
+
+def _write_labels(
+    job: _Job,
+    picture: NDArray[np.uint8],
+    labels: NDArray[Any],
+    segmenter: Segmenter,
+    classes: Classes,
+) -> None:
+    """Write the labels in all forms, and note what the report says of them."""
+    from deeplab_repro.pictures.overlay import draw_overlay
+    from deeplab_repro.pictures.palette import class_shares, write_label_png
+
     for target in job.targets.values():
         make_folder(target.parent)
     write_label_png(job.targets["labels"], labels, classes.colours)
     if "overlay" in job.targets:
         write_png(job.targets["overlay"], draw_overlay(picture, labels, classes))
-    if "scores" in job.targets:
-        write_scores(job.targets["scores"], scores.cpu().numpy())
     job.size = picture.shape[0], picture.shape[1]
     job.input_sizes = segmenter.input_sizes(*job.size)
     job.shares = class_shares(labels, classes.names)
+
+
+def _check_tiling(segmenter: Segmenter, tiling: Tiling, *, quiet: bool) -> None:
+    """Say before the work begins what tiles cannot do, or cannot do exactly."""
+    from deeplab_repro.inference.tiled import network_overlap
+
+    if segmenter.scales != (1.0,):
+        raise InputError("--tile", expected="no --scales beside it", got=list(segmenter.scales))
+    overlap, exact = network_overlap(segmenter, tiling.side)
+    if tiling.overlap is None and not exact and not quiet:
+        click.echo(
+            f"deeplab-repro: warning: tiles of {tiling.side} cannot overlap as far as the network"
+            f" sees: they overlap by {overlap}, and scores near seams differ from those of the"
+            " whole picture (a larger --tile helps)",
+            err=True,
+        )
+
+
+def _in_tiles(
+    jobs: Sequence[_Job], tiling: Tiling, segmenter: Segmenter, classes: Classes, upright: bool
+) -> Generator[tuple[_Job, Any], None, None]:
+    """Work through pictures of which a tile is in memory at a time: one picture after the other."""
+    from deeplab_repro.inference.stages import Stages
+
+    stages = Stages[_Job, "NDArray[np.uint8]", "NDArray[np.uint8]", None](
+        read=lambda job: _read(job, upright),
+        run=lambda pictures: pictures,
+        finish=lambda job, picture, _: _write_tiles(job, picture, tiling, segmenter, classes),
+        readers=1,
+    )
+    return stages(jobs)
+
+
+def _write_tiles(
+    job: _Job,
+    picture: NDArray[np.uint8],
+    tiling: Tiling,
+    segmenter: Segmenter,
+    classes: Classes,
+) -> None:
+    """Label one picture tile by tile, and write what is made of it."""
+    import numpy as np
+
+    from deeplab_repro.inference.segmentation import first_maximum
+    from deeplab_repro.inference.tiled import refine_tiles, score_tiles
+    from deeplab_repro.pictures.score_parts import ScoreFile, scratch_scores
+
+    size = picture.shape[0], picture.shape[1]
+    labels = np.empty(size, np.uint8 if len(classes.names) <= 256 else np.int16)
+    whole: ScoreFile | None = None
+    with ExitStack() as stack:
+        for tile, scores in score_tiles(segmenter, picture, tiling):
+            labels[tile.kept], values = first_maximum(scores)
+            if segmenter.crf or "scores" in job.targets:
+                if whole is None:
+                    folder = job.targets["scores" if "scores" in job.targets else "labels"].parent
+                    make_folder(folder)
+                    whole = stack.enter_context(scratch_scores(folder, (len(values), *size)))
+                whole.put(*tile.kept, values)
+            del scores, values  # the next tile needs their room
+        if segmenter.crf and whole is not None:
+            for tile, unary, q in refine_tiles(
+                whole, picture, segmenter.crf, tiling, device=segmenter.device
+            ):
+                labels[tile.kept] = q.argmax(0)
+                del unary, q
+        _write_labels(job, picture, labels, segmenter, classes)
+        if "scores" in job.targets and whole is not None:
+            whole.save(job.targets["scores"])
 
 
 def _show(jobs: list[_Job], classes: Classes, segmenter: Segmenter) -> None:

@@ -12,28 +12,46 @@ from deeplab_repro.crf.params import Std
 __all__ = ["bilateral_features", "learned_features", "spatial_features"]
 
 
-def spatial_features(height: int, width: int, xy_std: Std, *, like: Tensor | None = None) -> Tensor:
+def spatial_features(
+    height: int,
+    width: int,
+    xy_std: Std,
+    *,
+    like: Tensor | None = None,
+    origin: tuple[int, int] = (0, 0),
+) -> Tensor:
     """Features of the spatial kernel: (x / std, y / std) of each pixel.
 
     Args:
         height, width: pixels.
         xy_std: pixels; a number or (x, y).
         like: gives the dtype and the device; float32 on the CPU by default.
+        origin: row and column of the first pixel, where this is a part of a picture.
 
     Returns:
-        (2, height, width); the first pixel is at (0, 0).  In memory a pixel's features are
+        (2, height, width).  In memory a pixel's features are
         neighbours, as the lattice wants them.
     """
     dtype, device = (torch.float32, None) if like is None else (like.dtype, like.device)
     x_std, y_std = _divisors(xy_std, 2, dtype, device)
     features = torch.empty((height, width, 2), dtype=dtype, device=device)
     # Divided, as the densecrf programs do: a product with 1 / std rounds differently.
-    features[..., 0] = torch.arange(width, dtype=dtype, device=device) / x_std
-    features[..., 1] = (torch.arange(height, dtype=dtype, device=device) / y_std)[:, None]
+    top, left = origin
+    x = torch.arange(left, left + width, dtype=dtype, device=device)
+    y = torch.arange(top, top + height, dtype=dtype, device=device)
+    features[..., 0] = x / x_std
+    features[..., 1] = (y / y_std)[:, None]
     return features.permute(2, 0, 1)
 
 
-def bilateral_features(image: Tensor, xy_std: Std, rgb_std: Std, *, dtype: torch.dtype) -> Tensor:
+def bilateral_features(
+    image: Tensor,
+    xy_std: Std,
+    rgb_std: Std,
+    *,
+    dtype: torch.dtype,
+    origin: tuple[int, int] = (0, 0),
+) -> Tensor:
     """Features of a bilateral kernel: (x, y, channels...) of each pixel, divided by their stds.
 
     Args:
@@ -41,6 +59,7 @@ def bilateral_features(image: Tensor, xy_std: Std, rgb_std: Std, *, dtype: torch
         xy_std: pixels; a number or (x, y).
         rgb_std: in the image's units; a number or one per channel.
         dtype: of the result.
+        origin: as of :func:`spatial_features`.
 
     Returns:
         (N, 2 + channels, H, W).
@@ -51,7 +70,8 @@ def bilateral_features(image: Tensor, xy_std: Std, rgb_std: Std, *, dtype: torch
     batch, channels, height, width = image.shape
     stds = _divisors(rgb_std, channels, dtype, image.device)
     features = image.new_empty((batch, height, width, 2 + channels), dtype=dtype)
-    features[..., :2] = spatial_features(height, width, xy_std, like=features).permute(1, 2, 0)
+    positions = spatial_features(height, width, xy_std, like=features, origin=origin)
+    features[..., :2] = positions.permute(1, 2, 0)
     values = image.to(dtype) if image.is_floating_point() else image
     torch.div(values.permute(0, 2, 3, 1), stds, out=features[..., 2:])
     return features.permute(0, 3, 1, 2)

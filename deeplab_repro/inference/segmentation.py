@@ -213,13 +213,35 @@ class Segmenter:
             raise InputError("pictures of one batch", expected="one padded size", got=sizes)
         fused: list[Tensor] = []
         for scale, size in zip(self.scales, sizes.pop(), strict=True):
-            there = self._run(pictures, scale, size)
+            there = self._run(pictures, scale, size, self.mean)
             fused = (
                 [self._fused(a, b) for a, b in zip(fused, there, strict=True)] if fused else there
             )
         if self.fuse == "mean":
             fused = [scores / len(self.scales) for scores in fused]
         return fused
+
+    def part_scores(
+        self, picture: Picture, part: tuple[slice, slice], size: tuple[int, int]
+    ) -> list[Tensor]:
+        """The network's scores of a part of a picture, which :func:`score_tiles` puts together.
+
+        Args:
+            picture: (H, W, 3) uint8, BGR.
+            part: its rows and columns; what lies beyond the picture is padding.
+            size: of the network's input.
+
+        Returns:
+            One tensor (C, h, w), of the part's pixels in the picture.
+
+        Raises:
+            InputError: a picture of another form.
+        """
+        _check_picture(picture)
+        mean = self.mean
+        if isinstance(mean, np.ndarray) and mean.ndim == 3:
+            mean = mean[:, part[0], part[1]]
+        return self._run([picture[part]], 1.0, size, mean)
 
     def label(self, scores: Tensor, picture: Picture) -> Segmentation:
         """The rest of it: refine by the CRF, if there is one, and take the first maximum.
@@ -243,7 +265,11 @@ class Segmenter:
         return max(1, int(height * scale)), max(1, int(width * scale))
 
     def _run(
-        self, pictures: Sequence[Picture], scale: float, size: tuple[int, int]
+        self,
+        pictures: Sequence[Picture],
+        scale: float,
+        size: tuple[int, int],
+        mean: tuple[float, float, float] | Array | None,
     ) -> list[Tensor]:
         """Scores (C, H, W) of each picture at its own size, from one scale."""
         prepared, shown = [], []
@@ -252,7 +278,7 @@ class Segmenter:
             if (height, width) != picture.shape[:2]:
                 picture = resize_picture(picture, (height, width))
             shown.append((height, width))
-            prepared.append(Preparation(self.mean, pad_to=size).apply(picture))
+            prepared.append(Preparation(mean, pad_to=size).apply(picture))
         values = torch.from_numpy(np.concatenate(prepared)).to(self.device)
         with torch.inference_mode():
             scores = self._scores_of(values)

@@ -20,6 +20,7 @@ _FONT_SIZE: Final = 0.45
 _LINE: Final = 20  # pixels between lines of the legend
 _MAX_LINES: Final = 30
 _SMALL: Final = 360  # pictures smaller than this are drawn larger, in whole steps
+_BAND: Final = 256  # rows that are blended at a time
 _LARGE: Final = 900  # beyond this the legend grows with the picture
 
 
@@ -85,8 +86,12 @@ def draw_labels(picture: Pixels, labels: NDArray[Any], classes: Classes) -> Pixe
     zoom = max(1, _SMALL // max(labels.shape))
     picture = picture.repeat(zoom, 0).repeat(zoom, 1)
     large = labels.repeat(zoom, 0).repeat(zoom, 1)
-    colours = classes.colours[large][:, :, ::-1]
-    drawn = np.where((large == 0)[:, :, None], picture, _blend(picture, colours, 0.5))
+    drawn = picture.copy()
+    for top in range(0, len(large), _BAND):  # blending makes float64 of all that it is given
+        rows = slice(top, top + _BAND)
+        there = large[rows] != 0
+        colours = classes.colours[large[rows][there]][:, ::-1]
+        drawn[rows][there] = _blend(drawn[rows][there], colours, 0.5)
     border = _border(large, max(1, round(max(large.shape) / 600)))
     drawn[border] = _blend(drawn[border], np.full(3, 255), 0.7)
     return drawn
@@ -98,7 +103,7 @@ def _blend(pixels: Pixels, colours: NDArray[Any], share: float) -> Pixels:
 
 def _border(labels: NDArray[Any], width: int) -> NDArray[np.bool_]:
     """Pixels of any class but 0 within ``width`` of another class."""
-    values = labels.astype(np.float32)
+    values = labels if labels.dtype == np.uint8 else labels.astype(np.float32)
     kernel = np.ones((2 * width + 1,) * 2, np.uint8)
     changes = cv2.dilate(values, kernel) != cv2.erode(values, kernel)
     return np.asarray(changes & (labels != 0), np.bool_)

@@ -25,6 +25,7 @@ __all__ = [
     "Preparation",
     "load_inputs",
     "load_npy",
+    "load_npy_header",
     "read_mean",
     "read_picture",
     "resize_picture",
@@ -219,6 +220,25 @@ def load_npy(path: str | os.PathLike[str]) -> NDArray[Any]:
     Raises:
         BadInput: no such file, no ``.npy``, or none of numbers.
     """
+    return np.array(_mapped_npy(path))
+
+
+def load_npy_header(
+    path: str | os.PathLike[str],
+) -> tuple[tuple[int, ...], np.dtype[Any], int] | None:
+    """Shape and dtype of an ``.npy``, and the bytes before its first number.
+
+    Returns:
+        None where the array is not stored row by row.
+
+    Raises:
+        BadInput: as :func:`load_npy`.
+    """
+    array = _mapped_npy(path)
+    return (array.shape, array.dtype, array.offset) if array.flags.c_contiguous else None
+
+
+def _mapped_npy(path: str | os.PathLike[str]) -> np.memmap[Any, Any]:
     open_file(path).close()  # numpy would wait for ever at a pipe
     try:
         # Mapped, so that a header which promises more than the file holds is seen at once.
@@ -228,7 +248,7 @@ def load_npy(path: str | os.PathLike[str]) -> NDArray[Any]:
         raise InputError(f"is no .npy ({error})", file=path) from None
     if array.dtype.kind not in "fiu":
         raise InputError("is no .npy of numbers", file=path, got=array.dtype)
-    return np.array(array)
+    return array
 
 
 def _load_h5(path: str | os.PathLike[str], net: Net) -> dict[str, Array]:

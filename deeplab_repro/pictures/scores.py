@@ -31,6 +31,7 @@ from prototxt_import.limits import MAX_BLOB_BYTES, MAX_HDF5_EXPANSION, SMALL_BYT
 __all__ = [
     "ENDINGS",
     "WRITTEN",
+    "check_size",
     "energies",
     "look_like_probabilities",
     "read_scores",
@@ -174,14 +175,8 @@ def energies(
     Raises:
         BadInput: another size, NaN, or probabilities that are none.
     """
-    if crop:
-        scores = scores[:, : size[0], : size[1]]
-    if scores.shape[1:] != size:
-        raise InputError(
-            "scores and picture differ in size" + _hint(scores.shape, size),
-            expected=f"(C, {size[0]}, {size[1]})",
-            got=scores.shape,
-        )
+    check_size(scores.shape, size, crop=crop)
+    scores = scores[:, : size[0], : size[1]]
     if np.isnan(scores).any():
         raise InputError("the scores hold NaN")
     if not probabilities:
@@ -194,6 +189,26 @@ def energies(
         )
     with np.errstate(divide="ignore"):
         return np.asarray(-np.log(np.minimum(scores, 1)))
+
+
+def check_size(shape: tuple[int, ...], size: tuple[int, int], *, crop: bool = False) -> None:
+    """Refuse scores of another size than that of their picture.
+
+    Args:
+        shape: (C, H, W) of the scores.
+        size: (height, width) of the picture.
+        crop: the picture was padded right and below: the scores may be larger.
+
+    Raises:
+        InputError: the sizes differ.
+    """
+    kept = (min(shape[1], size[0]), min(shape[2], size[1])) if crop else shape[1:]
+    if kept != size:
+        raise InputError(
+            "scores and picture differ in size" + _hint(shape, size),
+            expected=f"(C, {size[0]}, {size[1]})",
+            got=shape,
+        )
 
 
 def look_like_probabilities(scores: Array) -> bool:
