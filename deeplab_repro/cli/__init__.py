@@ -18,8 +18,8 @@ import deeplab_repro
 
 __all__ = ["main"]
 
-#: Command -> one line for the overview.  Each lives in the module of its name, and is imported
-#: only when it is called, so that ``--help`` need not wait for torch.
+#: Command -> one line for the overview.  Each lives in the module of its name, with "_" for "-",
+#: and is imported only when it is called, so that ``--help`` need not wait for torch.
 _COMMANDS: Final = {
     "convert": "Convert a Caffe model to another kind of file.",
     "inspect": "Show the layers, shapes and costs of a network.",
@@ -27,6 +27,7 @@ _COMMANDS: Final = {
     "compare": "Compare every blob with what Caffe computed.",
     "segment": "Label the pixels of pictures.",
     "crf": "Refine score maps by a dense CRF.",
+    "crf-tune": "Choose a CRF's parameters by eye, on a page in the browser.",
     "data": "Prepare and check pictures and labels.",
     "evaluate": "Score label maps against the truth.",
     "reproduce": "Score a released model, and hold it against the published numbers.",
@@ -52,7 +53,7 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        module = import_module(f"deeplab_repro.cli.{cmd_name}")
+        module = import_module(f"deeplab_repro.cli.{cmd_name.replace('-', '_')}")
         command: click.Command = module.command
         return command
 

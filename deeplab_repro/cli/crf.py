@@ -14,6 +14,7 @@ from deeplab_repro.cli.jobs import (
     SCORE_KINDS,
     Job,
     count_text,
+    crf_device,
     decoders_silent,
     device_text,
     finish,
@@ -33,7 +34,7 @@ from deeplab_repro.cli.jobs import (
     write_png,
 )
 from deeplab_repro.errors import BadInput, InputError
-from deeplab_repro.processes import local_device, processes
+from deeplab_repro.processes import processes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -206,7 +207,7 @@ def command(
         mine = team.share(jobs)
         todo = unfinished(mine, skip_existing)
         task = bar.add_task("refining", total=len(todo))
-        work = _Work(chosen, options, classes_file, key, probabilities, crop, _device())
+        work = _Work(chosen, options, classes_file, key, probabilities, crop, crf_device())
         work_through(_refined(todo, work, workers), bar, task)
         jobs = team.merge(mine)
     if team.first:
@@ -291,17 +292,6 @@ def _scores_of(job: _Job, scores: Path, *, is_folder: bool) -> Path | None:
         return scores
     # Of pictures of one name, each may have scores of its own: one.png.npy beside one.bmp.npy.
     return score_file(scores, (job.name, job.file.stem))
-
-
-def _device() -> torch.device:
-    """A GPU for which there are kernels, or the CPU."""
-    import torch
-
-    from deeplab_repro.native.backends import backends
-
-    there = backends()
-    has_kernels = there["cuda"].available or there["cupy"].available
-    return local_device() if has_kernels else torch.device("cpu")
 
 
 def _classes(classes_file: str | None, count: int) -> Classes:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from deeplab_repro.pictures.palette import Classes, class_shares
 
-__all__ = ["draw_before_after", "draw_overlay"]
+__all__ = ["draw_before_after", "draw_borders", "draw_labels", "draw_overlay"]
 
 Pixels = NDArray[np.uint8]
 _INK: Final = (40, 40, 40)
@@ -38,7 +38,7 @@ def draw_overlay(picture: Pixels, labels: NDArray[Any], classes: Classes) -> Pix
     Returns:
         (H', W', 3) uint8, BGR; larger than the picture.
     """
-    drawn = _labelled(picture, labels, classes)
+    drawn = draw_labels(picture, labels, classes)
     legend = _legend(labels, classes, max(1, round(max(drawn.shape) / _LARGE)))
     height = max(len(drawn), len(legend))
     return np.concatenate([_on_paper(drawn, height), _on_paper(legend, height)], 1)
@@ -59,7 +59,7 @@ def draw_before_after(
     """
     panels = []
     for title, labels in (("before", before), ("after", after)):
-        drawn = _labelled(picture, labels, classes)
+        drawn = draw_labels(picture, labels, classes)
         zoom = max(1, round(max(drawn.shape) / _LARGE))
         width = max(drawn.shape[1], _text_width(title, zoom) + 20 * zoom)
         caption = np.full((_LINE * zoom, width, 3), _PAPER, np.uint8)
@@ -71,7 +71,27 @@ def draw_before_after(
     return np.concatenate([panels[0], gap, panels[1]], 1)
 
 
-def _labelled(picture: Pixels, labels: NDArray[Any], classes: Classes) -> Pixels:
+def draw_borders(picture: Pixels, labels: NDArray[Any], colour: tuple[int, int, int]) -> Pixels:
+    """A picture with the pixels coloured beyond which, right or below, another label begins.
+
+    Args:
+        picture: (H, W, 3) uint8, BGR.
+        labels: (H, W) class ids.
+        colour: BGR.
+
+    Returns:
+        (H, W, 3) uint8, BGR.
+    """
+    border = np.zeros(labels.shape, np.bool_)
+    border[:, :-1] |= labels[:, :-1] != labels[:, 1:]
+    border[:-1] |= labels[:-1] != labels[1:]
+    drawn = picture.copy()
+    drawn[border] = colour
+    return drawn
+
+
+def draw_labels(picture: Pixels, labels: NDArray[Any], classes: Classes) -> Pixels:
+    """As :func:`draw_overlay`, without the legend."""
     zoom = max(1, _SMALL // max(labels.shape))
     picture = picture.repeat(zoom, 0).repeat(zoom, 1)
     large = labels.repeat(zoom, 0).repeat(zoom, 1)
