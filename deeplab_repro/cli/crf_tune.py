@@ -82,11 +82,8 @@ def command(
     if browser:
         webbrowser.open(address)
     try:
-        server.serve_forever()
-    except KeyboardInterrupt:
-        console.print("ended")
+        server.serve_forever()  # returns at Ctrl-C
     finally:
-        server.server_close()
         tuner.close()
 
 

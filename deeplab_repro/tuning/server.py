@@ -82,6 +82,7 @@ class Tuner:
         self._views = {stage: self._view(field) for stage, field in self._fields.items()}
         self._newest: OrderedDict[str, int] = OrderedDict()
         self._lock = threading.Lock()
+        self._open = True
         # One thread computes: fields are for one at a time, and OpenMP keeps a team of threads for
         # each thread that has ever called it.
         self._worker = ThreadPoolExecutor(1, "crf")
@@ -93,9 +94,14 @@ class Tuner:
         return response(environ, start_response)
 
     def close(self) -> None:
-        """Give up what is being computed."""
-        self._newest.clear()
-        self._worker.shutdown(wait=False, cancel_futures=True)
+        """Give up what is being computed, and refuse what comes later."""
+        with self._lock:
+            self._open = False
+            self._newest.clear()
+        self._worker.shutdown()
+        # The threads of requests hold this object, perhaps as the last ones when the program ends,
+        # and a thread that frees a tensor then brings the whole program down.
+        self._fields.clear()
 
     def _answer(self, request: Request) -> Response:
         refusal = _refusal(request)
@@ -111,14 +117,7 @@ class Tuner:
             return _error(f"there is nothing at {request.path}", 404)
         if request.method not in ("GET", "HEAD"):
             return _error(f"expected GET, got {request.method}", 405)
-        try:
-            return answers[request.path](request)
-        except Stale:
-            return _error("a newer request has come", 409)
-        except MemoryError as error:
-            return _error(str(error) or "there is not enough memory", 507)
-        except (BadInput, ValueError, TypeError) as error:
-            return _error(str(error), 400)
+        return _said(lambda: answers[request.path](request))
 
     def _page(self) -> str:
         setup = {
@@ -162,20 +161,25 @@ class Tuner:
         def wanted() -> bool:
             return self._newest.get(page) == turn
 
-        def compute() -> dict[str, Any]:
+        def compute() -> Response:
             if not wanted():
                 raise Stale
             begin = time.perf_counter()
             marginals = self._fields[given["stage"]].marginals(params, wanted).cpu().numpy()
             result = self._views[given["stage"]].result(marginals, given["label"])
-            return {**result, "ms": (time.perf_counter() - begin) * 1000}
+            ms = (time.perf_counter() - begin) * 1000
+            texts = self._texts(params)
+            return _json({"stage": given["stage"], "ms": ms, "texts": texts, **result})
 
-        result = self._worker.submit(compute).result()
-        return _json({"stage": given["stage"], **result, "texts": self._texts(params)})
+        # Errors are answered where they come up: with them go tensors, which a thread of the server
+        # must not still hold when the program ends.
+        return self._worker.submit(_said, compute).result()
 
     def _remember(self, page: str, turn: int) -> None:
         """Which request of a page is its newest; requests may overtake each other."""
         with self._lock:
+            if not self._open:
+                raise Stale
             self._newest[page] = max(turn, self._newest.pop(page, turn))
             if len(self._newest) > _MAX_PAGES:
                 self._newest.popitem(last=False)
@@ -219,6 +223,18 @@ def listen(tuner: Tuner, port: int = 0) -> BaseWSGIServer:
 class _Quiet(WSGIRequestHandler):
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
         """Say nothing: there are many requests while one drags."""
+
+
+def _said(answer: Callable[[], Response]) -> Response:
+    """An answer, or in its place what is wrong with the request."""
+    try:
+        return answer()
+    except Stale:
+        return _error("a newer request has come", 409)
+    except MemoryError as error:
+        return _error(str(error) or "there is not enough memory", 507)
+    except (BadInput, ValueError, TypeError) as error:
+        return _error(str(error), 400)
 
 
 def _refusal(request: Request) -> str:

@@ -6,14 +6,16 @@ import base64
 import http.client
 import json
 import shlex
+import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import replace
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 import cv2
 import h5py
@@ -422,12 +424,12 @@ def test_command_serves_until_it_is_stopped(run, monkeypatch, capfd):  # noqa: F
     monkeypatch.setattr("webbrowser.open", opened.append)
 
     def serve(server):
-        """One request, and Ctrl-C."""
+        """One request."""
         thread = threading.Thread(target=lambda: opened.append(get(server.port, "/")[2].decode()))
         thread.start()
         server.handle_request()
         thread.join()
-        raise KeyboardInterrupt
+        server.server_close()
 
     monkeypatch.setattr("werkzeug.serving.BaseWSGIServer.serve_forever", serve)
     files = ("--image", PICTURE, "--scores", CAFFE, "--key", "fc8_interp")
@@ -445,6 +447,35 @@ def test_command_serves_until_it_is_stopped(run, monkeypatch, capfd):  # noqa: F
     code, out, _ = run("crf-tune", *files, "--no-browser", "--port", free)
     assert (code, len(opened)) == (0, 1)
     assert f"http://127.0.0.1:{free}/" in out
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_it_in_the_middle_of_a_result(tmp_path):
+    """What is being computed is given up and answered, and nothing crashes."""
+    rng = np.random.default_rng(0)
+    cv2.imwrite(str(tmp_path / "p.png"), rng.integers(0, 255, (500, 500, 3), np.uint8))
+    np.save(tmp_path / "s.npy", rng.normal(size=(21, 500, 500)).astype(np.float32))
+    files = ["--image", tmp_path / "p.png", "--scores", tmp_path / "s.npy", "--no-browser"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "deeplab_repro", "crf-tune", *files],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        address = urlsplit(process.stdout.readline().split()[2])
+        with ThreadPoolExecutor(1) as pool:
+            path = result_path(replace(LARGEFOV, iterations=1000), "full")
+            asked = pool.submit(get, address.port, path)
+            time.sleep(1)
+            assert not asked.done()
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=60)
+            assert (process.returncode, out, err) == (0, "", "")
+            assert asked.result()[0] == 409
+    finally:
+        process.kill()
 
 
 def test_bad_files_are_one_line(run, tmp_path):  # noqa: F811
