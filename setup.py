@@ -112,6 +112,7 @@ setup(
         "deeplab_repro.pages": ["shared/*"],
         "deeplab_repro.parity": ["page/*"],
         "deeplab_repro.reproduction": ["page/*"],
+        "deeplab_repro.tuning": ["page/*"],
         "deeplab_repro._weights": ["manifest.json"],
         **{package: ["*"] for package in CSRC_PACKAGES},
     },

@@ -18,8 +18,8 @@ import deeplab_repro
 
 __all__ = ["main"]
 
-#: Command -> one line for the overview.  Each lives in the module of its name, and is imported
-#: only when it is called, so that ``--help`` need not wait for torch.
+#: Command -> one line for the overview.  Each lives in the module of its name, with "_" for "-",
+#: and is imported only when it is called, so that ``--help`` need not wait for torch.
 _COMMANDS: Final = {
     "convert": "Convert a Caffe model to another kind of file.",
     "inspect": "Show the layers, shapes and costs of a network.",
@@ -28,6 +28,7 @@ _COMMANDS: Final = {
     "segment": "Label the pixels of pictures.",
     "crf": "Refine score maps by a dense CRF.",
     "crf-search": "Search for the CRF's parameters that suit a network's scores.",
+    "crf-tune": "Choose a CRF's parameters by eye, on a page in the browser.",
     "data": "Prepare and check pictures and labels.",
     "evaluate": "Score label maps against the truth.",
     "reproduce": "Score a released model, and hold it against the published numbers.",

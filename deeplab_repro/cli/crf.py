@@ -15,6 +15,7 @@ from deeplab_repro.cli.jobs import (
     SCORE_KINDS,
     Job,
     count_text,
+    crf_device,
     decoders_silent,
     device_text,
     finish,
@@ -34,7 +35,6 @@ from deeplab_repro.cli.jobs import (
     write_png,
 )
 from deeplab_repro.cli.refining import (
-    crf_device,
     read_crf_params,
     score_options,
     tile_options,

@@ -12,12 +12,13 @@ import click
 from deeplab_repro.cli.common import console, json_option, make_table, shown, write_json
 from deeplab_repro.cli.data import num_classes_option, workers_option
 from deeplab_repro.cli.jobs import (
+    crf_device,
     decoders_silent,
     listed_dataset,
     listed_options,
     picture_progress,
 )
-from deeplab_repro.cli.refining import crf_device, score_options
+from deeplab_repro.cli.refining import score_options
 from deeplab_repro.errors import InputError
 from deeplab_repro.processes import processes
 from prototxt_import.files import replacing_file

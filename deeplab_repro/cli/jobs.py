@@ -40,6 +40,7 @@ __all__ = [
     "SCORE_KINDS",
     "Job",
     "count_text",
+    "crf_device",
     "decoders_silent",
     "device_text",
     "finish",
@@ -364,6 +365,18 @@ def count_text(jobs: Sequence[Job]) -> str:
     done = sum(not job.error for job in jobs)
     there = f" ({skipped} {'was' if skipped == 1 else 'were'} there)" if skipped else ""
     return f"{done} of {len(jobs)} pictures{there}"
+
+
+def crf_device() -> torch.device:
+    """A GPU for which there are kernels, or the CPU."""
+    import torch
+
+    from deeplab_repro.native.backends import backends
+    from deeplab_repro.processes import local_device
+
+    there = backends()
+    has_kernels = there["cuda"].available or there["cupy"].available
+    return local_device() if has_kernels else torch.device("cpu")
 
 
 def device_text(device: torch.device) -> str:

@@ -10,16 +10,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from deeplab_repro.errors import InputError
-from deeplab_repro.processes import local_device
 from prototxt_import.files import read_text
 
 if TYPE_CHECKING:
-    import torch
-
     from deeplab_repro.crf import CRFParams
     from deeplab_repro.inference.tiled import Tiling
 
-__all__ = ["crf_device", "read_crf_params", "score_options", "tile_options", "tiling_of"]
+__all__ = ["read_crf_params", "score_options", "tile_options", "tiling_of"]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 #: As of `deeplab_repro.pictures.score_parts.PARTWISE`, which is not loaded for a help text.
@@ -140,14 +137,3 @@ def read_crf_params(text: str) -> CRFParams:
         raise InputError(
             f"holds no parameters of a CRF ({error})", file=text, expected="fields of CRFParams"
         ) from None
-
-
-def crf_device() -> torch.device:
-    """A GPU for which there are kernels, or the CPU."""
-    import torch
-
-    from deeplab_repro.native.backends import backends
-
-    there = backends()
-    has_kernels = there["cuda"].available or there["cupy"].available
-    return local_device() if has_kernels else torch.device("cpu")

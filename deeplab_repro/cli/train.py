@@ -78,9 +78,8 @@ if TYPE_CHECKING:
 @algorithm_option
 @click.option(
     "--channels-last/--no-channels-last",
-    default=True,
-    show_default=True,
-    help="The order in memory; values differ by rounding.",
+    default=None,
+    help="The order in memory; values differ by rounding. Default: what is faster here.",
 )
 @click.option(
     "--precision",
@@ -108,7 +107,7 @@ def command(
     caffe_log: bool,
     tensorboard: bool,
     algorithm: str,
-    channels_last: bool,
+    channels_last: bool | None,
     precision: Precision,
     checkpointing: bool,
     quirks: bool,

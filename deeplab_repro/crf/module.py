@@ -20,8 +20,7 @@ _LEARNABLE = ("weights", "compatibility", "stds")
 
 def _stds(params: CRFParams) -> list[Std]:
     """Every std in order: of the spatial kernel, then of each bilateral one's two."""
-    extra = (std for kernel in params.extra for std in (kernel.xy_std, kernel.rgb_std))
-    return [params.pos_xy_std, params.bi_xy_std, params.bi_rgb_std, *extra]
+    return [params.pos_xy_std, *(s for k in params.bilaterals for s in (k.xy_std, k.rgb_std))]
 
 
 def _parts(stds: Sequence[Std], values: Iterable[T]) -> list[list[T]]:

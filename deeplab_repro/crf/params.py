@@ -85,6 +85,11 @@ class CRFParams:
                 raise TypeError(f"extra must hold Bilateral kernels, got {kernel!r}")
 
     @property
+    def bilaterals(self) -> tuple[Bilateral, ...]:
+        """The bilateral kernels: the named one, then :attr:`extra`."""
+        return (Bilateral(self.bi_w, self.bi_xy_std, self.bi_rgb_std), *self.extra)
+
+    @property
     def weights(self) -> tuple[float, ...]:
         """Weights of all kernels in order: spatial, bilateral, extra ones."""
         return (self.pos_w, self.bi_w, *(kernel.w for kernel in self.extra))

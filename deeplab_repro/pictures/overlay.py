@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from deeplab_repro.pictures.palette import Classes, class_shares
 
-__all__ = ["draw_before_after", "draw_labels", "draw_overlay"]
+__all__ = ["draw_before_after", "draw_borders", "draw_labels", "draw_overlay"]
 
 Pixels = NDArray[np.uint8]
 _INK: Final = (40, 40, 40)
@@ -70,6 +70,25 @@ def draw_before_after(
         panels.append(np.concatenate([caption, drawn]))
     gap = np.full((len(panels[0]), 8, 3), _PAPER, np.uint8)
     return np.concatenate([panels[0], gap, panels[1]], 1)
+
+
+def draw_borders(picture: Pixels, labels: NDArray[Any], colour: tuple[int, int, int]) -> Pixels:
+    """A picture with the pixels coloured beyond which, right or below, another label begins.
+
+    Args:
+        picture: (H, W, 3) uint8, BGR.
+        labels: (H, W) class ids.
+        colour: BGR.
+
+    Returns:
+        (H, W, 3) uint8, BGR.
+    """
+    border = np.zeros(labels.shape, np.bool_)
+    border[:, :-1] |= labels[:, :-1] != labels[:, 1:]
+    border[:-1] |= labels[:-1] != labels[1:]
+    drawn = picture.copy()
+    drawn[border] = colour
+    return drawn
 
 
 def draw_labels(picture: Pixels, labels: NDArray[Any], classes: Classes) -> Pixels:

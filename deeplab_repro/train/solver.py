@@ -10,6 +10,7 @@ from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
+from torch.backends.cpu import get_cpu_capability
 
 from deeplab_repro.caffe.layers.base import UnexpectedLabel
 from deeplab_repro.caffe.net import CaffeNet, load_caffe
@@ -74,8 +75,8 @@ class Solver(Closing):
         device: where to compute; by default as ``solver_mode`` says, on the CPU where no GPU is.
         quirks: compute faults of the original programs, see :func:`deeplab_repro.load_caffe`.
         algorithm: how convolutions are computed, see :func:`deeplab_repro.load_caffe`.
-        channels_last: keep the channels of a pixel together in memory, which convolutions are
-            faster with; values differ by rounding.
+        channels_last: keep the channels of a pixel together in memory; values differ by rounding.
+            None does so where convolutions are faster then: not on a CPU without AVX-512.
         precision: ``"float32"``, or ``"bfloat16"`` or, on a GPU, ``"float16"`` for the maps and the
             products of the network in training, see
             :class:`~deeplab_repro.train.precision.MixedPrecision`.  Tests are float32.
@@ -125,7 +126,7 @@ class Solver(Closing):
         device: torch.device | str | None = None,
         quirks: bool = True,
         algorithm: str = "auto",
-        channels_last: bool = True,
+        channels_last: bool | None = None,
         precision: Precision = "float32",
         checkpointing: bool = False,
     ) -> None:
@@ -163,6 +164,8 @@ class Solver(Closing):
         self._wants_snapshot = self._wants_stop = False
         self._stopping = False
         self._device = torch.device(device) if device is not None else _device(settings)
+        if channels_last is None:
+            channels_last = self._device.type != "cpu" or get_cpu_capability() == "AVX512"
         self._channels_last = channels_last
         self._precision = MixedPrecision(precision, self._device)
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import shutil
-import subprocess
 import warnings
 from pathlib import Path
 from xml.etree import ElementTree
@@ -26,11 +24,9 @@ from deeplab_repro.parity.plot import error_plot
 from deeplab_repro.parity.recordings import Recording
 from deeplab_repro.parity.tolerances import AGREEMENT
 from tests.parity.spoil import change, network, picture
+from tests.testing.browser import CHROMIUM, browse
 from tests.testing.html_tags import Tags
 
-CHROMIUM = next(
-    filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None
-)
 FILES = network("largefov_v1_w8")
 
 
@@ -188,34 +184,6 @@ def test_pictures():
 # ---------------------------------------------------------------- in a browser
 
 
-def browse(page: Path, state: str, profile: Path, *options: str) -> str:
-    """The page's document after its script has run."""
-    done = subprocess.run(
-        [
-            CHROMIUM or "",
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--no-first-run",
-            "--disable-background-networking",
-            "--disable-component-update",
-            "--disable-sync",
-            "--enable-logging=stderr",
-            "--v=0",
-            f"--user-data-dir={profile}",
-            "--dump-dom",
-            *options,
-            f"{page.as_uri()}{state}",
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "CONSOLE" not in done.stderr, done.stderr  # where errors of scripts are told
-    return done.stdout
-
-
 def shown_blobs(dom: str) -> list[str]:
     """The table's blobs from top to bottom, hidden rows left out."""
     rows = re.findall(r"<tr ([^>]*)>(.*?)</tr>", dom, re.DOTALL)
@@ -229,20 +197,20 @@ def shown_blobs(dom: str) -> list[str]:
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium to open the page in")
 def test_browser_shows_sorts_and_filters(page, tmp_path):
-    dom = browse(page, "", tmp_path / "a")
+    dom = browse(page.as_uri(), tmp_path / "a")
     assert 'data-ready="yes"' in dom
     order = shown_blobs(dom)
     assert (order[0], order[-1], len(order)) == ("data", "fc8_interp", 24)
-    dom = browse(page, "#sort=rel&down=1", tmp_path / "b")
+    dom = browse(f"{page.as_uri()}#sort=rel&down=1", tmp_path / "b")
     by_error = shown_blobs(dom)
     assert set(by_error[:2]) == {"conv3_1", "conv5_1"}  # not a number, another shape
     assert by_error[2] == "fc8_interp"
     assert by_error[-1] == "conv2_1"  # not recorded
     assert re.search(r'<th data-key="rel"[^>]*aria-sort="descending"', dom)
-    assert shown_blobs(browse(page, "#sort=blob", tmp_path / "c")) == sorted(
+    assert shown_blobs(browse(f"{page.as_uri()}#sort=blob", tmp_path / "c")) == sorted(
         order, key=lambda name: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", name)]
     )
-    only = shown_blobs(browse(page, "#only=1&find=CONV+relu", tmp_path / "d"))
+    only = shown_blobs(browse(f"{page.as_uri()}#only=1&find=CONV+relu", tmp_path / "d"))
     assert only == ["conv3_1", "conv5_1"]
 
 
@@ -255,7 +223,7 @@ def test_browser_sorts_on_a_click(page, tmp_path):
         " document.querySelector(`th[data-key=${key}] button`).click();</script>"
     )
     clicking.write_text(page.read_text(encoding="utf-8") + clicks, encoding="utf-8")
-    dom = browse(clicking, "", tmp_path / "profile")
+    dom = browse(clicking.as_uri(), tmp_path / "profile")
     assert re.search(r'<th data-key="rel"[^>]*aria-sort="ascending"', dom)
     assert shown_blobs(dom)[-4] == "fc8_interp"
 
@@ -267,4 +235,4 @@ def test_browser_sees_an_error_of_a_script(page, tmp_path):
     text = page.read_text(encoding="utf-8").replace("recall();", "recal();")
     broken.write_text(text, encoding="utf-8")
     with pytest.raises(AssertionError, match="recal is not defined"):
-        browse(broken, "", tmp_path / "profile")
+        browse(broken.as_uri(), tmp_path / "profile")

@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from deeplab_repro.caffe.layers.pooling import pool2d
@@ -202,3 +203,26 @@ def test_refused(param: str, message: str) -> None:
 def test_spp_refuses_maps_too_small_for_its_bins() -> None:
     with pytest.raises(CaffeImportError, match="smaller than the kernel"):
         make('type: "SPP" spp_param { pyramid_height: 3 }', (1, 1, 5, 5))
+
+
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+def test_maxima_are_found_again_for_the_gradient(order: torch.memory_format) -> None:
+    """To the bit those of torch's own pooling, which keeps 64-bit places; of equal ones the first.
+
+    The map alone is remembered.
+    """
+    pool = Pool("MAX", (3, 3), (2, 2), (1, 1))
+    data = torch.randint(0, 4, (2, 3, 9, 8)).float().contiguous(memory_format=order)
+    x, apart = (data.clone(memory_format=order).requires_grad_() for _ in range(2))
+    kept: list[torch.Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        y, _ = pool2d(x, pool)
+    assert [t.data_ptr() for t in kept] == [x.data_ptr()]
+    expected = F.max_pool2d(apart, 3, 2, 1, ceil_mode=True)
+    assert torch.equal(y, expected)
+    grad = torch.randn(y.shape)
+    y.backward(grad)
+    expected.backward(grad)
+    assert torch.equal(x.grad, apart.grad)
+    wide = torch.rand(1, 1, 5, 5, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(lambda x: pool2d(x, pool)[0].square(), wide)
