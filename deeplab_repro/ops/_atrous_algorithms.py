@@ -11,7 +11,6 @@ from typing import Any, Final
 
 import torch
 import torch.nn.functional as F
-from torch.nn.grad import conv2d_input, conv2d_weight
 
 from deeplab_repro.native.memory import memory_format
 from deeplab_repro.ops._atrous_interlace import How, Interlacing
@@ -85,15 +84,29 @@ class Library(Algorithm):
 
     def grad_input(self, grad_y, weight, image_size, how):
         shape = (grad_y.shape[0], weight.shape[1] * how.groups, *image_size)
-        with torch_tf32(grad_y, how.precision == "tf32"):
-            return conv2d_input(shape, weight, grad_y, *how[:4])
+        unread = torch.empty(
+            shape, dtype=grad_y.dtype, device=grad_y.device, memory_format=memory_format(grad_y)
+        )
+        return self._backward(grad_y, unread, weight, how, 0)
 
     def grad_weight(self, grad_y, x, kernel_size, how):
         shape = (grad_y.shape[1], x.shape[1] // how.groups, *kernel_size)
         if how.groups == 1 and planar_grad_weight(grad_y, x, max(kernel_size), max(how.rate)):
             grad_y, x = grad_y.contiguous(), x.contiguous()
-        with torch_tf32(x, how.precision == "tf32"):
-            return conv2d_weight(x, shape, grad_y, *how[:4])
+        return self._backward(grad_y, x, x.new_empty(shape), how, 1)
+
+    @staticmethod
+    def _backward(grad_y, x, weight, how, which):
+        """The gradient of x (which = 0) or weight (1), whose own values are not read.
+
+        `torch.nn.grad` passes one number for them, expanded, of which the library makes a whole
+        map first.
+        """
+        with torch_tf32(grad_y, how.precision == "tf32"):
+            return torch.ops.aten.convolution_backward(
+                grad_y, x, weight, None, *how[:3], False, (0, 0), how.groups,
+                (which == 0, which == 1, False),
+            )[which]  # fmt: skip
 
 
 class Im2col(Algorithm):

@@ -121,13 +121,13 @@ def test_the_library_finds_gradients_of_the_weight_in_contiguous_maps(
 ):
     monkeypatch.setattr(_atrous_rules, "_LIBRARY_CPU", cpu)
     seen = []
-    real = _atrous_algorithms.conv2d_weight
+    real = _atrous_algorithms.Library._backward
 
-    def spy(x, shape, grad_y, *how):
+    def spy(grad_y, x, weight, how, which):
         seen.append((x.is_contiguous(), grad_y.is_contiguous()))
-        return real(x, shape, grad_y, *how)
+        return real(grad_y, x, weight, how, which)
 
-    monkeypatch.setattr(_atrous_algorithms, "conv2d_weight", spy)
+    monkeypatch.setattr(_atrous_algorithms.Library, "_backward", staticmethod(spy))
     x = torch.randn(2, channels, 5, 6).contiguous(memory_format=torch.channels_last)
     weight = torch.randn(filters, channels, 3, 3, requires_grad=True)
     how = {"padding": rate, "rate": rate, "algorithm": "library"}
