@@ -225,7 +225,7 @@ class GraphModule(nn.Module):
                 bottoms[i] = bottoms[i].detach()
             overwrites = step.learns_inplace if learning else step.overwrites
             # A blob that is kept may only be overwritten by one of its own name.
-            overwrites &= not keep or node.tops[0] in node.bottoms
+            overwrites = overwrites and (not keep or node.tops[0] in node.bottoms)
             if overwrites and node.bottoms[0] not in remembered:
                 tops = node.module(*bottoms, inplace=True)
             else:

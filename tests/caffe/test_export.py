@@ -439,7 +439,11 @@ def test_command_says_in_one_line_what_torch_cannot_export(tmp_path, capfd):
     ("arguments", "message"),
     [
         (["-o", "net.pb"], "expected .onnx"),
-        pytest.param(["-o", "no/such/folder/net.onnx"], "No such file", marks=pytest.mark.slow),
+        pytest.param(
+            ["-o", "no/such/folder/net.onnx"],
+            "no/such/folder: there is no such folder",
+            marks=pytest.mark.slow,
+        ),
         (["-o", "net.onnx", "--input-shape", "data=1xy"], "--input-shape"),
         (["-o", "net.onnx", "--input-shape", "other=1x3"], "unknown input 'other'"),
         (["-o", "net.onnx", "--input-shape", "data=1x4x2x2"], "layer 'c'"),

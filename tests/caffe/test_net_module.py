@@ -140,6 +140,11 @@ def test_a_relu_overwrites_under_gradients_what_no_gradient_reads(
     assert x.grad.abs().max() > 0
 
 
+def test_a_layer_without_tops_runs_under_gradients_and_when_blobs_are_kept():
+    net = net_of(conv("c") + 'layer { name: "s" type: "Silence" bottom: "c" }', "TRAIN")
+    assert list(net.blobs(data=X)) == ["data", "c"]
+
+
 def test_what_a_checkpoint_remembers_is_not_overwritten():
     """A leaky ReLU that began a part and overwrote its bottom would be computed twice over it."""
     net = net_of(conv("c") + LEAKY.replace("SLOPE", "0.1") + simple("p", "Power", "c"), "TRAIN")
