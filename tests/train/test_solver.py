@@ -307,7 +307,7 @@ def test_a_snapshot_is_a_model_of_its_own(tmp_path: Path) -> None:
     test_data += ' hdf5_data_param { source: "none.txt" batch_size: 1 } }'
     trained = net.replace('top: "label" hdf5', 'top: "label" include { phase: TRAIN } hdf5')
     Path("train.prototxt").write_text(trained + test_data)
-    solver = Solver(SOLVER, "init.caffemodel")
+    solver = Solver(SOLVER, "init.caffemodel", channels_last=True)
     solver.step(6)
     again = load_caffe("snap_iter_6.caffemodel", phase="TRAIN")
     again.to(memory_format=torch.channels_last)  # layers round by the order in memory
