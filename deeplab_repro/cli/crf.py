@@ -35,6 +35,7 @@ from deeplab_repro.cli.jobs import (
     write_png,
 )
 from deeplab_repro.cli.refining import (
+    normalization_option,
     read_crf_params,
     score_options,
     tile_options,
@@ -126,6 +127,7 @@ def _value_options(command: _Command) -> _Command:
 )
 @_value_options
 @score_options
+@normalization_option
 @click.option("--relaxation", default=1.0, show_default=True, help="Share of the new marginals.")
 @click.option(
     "--classes",

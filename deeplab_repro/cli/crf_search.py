@@ -18,7 +18,7 @@ from deeplab_repro.cli.jobs import (
     listed_options,
     picture_progress,
 )
-from deeplab_repro.cli.refining import score_options
+from deeplab_repro.cli.refining import normalization_option, score_options
 from deeplab_repro.errors import InputError
 from deeplab_repro.processes import processes
 from prototxt_import.files import replacing_file
@@ -80,6 +80,7 @@ _RANGE: Final = "positive numbers as A:B, A:STEP:B or A,B,..."
 @click.option("--pos-xy-std", default=3.0, show_default=True, help="Its std in pixels.")
 @num_classes_option
 @score_options
+@normalization_option
 @workers_option
 @json_option
 def command(

@@ -9,6 +9,7 @@ import click
 
 from deeplab_repro.cli.common import console
 from deeplab_repro.cli.jobs import crf_device
+from deeplab_repro.cli.refining import score_options
 from deeplab_repro.errors import BadInput
 
 if TYPE_CHECKING:
@@ -30,15 +31,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Parameters of a released model to begin with; the page has them all.",
 )
-@click.option(
-    "--probabilities", is_flag=True, help="The scores are probabilities, after a softmax."
-)
-@click.option("--key", metavar="NAME", help="The array in an .npz or .h5 that holds several.")
-@click.option(
-    "--crop",
-    is_flag=True,
-    help="The scores are those of a picture padded right and below: take its part of them.",
-)
+@score_options
 @click.option(
     "--classes",
     "classes_file",

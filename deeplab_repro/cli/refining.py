@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from deeplab_repro.crf import CRFParams
     from deeplab_repro.inference.tiled import Tiling
 
-__all__ = ["read_crf_params", "score_options", "tile_options", "tiling_of"]
+__all__ = ["normalization_option", "read_crf_params", "score_options", "tile_options", "tiling_of"]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 #: As of `deeplab_repro.pictures.score_parts.PARTWISE`, which is not loaded for a help text.
@@ -24,7 +24,7 @@ _PARTWISE = (".npy", ".npz")
 
 
 def score_options(command: _Command) -> _Command:
-    """``--probabilities``, ``--key``, ``--crop`` and ``--normalization``."""
+    """``--probabilities``, ``--key`` and ``--crop``."""
     for decorate in reversed(
         [
             click.option(
@@ -41,18 +41,19 @@ def score_options(command: _Command) -> _Command:
                 help="The scores are those of a picture padded right and below: take its part of"
                 " them.",
             ),
-            click.option(
-                "--normalization",
-                type=click.Choice(["after", "symmetric", "before", "none"]),
-                default="after",
-                show_default=True,
-                help="Where kernels are divided by their sums; after is DeepLab's, symmetric"
-                " pydensecrf's.",
-            ),
         ]
     ):
         command = decorate(command)
     return command
+
+
+normalization_option = click.option(
+    "--normalization",
+    type=click.Choice(["after", "symmetric", "before", "none"]),
+    default="after",
+    show_default=True,
+    help="Where kernels are divided by their sums; after is DeepLab's, symmetric pydensecrf's.",
+)
 
 
 def tile_options(command: _Command) -> _Command:
