@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Tuner", "listen"]
 
-#: Labels times pixels of a preview: 38,000 pixels with VOC's labels.
-_PREVIEW_VALUES: Final = 800_000
+#: Labels times pixels of a preview: 24,000 pixels with VOC's labels.
+_PREVIEW_VALUES: Final = 500_000
 _MAX_ITERATIONS: Final = 1000
 #: Open pages whose newest request is remembered.
 _MAX_PAGES: Final = 64
