@@ -189,7 +189,7 @@ def test_result(port, subject, stage):
         assert (height, width) == subject.picture.shape[:2]
         shown, own = subject, params
     else:
-        assert 0.9 < height * width * 21 / 800_000 <= 1.01
+        assert 0.9 < height * width * 21 / 500_000 <= 1.01
         y, x = (
             middles(n, m) for n, m in zip((height, width), subject.picture.shape[:2], strict=True)
         )
