@@ -4,21 +4,13 @@
 
 #include "atrous_conv2d_entry.h"
 #include "cpu/direct.h"
+#include "torch_threads.h"
 
 namespace deeplab {
 namespace {
 
 // Work below this many elements is not worth a second thread.
 constexpr Index kGrain = 32768;
-
-Parallel torch_threads() {
-  return {static_cast<int>(torch::stable::get_num_threads()),
-          [](Index count, void (*body)(Index, void*), void* context) {
-            torch::stable::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
-              for (Index i = begin; i < end; ++i) body(i, context);
-            });
-          }};
-}
 
 // The outputs j of a row whose tap reads inside: [first, last).
 void inside(Index out, Index in, Index stride, Index offset, Index* first, Index* last) {

@@ -170,8 +170,8 @@ class GraphModule(nn.Module):
         """Compute all convolutions of two spatial axes by one algorithm; they differ by rounding.
 
         Args:
-            algorithm: ``"direct"``, ``"im2col"`` (Caffe's form), ``"interlace"``, ``"library"``, or
-                ``"auto"``, which chooses for each; see :func:`~deeplab_repro.ops.atrous_conv2d`.
+            algorithm: ``"direct"``, ``"im2col"`` (Caffe's form), ``"interlace"``, ``"library"``,
+                ``"winograd"``, or ``"auto"``, which chooses for each; see :func:`~deeplab_repro.ops.atrous_conv2d`.
         """
         if algorithm not in ("auto", *ALGORITHMS):
             raise ValueError(

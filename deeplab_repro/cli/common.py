@@ -62,7 +62,7 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 #: As of `deeplab_repro.ops.atrous_conv2d`, which is not loaded for a help text.
-ALGORITHMS = ("auto", "direct", "im2col", "interlace", "library")
+ALGORITHMS = ("auto", "direct", "im2col", "interlace", "library", "winograd")
 
 
 def algorithm_option(command: _Command) -> _Command:

@@ -22,6 +22,8 @@ for _name in (
     "atrous_conv2d_direct",
     "atrous_conv2d_direct_grad_input",
     "atrous_conv2d_direct_grad_weight",
+    "atrous_conv2d_winograd",
+    "atrous_winograd_filters",
     "atrous_im2col",
     "atrous_col2im",
 ):
@@ -99,6 +101,19 @@ def _direct_backward(ctx: Any, grad_y: torch.Tensor) -> tuple:
 
 
 torch.library.register_autograd(_DIRECT, _direct_backward, setup_context=_direct_context)
+
+
+# -------------------------------------------------------------------- by minimal filtering
+
+
+@torch.library.register_fake("deeplab_repro::atrous_conv2d_winograd")
+def _winograd_fake(
+    x, weight, filters, bias, padding, rate, groups, transposed, relu, max_blocks=0
+) -> torch.Tensor:
+    size = out_size(x.shape[2:], (3, 3), (1, 1), padding, rate)
+    channels = weight.shape[1] * groups if transposed else weight.shape[0]
+    shape = (x.shape[0], channels, *size)
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format(x))
 
 
 # -------------------------------------------------------------------- grad_x of grad_y and weight

@@ -5,14 +5,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 import torch
 
 from deeplab_repro.native import backends
 
-ALGORITHMS: Final = ("direct", "im2col", "interlace", "library")
+ALGORITHMS: Final = ("direct", "im2col", "interlace", "library", "winograd")
 DIRECTIONS: Final = ("forward", "grad_input", "grad_weight")
 PRECISIONS: Final = ("fp32", "tf32", "bf16", "fp16")
 
@@ -159,6 +159,11 @@ def choose(problem: Problem) -> str:
         ):
             return rule.algorithm
     return "library"
+
+
+def suits_winograd(device: str, kernel_size: Sequence[int], stride: Sequence[int]) -> bool:
+    """Whether minimal filtering is there for such filters; (h, w) in pixels."""
+    return device == "cpu" and tuple(kernel_size) == (3, 3) and tuple(stride) == (1, 1)
 
 
 def planar_grad_weight(grad_y: torch.Tensor, x: torch.Tensor, kernel_size: int, rate: int) -> bool:

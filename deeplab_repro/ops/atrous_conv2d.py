@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from deeplab_repro.ops._arrays import Array, takes_arrays
-from deeplab_repro.ops._atrous_algorithms import Convolution, chosen
+from deeplab_repro.ops._atrous_algorithms import Convolution, chosen, convolve
+from deeplab_repro.ops._atrous_filters import KeptFilters
 from deeplab_repro.ops._atrous_interlace import How
 from deeplab_repro.ops._atrous_native import out_size
 from deeplab_repro.ops._atrous_rules import (
@@ -38,6 +39,7 @@ def atrous_conv2d(
     algorithm: str = "auto",
     precision: str = "fp32",
     activation: str | None = None,
+    kept: KeptFilters | None = None,
 ) -> torch.Tensor:
     """Return the cross-correlation of x with filters whose taps lie `rate` pixels apart.
 
@@ -58,11 +60,15 @@ def atrous_conv2d(
             "direct".
         "interlace": dense convolutions of every rate-th pixel, woven together (the second paper).
         "library": torch.nn.functional.conv2d.
+        "winograd": minimal filtering: fewer products than taps for 3x3 filters of stride 1 on the
+            CPU, forward and back to the input; "direct" does the rest.
     precision: how float32 is multiplied (sums are float32 always): "fp32" in full, "tf32" (11 bits
         of mantissa), "bf16" (8) or "fp16" (11, and its small range). Other than "fp32" it needs
         algorithm "auto", which then takes "direct", or "direct"; on a GPU, "library" has "tf32"
         too. Other dtypes are multiplied as they are.
     activation: None, or "relu" for max(y, 0).
+    kept: where a layer that does not learn keeps its filters as "winograd" wants them; read where
+        no gradient is asked for.
 
     Returns (N, K, H', W') with H' = floor((H + 2 padding_h - rate_h (R - 1) - 1) / stride_h) + 1,
     W' likewise: Caffe's rule. Differentiable in x, weight and bias, any number of times; a tensor
@@ -94,7 +100,7 @@ def atrous_conv2d(
     ):
         return Convolution.apply(x, weight, bias, how, algorithm, relu)
     # The same without what autograd asks for, which takes longer than a small convolution.
-    return Convolution.forward(x, weight, bias, how, algorithm, relu)
+    return convolve(x, weight, bias, how, algorithm, relu, kept)
 
 
 def choose_algorithm(
@@ -164,6 +170,7 @@ class AtrousConv2d(nn.Module):
         _check_groups(groups, in_channels, out_channels)
         self.groups = groups
         self.algorithm, self.precision, self.activation = algorithm, precision, activation
+        self._kept = KeptFilters()
         shape = (out_channels, in_channels // groups, *self.kernel_size)
         self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
         if bias:
@@ -192,6 +199,7 @@ class AtrousConv2d(nn.Module):
             algorithm=self.algorithm,
             precision=self.precision,
             activation=self.activation,
+            kept=None if self.training else self._kept,
         )
 
     def extra_repr(self) -> str:
@@ -367,7 +375,7 @@ def _check_names(x: torch.Tensor, algorithm: str, precision: str, activation: st
             )
     device = x.device.type
     dtypes = DIRECT_DTYPES.get(device)
-    if algorithm in ("direct", "im2col") and dtypes is not None and x.dtype not in dtypes:
+    if algorithm in ("direct", "im2col", "winograd") and dtypes is not None and x.dtype not in dtypes:
         names = ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
         raise TypeError(
             f"{op}: x must be {names} for algorithm {algorithm!r} on {device}, got {x.dtype}"

@@ -1,4 +1,4 @@
-"""The direct convolution on every instruction set that this processor has."""
+"""The direct convolution and minimal filtering on every instruction set that this processor has."""
 
 import os
 import subprocess
@@ -27,11 +27,12 @@ def run(isa: str, *command: str) -> subprocess.CompletedProcess:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("isa", ALL)
-def test_instruction_set(isa):
+@pytest.mark.parametrize("checks", ["atrous_conv2d_isa", "atrous_winograd_isa"])
+def test_instruction_set(isa, checks):
     best = torch.ops.deeplab_repro.cpu_instruction_set()
     if ALL.index(isa) > ALL.index(best):
         pytest.skip(f"this processor has {best}")
-    result = run(isa, "-m", "tests.native.atrous_conv2d_isa", "1")
+    result = run(isa, "-m", f"tests.native.{checks}", "1")
     assert result.returncode == 0, result.stderr
 
 

@@ -1,3 +1,7 @@
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include <new>
 #include <utility>
 
@@ -6,7 +10,8 @@
 namespace deeplab {
 namespace {
 
-constexpr std::align_val_t kAlignment{4096};
+constexpr Index kHugePage = 2 << 20;
+constexpr std::align_val_t kAlignment{kHugePage};
 // What a thread keeps for its next convolution: fresh pages cost more than small convolutions do.
 constexpr Index kMostKept = 4 << 20;
 constexpr int kSlots = 3;
@@ -40,6 +45,10 @@ AlignedBytes::AlignedBytes(Index size) {
   }
   bytes_ = static_cast<unsigned char*>(::operator new(static_cast<std::size_t>(size), kAlignment));
   size_ = size;
+#if defined(__linux__)
+  // A five-hundredth of the page faults, and far fewer address look-ups.
+  if (size >= 2 * kHugePage) madvise(bytes_, static_cast<std::size_t>(size), MADV_HUGEPAGE);
+#endif
 }
 
 AlignedBytes::~AlignedBytes() {

@@ -3,14 +3,17 @@
 #pragma once
 
 #include "../../common/instruction_set.h"
-#include "jobs.h"
+#include "winograd_job.h"
 
 namespace deeplab {
 
 extern const DirectKernels kBaselineKernels;
+extern const WinogradKernels kBaselineWinograd;
 #if DEEPLAB_HAS_X86_TARGETS
 extern const DirectKernels kAvx2Kernels;
 extern const DirectKernels kAvx512Kernels;
+extern const WinogradKernels kAvx2Winograd;
+extern const WinogradKernels kAvx512Winograd;
 // float32 alone; its doubles are those of AVX-512.
 extern const DirectKernels kAmxKernels;
 #endif

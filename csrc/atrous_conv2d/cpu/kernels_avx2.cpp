@@ -14,10 +14,13 @@ namespace {
 #include "engine_grad_weight.h"
 // In this order.
 #include "vector_kernel.h"
+// In this order.
+#include "engine_winograd.h"
 
 }  // namespace
 
 constexpr DirectKernels kAvx2Kernels = vector_kernels<32, 6, 2>();
+constexpr WinogradKernels kAvx2Winograd = winograd_kernels<32, 6, 2>();
 
 }  // namespace deeplab
 

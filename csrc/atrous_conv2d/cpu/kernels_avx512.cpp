@@ -23,10 +23,13 @@ namespace {
 #include "engine_grad_weight.h"
 // In this order.
 #include "vector_kernel.h"
+// In this order.
+#include "engine_winograd.h"
 
 }  // namespace
 
 constexpr DirectKernels kAvx512Kernels = vector_kernels<64, 14, 2>();
+constexpr WinogradKernels kAvx512Winograd = winograd_kernels<64, 14, 2>();
 
 }  // namespace deeplab
 

@@ -9,9 +9,12 @@ namespace {
 #include "engine_grad_weight.h"
 // In this order.
 #include "vector_kernel.h"
+// In this order.
+#include "engine_winograd.h"
 
 }  // namespace
 
 constexpr DirectKernels kBaselineKernels = vector_kernels<16, 6, 2>();
+constexpr WinogradKernels kBaselineWinograd = winograd_kernels<16, 6, 2>();
 
 }  // namespace deeplab

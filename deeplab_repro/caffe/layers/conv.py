@@ -10,7 +10,7 @@ from torch import Tensor
 
 from deeplab_repro.caffe.layers.base import CaffeLayer, register
 from deeplab_repro.caffe.quirks import Quirks
-from deeplab_repro.ops import atrous_conv2d, im2col
+from deeplab_repro.ops import KeptFilters, atrous_conv2d, im2col
 from deeplab_repro.ops.atrous_conv2d import DIRECT_DTYPES
 from prototxt_import import LayerShapes, Shape
 from prototxt_import import layers as kinds
@@ -84,6 +84,16 @@ class Convolution(_Sliding):
 
     layer: kinds.Convolution
 
+    def __init__(
+        self,
+        layer: kinds.Convolution,
+        bottoms: Sequence[Shape],
+        shapes: LayerShapes,
+        quirks: Quirks,
+    ) -> None:
+        super().__init__(layer, bottoms, shapes, quirks)
+        self._kept = KeptFilters()
+
     @property
     def groups(self) -> int:
         """How many parts the channels fall into, each with filters of its own."""
@@ -121,6 +131,7 @@ class Convolution(_Sliding):
                 self.groups,
                 algorithm=self.algorithm,
                 activation=self.activation,
+                kept=None if self.training else self._kept,
             )
         if self.spatial_axes == 0:
             y = F.conv1d(x.unsqueeze(-1), weight.unsqueeze(-1), bias, groups=self.groups)

@@ -9,7 +9,9 @@ from deeplab_repro.ops.reference.atrous_conv2d import (
     atrous_conv2d_direct,
     atrous_conv2d_direct_grad_input,
     atrous_conv2d_direct_grad_weight,
+    atrous_conv2d_winograd,
     atrous_im2col,
+    atrous_winograd_filters,
 )
 from deeplab_repro.ops.reference.channel_affine import channel_affine, channel_affine_backward
 from deeplab_repro.ops.reference.mean_field import mean_field
@@ -24,7 +26,9 @@ __all__ = [
     "atrous_conv2d_direct",
     "atrous_conv2d_direct_grad_input",
     "atrous_conv2d_direct_grad_weight",
+    "atrous_conv2d_winograd",
     "atrous_im2col",
+    "atrous_winograd_filters",
     "channel_affine",
     "channel_affine_backward",
     "mean_field",

@@ -64,6 +64,43 @@ def atrous_conv2d_direct_grad_input(
     return grad_x.contiguous(memory_format=memory_format(grad_y))
 
 
+def atrous_conv2d_winograd(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    filters: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    padding: Pair,
+    rate: Pair,
+    groups: int,
+    transposed: bool,
+    relu: bool,
+) -> torch.Tensor:
+    """y = x * weight + bias, then max(., 0) if relu; in x's memory format.
+
+    weight: (K, C / groups, 3, 3); transposed: of the convolution whose grad_x this is, for which
+    its filters are turned round and their two ends exchanged. filters: not read.
+    """
+    if transposed:
+        parts = weight.unflatten(0, (groups, -1)).transpose(1, 2)
+        weight = parts.flatten(0, 1).flip((2, 3))
+    around = [padding[1], padding[1], padding[0], padding[0]]  # F.pad's order; may be below 0
+    y = F.conv2d(F.pad(x, around), weight, bias, 1, 0, rate, groups)
+    y = y.relu() if relu else y
+    return y.contiguous(memory_format=memory_format(x))
+
+
+def atrous_winograd_filters(
+    weight: torch.Tensor,
+    image_size: Pair,
+    padding: Pair,
+    rate: Pair,
+    groups: int,
+    transposed: bool,
+) -> torch.Tensor:
+    """None: the twin above reads the weight."""
+    return weight.new_empty((groups, 0, 0, 0, 32))
+
+
 def atrous_conv2d_direct_grad_weight(
     grad_y: torch.Tensor,
     x: torch.Tensor,

@@ -1,0 +1,550 @@
+// Minimal filtering: transform pixels and filters, one matrix product for each transformed filter,
+// transform back. Included by kernels_*.cpp behind engine.h, inside their unnamed namespace.
+//
+// A transformed pixel is one column of such a product, of all channels; kDepth channels lie side by
+// side, so that sums and differences of pixels are those of whole vectors, and the products read
+// them where they were written. Filters lie in panels of kTileLanes, of which a few at a time are
+// transformed, multiplied and transformed back: they and their products stay in the caches.
+
+constexpr int kDepth = 64;
+
+template <typename T, int kLanes>
+struct Wide {
+  typedef T Vector __attribute__((vector_size(sizeof(T) * kLanes), aligned(sizeof(T)), may_alias));
+  static Vector load(const T* at) { return *reinterpret_cast<const Vector*>(at); }
+  static void store(T* at, Vector v) { *reinterpret_cast<Vector*>(at) = v; }
+};
+
+// A row of a matrix without its zeros.
+template <typename T>
+struct Combination {
+  static constexpr int kMost = 4;
+  int count = 0;
+  int index[kMost] = {};
+  T factor[kMost] = {};
+
+  Combination() = default;
+  Combination(const float* row, int size) {
+    for (int i = 0; i < size; ++i) {
+      if (row[i] == 0) continue;
+      index[count] = i;
+      factor[count++] = static_cast<T>(row[i]);
+    }
+  }
+
+  // to[l] = the combination of from[i][l], for l in [0, lanes), whole vectors.
+  template <int kLanes>
+  void apply(const T* const* from, int lanes, T* to) const {
+    switch (count) {
+      case 1:
+        return sum<kLanes, 1>(from, lanes, to);
+      case 2:
+        return sum<kLanes, 2>(from, lanes, to);
+      case 3:
+        return sum<kLanes, 3>(from, lanes, to);
+      default:
+        return sum<kLanes, 4>(from, lanes, to);
+    }
+  }
+
+ private:
+  template <int kLanes, int kCount>
+  void sum(const T* const* from, int lanes, T* to) const {
+    using W = Wide<T, kLanes>;
+    const T* terms[kCount];
+    for (int i = 0; i < kCount; ++i) terms[i] = from[index[i]];
+    for (int l = 0; l < lanes; l += kLanes) {
+      auto total = W::load(terms[0] + l) * factor[0];
+      for (int i = 1; i < kCount; ++i) total += W::load(terms[i] + l) * factor[i];
+      W::store(to + l, total);
+    }
+  }
+};
+
+// A WinogradForm, ready to be applied.
+template <typename T>
+struct Transform {
+  int outputs, inputs, products;
+  int filter[WinogradForm::kProducts];
+  Combination<T> of_inputs[WinogradForm::kProducts];
+  Combination<T> of_products[WinogradForm::kOutputs];
+
+  Transform() = default;
+  explicit Transform(const WinogradForm& form)
+      : outputs(form.outputs), inputs(form.inputs), products(form.products) {
+    for (int p = 0; p < products; ++p) {
+      filter[p] = form.filter[p];
+      of_inputs[p] = Combination<T>(form.of_inputs[p], inputs);
+    }
+    for (int o = 0; o < outputs; ++o) {
+      of_products[o] = Combination<T>(form.of_products[o], products);
+    }
+  }
+};
+
+// Transformed filters: [group][filter][panel][channel][kTileLanes].
+template <typename T, int kLanes>
+class WinogradFilters {
+ public:
+  explicit WinogradFilters(const WinogradJob<T>& job)
+      : job_(job),
+        panels_(ceil_div(job.target_channels, kTileLanes)),
+        parts_(ceil_div(job.source_channels, kPartChannels)) {
+    for (int a = 0; a < kAxisFilterCount; ++a) combinations_[a] = Combination<T>(kAxisFilters[a], 3);
+    for (int i = 0; i < kAxisFilterCount; ++i) {
+      for (int j = 0; j < kAxisFilterCount; ++j) {
+        if (job.row_filter[i] && job.column_filter[j]) pairs_[count_++] = {i, j};
+      }
+    }
+  }
+
+  struct Pair {
+    int row, column;
+  };
+
+  // How many there are, and which.
+  Index size() const { return count_; }
+  const Pair& operator[](Index f) const { return pairs_[f]; }
+
+  Index panels() const { return panels_; }
+  Index panel_elements() const { return job_.source_channels * kTileLanes; }
+  Index group_elements() const { return count_ * panels_ * panel_elements(); }
+  const T* panel(const T* filters, Index group, Index f, Index p) const {
+    return filters + group * group_elements() + (f * panels_ + p) * panel_elements();
+  }
+
+  // As run_in_team asks.
+  Index shared_bytes() const { return 0; }
+  Index member_bytes() const { return 0; }
+  Index count() const { return job_.groups * group_elements(); }
+  void run(Member& member) const { run(member, job_.filters_out); }
+
+  void run(Member& member, T* filters) const {
+    member.each(job_.groups * panels_ * parts_, [&](Index i) {
+      const Index part = i % parts_, panel = i / parts_ % panels_, group = i / parts_ / panels_;
+      transform(group, panel, part * kPartChannels, filters + group * group_elements());
+    });
+  }
+
+ private:
+  // Some channels from c0 on.
+  void transform(Index group, Index p, Index c0, T* filters) const {
+    alignas(64) T taps[3][3][kPartChannels * kTileLanes];
+    alignas(64) T half[3][kPartChannels * kTileLanes];
+    const Index k0 = p * kTileLanes, channels = smaller(kPartChannels, job_.source_channels - c0);
+    const Index present = smaller(kTileLanes, job_.target_channels - k0);
+    const WeightView& w = job_.weights;
+    const T* const weight = job_.weight + group * job_.weight_group_step + k0 * w.target_channel +
+                            c0 * w.source_channel;
+    for (Index k = 0; k < kTileLanes; ++k) {
+      for (Index c = 0; c < channels; ++c) {
+        const T* from = weight + k * w.target_channel + c * w.source_channel;
+        for (int r = 0; r < 3; ++r) {
+          for (int s = 0; s < 3; ++s) {
+            taps[r][s][c * kTileLanes + k] = k < present ? from[r * w.row + s * w.column] : 0;
+          }
+        }
+      }
+    }
+    const int lanes = static_cast<int>(channels) * kTileLanes;
+    int row = -1;
+    for (Index f = 0; f < count_; ++f) {
+      if (pairs_[f].row != row) {
+        row = pairs_[f].row;
+        for (int s = 0; s < 3; ++s) {
+          const T* from[3] = {taps[0][s], taps[1][s], taps[2][s]};
+          combinations_[row].template apply<kLanes>(from, lanes, half[s]);
+        }
+      }
+      const T* from[3] = {half[0], half[1], half[2]};
+      T* to = filters + (f * panels_ + p) * panel_elements() + c0 * kTileLanes;
+      combinations_[pairs_[f].column].template apply<kLanes>(from, lanes, to);
+    }
+  }
+
+  static constexpr Index kPartChannels = 8;
+
+  const WinogradJob<T>& job_;
+  Combination<T> combinations_[kAxisFilterCount];
+  Pair pairs_[kAxisFilterCount * kAxisFilterCount];
+  Index count_ = 0;
+  Index panels_, parts_;
+};
+
+template <typename T, int kLanes, int kMostRows, int kVectors>
+class WinogradForward {
+  using W = Wide<T, kLanes>;
+  using Vector = typename W::Vector;
+
+ public:
+  explicit WinogradForward(const WinogradJob<T>& job) : job_(job), filters_(job) {
+    if (!job.channels_last) {
+      job_.sources = {job.height * job.width * job.source_channels, 1, job.source_channels};
+      job_.targets = {job.out_height * job.out_width * job.target_channels, 1, job.target_channels};
+    }
+    for (int f = 0; f < kFormCount; ++f) transforms_[f] = Transform<T>(job.forms[f]);
+    chunks_ = ceil_div(job.source_channels, kDepth);
+    panels_ = filters_.panels();
+    for (Index r = 0; r < job.row_block_count; ++r) {
+      for (Index c = 0; c < job.column_block_count; ++c) {
+        most_columns_ = larger(most_columns_, block(r, c, 0, job.images_together).total);
+      }
+    }
+    const Index panel = most_columns_ * kTileLanes + filters_.size() * filters_.panel_elements();
+    const Index most = larger(1, job.memory / (panel * static_cast<Index>(sizeof(T))));
+    together_ = ceil_div(panels_, ceil_div(panels_, most));
+  }
+
+  // ---- as run_in_team asks
+
+  Index shared_bytes() const {
+    const Index elements = filter_elements() + source_copy_elements() + target_copy_elements() +
+                           pixel_elements() + product_elements();
+    return (elements + 5 * 16) * static_cast<Index>(sizeof(T));
+  }
+  Index member_bytes() const { return 0; }
+  Index count() const {
+    return job_.images * job_.groups * most_columns_ * job_.source_channels * job_.target_channels;
+  }
+
+  void run(Member& member) {
+    T* at = reinterpret_cast<T*>(member.shared);
+    const auto take = [&](Index elements) {
+      T* const taken = at;
+      at += round_up(elements, 16);
+      return taken;
+    };
+    T* const own_filters = take(filter_elements());
+    T* const source_copy = take(source_copy_elements());
+    T* const target_copy = take(target_copy_elements());
+    pixels_ = take(pixel_elements());
+    products_ = take(product_elements());
+    if (!job_.filters) filters_.run(member, own_filters);
+    packed_ = job_.filters ? job_.filters : own_filters;
+    for (group_ = 0; group_ < job_.groups; ++group_) {
+      source_ = job_.source + group_ * job_.source_channels;
+      target_ = job_.target + group_ * job_.target_channels;
+      if (!job_.channels_last) {
+        copy_source(member, source_copy);
+        source_ = source_copy;
+        target_ = target_copy;
+      }
+      for (Index image = 0; image < job_.images; image += job_.images_together) {
+        const Index images = smaller(job_.images_together, job_.images - image);
+        for (Index r = 0; r < job_.row_block_count; ++r) {
+          for (Index c = 0; c < job_.column_block_count; ++c) {
+            run_block(member, block(r, c, image, images));
+          }
+        }
+      }
+      if (!job_.channels_last) copy_target(member, target_copy);
+    }
+  }
+
+ private:
+  // Pieces of some images: rows of them and columns.
+  struct Block {
+    const WinogradBlock* rows;
+    const WinogradBlock* columns;
+    Index first_image, images;
+    // Of the products' columns, those of filters before.
+    Index begin[kAxisFilterCount][kAxisFilterCount];
+    Index total;
+
+    Index count(int i, int j) const { return images * rows->columns[i] * columns->columns[j]; }
+    Index piece_rows() const { return rows->end - rows->begin; }
+  };
+
+  Block block(Index r, Index c, Index first_image, Index images) const {
+    Block b;
+    b.rows = job_.row_blocks + r;
+    b.columns = job_.column_blocks + c;
+    b.first_image = first_image;
+    b.images = images;
+    b.total = 0;
+    for (int i = 0; i < kAxisFilterCount; ++i) {
+      for (int j = 0; j < kAxisFilterCount; ++j) {
+        b.begin[i][j] = b.total;
+        b.total += b.count(i, j);
+      }
+    }
+    return b;
+  }
+
+  // ---- memory, in elements
+
+  Index filter_elements() const {
+    return job_.filters ? 0 : job_.groups * filters_.group_elements();
+  }
+  Index pixel_elements() const { return most_columns_ * chunks_ * kDepth; }
+  Index product_elements() const { return most_columns_ * together_ * kTileLanes; }
+  Index source_copy_elements() const {
+    return job_.channels_last ? 0 : job_.images * job_.sources.image;
+  }
+  Index target_copy_elements() const {
+    return job_.channels_last ? 0 : job_.images * job_.targets.image;
+  }
+
+  // Column (row, column) among the products of filters i and j.
+  Index column_of(const Block& b, Index image, int i, int j, Index row, Index column) const {
+    return (image * b.rows->columns[i] + row) * b.columns->columns[j] + column;
+  }
+
+  // ---- a block, in phases
+
+  void run_block(Member& member, const Block& b) {
+    const Index rows = b.piece_rows();
+    member.each(b.images * rows * chunks_, [&](Index i) {
+      const Index chunk = i % chunks_, row = i / chunks_;
+      transform(b, row / rows, b.rows->begin + row % rows, chunk);
+    });
+    for (Index p0 = 0; p0 < panels_; p0 += together_) {
+      const Index panels = smaller(together_, panels_ - p0);
+      member.each(filters_.size() * panels, [&](Index i) { multiply(b, i / panels, p0, i % panels); });
+      member.each(b.images * rows, [&](Index i) {
+        transform_back(b, i / rows, b.rows->begin + i % rows, p0, panels);
+      });
+    }
+  }
+
+  // One row of pieces of an image, one chunk of channels.
+  void transform(const Block& b, Index image, Index row, Index chunk) const {
+    alignas(64) static const T zeros[kDepth] = {};
+    alignas(64) T staged[WinogradForm::kInputs][kDepth];
+    alignas(64) T half[WinogradForm::kInputs][WinogradForm::kProducts][kDepth];
+    const WinogradPiece& pr = job_.row_pieces[row];
+    const Transform<T>& down = transforms_[pr.form];
+    const Index c0 = chunk * kDepth;
+    const int channels = static_cast<int>(smaller(kDepth, job_.source_channels - c0));
+    const T* const map = source_ + (b.first_image + image) * job_.sources.image + c0;
+    for (Index column = b.columns->begin; column < b.columns->end; ++column) {
+      const WinogradPiece& pc = job_.column_pieces[column];
+      const Transform<T>& across = transforms_[pc.form];
+      for (int e = 0; e < down.inputs; ++e) {
+        const T* from[WinogradForm::kInputs];
+        const Index y = pr.source + e * job_.row_rate;
+        for (int f = 0; f < across.inputs; ++f) {
+          const Index x = pc.source + f * job_.column_rate;
+          from[f] = zeros;
+          if (y < 0 || y >= job_.height || x < 0 || x >= job_.width) continue;
+          from[f] = map + (y * job_.width + x) * job_.sources.pixel;
+          if (channels == kDepth) continue;
+          for (int l = 0; l < kDepth; ++l) staged[f][l] = l < channels ? from[f][l] : 0;
+          from[f] = staged[f];
+        }
+        for (int v = 0; v < across.products; ++v) {
+          across.of_inputs[v].template apply<kLanes>(from, kDepth, half[e][v]);
+        }
+      }
+      for (int v = 0; v < across.products; ++v) {
+        const T* from[WinogradForm::kInputs];
+        for (int e = 0; e < down.inputs; ++e) from[e] = half[e][v];
+        const int j = across.filter[v];
+        for (int u = 0; u < down.products; ++u) {
+          const int i = down.filter[u];
+          const Index at = column_of(b, image, i, j, pr.column[u], pc.column[v]);
+          T* to = pixels_ + (b.begin[i][j] * chunks_ + chunk * b.count(i, j) + at) * kDepth;
+          down.of_inputs[u].template apply<kLanes>(from, kDepth, to);
+        }
+      }
+    }
+  }
+
+  // All columns of one filter times panel p0 + p.
+  void multiply(const Block& b, Index f, Index p0, Index p) const {
+    const auto& pair = filters_[f];
+    const Index n = b.count(pair.row, pair.column), begin = b.begin[pair.row][pair.column];
+    const T* const left = pixels_ + begin * chunks_ * kDepth;
+    const Index step = together_ * kTileLanes;
+    T* const to = products_ + begin * step + p * kTileLanes;
+    const int filters =
+        static_cast<int>(smaller(kTileLanes, job_.target_channels - (p0 + p) * kTileLanes));
+    const Index groups = ceil_div(n, kMostRows);
+    for (Index g = 0; g < groups; ++g) {
+      const Index first = n * g / groups, rows = n * (g + 1) / groups - first;
+      multiply_rows<kMostRows>(static_cast<int>(rows), left + first * kDepth, n * kDepth,
+                               filters_.panel(packed_, group_, f, p0 + p), filters, to + first * step, step);
+    }
+  }
+
+  // One row of pieces of an image, `panels` panels of filters from p0 on.
+  void transform_back(const Block& b, Index image, Index row, Index p0, Index panels) const {
+    constexpr int kPart = 4 * kTileLanes;
+    alignas(64) T half[WinogradForm::kProducts][WinogradForm::kOutputs][kPart];
+    alignas(64) T sum[kPart];
+    const WinogradPiece& pr = job_.row_pieces[row];
+    const Transform<T>& down = transforms_[pr.form];
+    const Index step = together_ * kTileLanes;
+    for (Index part = 0; part < panels * kTileLanes; part += kPart) {
+      const Index k0 = p0 * kTileLanes + part;
+      const int lanes = static_cast<int>(smaller(kPart, panels * kTileLanes - part));
+      const int filters = static_cast<int>(smaller(lanes, job_.target_channels - k0));
+      const T* const bias = job_.bias ? job_.bias + group_ * job_.target_channels + k0 : nullptr;
+      T* const map = target_ + (b.first_image + image) * job_.targets.image + k0;
+      for (Index column = b.columns->begin; column < b.columns->end; ++column) {
+        const WinogradPiece& pc = job_.column_pieces[column];
+        const Transform<T>& across = transforms_[pc.form];
+        for (int u = 0; u < down.products; ++u) {
+          const int i = down.filter[u];
+          const T* from[WinogradForm::kProducts];
+          for (int v = 0; v < across.products; ++v) {
+            const int j = across.filter[v];
+            const Index at = column_of(b, image, i, j, pr.column[u], pc.column[v]);
+            from[v] = products_ + (b.begin[i][j] + at) * step + part;
+          }
+          for (int f = 0; f < across.outputs; ++f) {
+            combined(across.of_products[f], from, lanes, half[u][f]);
+          }
+        }
+        for (int e = 0; e < down.outputs; ++e) {
+          const Index y = pr.target + e * job_.row_rate;
+          for (int f = 0; f < across.outputs; ++f) {
+            const Index x = pc.target + f * job_.column_rate;
+            if (y >= job_.out_height || x >= job_.out_width) continue;
+            const T* from[WinogradForm::kProducts];
+            for (int u = 0; u < down.products; ++u) from[u] = half[u][f];
+            combined(down.of_products[e], from, lanes, sum);
+            finish(sum, bias, filters, map + (y * job_.out_width + x) * job_.targets.pixel);
+          }
+        }
+      }
+    }
+  }
+
+  // Outputs all of whose taps lie outside have no products.
+  static void combined(const Combination<T>& c, const T* const* from, int lanes, T* to) {
+    if (c.count > 0) return c.template apply<kLanes>(from, lanes, to);
+    for (int l = 0; l < lanes; ++l) to[l] = 0;
+  }
+
+  void finish(const T* sum, const T* bias, int filters, T* to) const {
+    for (int k = 0; k < filters; ++k) {
+      const T value = bias ? sum[k] + bias[k] : sum[k];
+      to[k] = job_.relu && value < 0 ? 0 : value;  // not a maximum: NaN stays NaN
+    }
+  }
+
+  // ---- products
+
+  template <int kCandidate>
+  void multiply_rows(int rows, const T* left, Index chunk_step, const T* right, int filters, T* to,
+                     Index to_step) const {
+    if constexpr (kCandidate > 0) {
+      if (rows < kCandidate) {
+        multiply_rows<kCandidate - 1>(rows, left, chunk_step, right, filters, to, to_step);
+        return;
+      }
+      constexpr int kColumns = kLanes * kVectors;
+      for (int first = 0; first < filters; first += kColumns) {
+        if (filters - first <= kLanes) {
+          multiply_block<kCandidate, 1>(left, chunk_step, right + first, to + first, to_step);
+        } else {
+          multiply_block<kCandidate, kVectors>(left, chunk_step, right + first, to + first,
+                                               to_step);
+        }
+      }
+    }
+  }
+
+  // Every loop over the accumulators is unrolled, or the compiler keeps them in memory.
+  template <int kR, int kV>
+  void multiply_block(const T* left, Index chunk_step, const T* right, T* to,
+                      Index to_step) const {
+    Vector sums[kR][kV];
+#pragma GCC unroll 16
+    for (int r = 0; r < kR; ++r) {
+#pragma GCC unroll 4
+      for (int v = 0; v < kV; ++v) sums[r][v] = Vector{};
+    }
+    for (Index rest = job_.source_channels; rest > 0; rest -= kDepth, left += chunk_step) {
+      const int depth = static_cast<int>(smaller(kDepth, rest));
+      for (int d = 0; d < depth; ++d, right += kTileLanes) {
+        Vector x[kV];
+#pragma GCC unroll 4
+        for (int v = 0; v < kV; ++v) x[v] = W::load(right + v * kLanes);
+#pragma GCC unroll 16
+        for (int r = 0; r < kR; ++r) {
+          const T factor = left[r * kDepth + d];
+#pragma GCC unroll 4
+          for (int v = 0; v < kV; ++v) sums[r][v] += x[v] * factor;
+        }
+      }
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < kR; ++r, to += to_step) {
+#pragma GCC unroll 4
+      for (int v = 0; v < kV; ++v) W::store(to + v * kLanes, sums[r][v]);
+    }
+  }
+
+  // ---- maps whose channels are not last
+
+  void copy_source(Member& member, T* copy) const {
+    const Index pixels = job_.height * job_.width, channels = job_.source_channels;
+    const Index parts = ceil_div(pixels, kPixelsTogether);
+    member.each(job_.images * parts, [&](Index i) {
+      const Index image = i / parts, first = i % parts * kPixelsTogether;
+      const T* from = job_.source + (image * job_.groups + group_) * channels * pixels + first;
+      T* to = copy + (image * pixels + first) * channels;
+      transpose_map(from, pixels, channels, smaller(kPixelsTogether, pixels - first), to, channels);
+    });
+  }
+
+  void copy_target(Member& member, const T* copy) const {
+    const Index pixels = job_.out_height * job_.out_width, channels = job_.target_channels;
+    const Index parts = ceil_div(pixels, kPixelsTogether);
+    member.each(job_.images * parts, [&](Index i) {
+      const Index image = i / parts, first = i % parts * kPixelsTogether;
+      const T* from = copy + (image * pixels + first) * channels;
+      T* to = job_.target + (image * job_.groups + group_) * channels * pixels + first;
+      transpose_map(from, channels, smaller(kPixelsTogether, pixels - first), channels, to, pixels);
+    });
+  }
+
+  // to[j][i] = from[i][j] for i < rows, j < columns; steps in elements between rows.
+  static void transpose_map(const T* from, Index from_step, Index rows, Index columns, T* to,
+                            Index to_step) {
+    constexpr Index kSide = 16;
+    for (Index i = 0; i < rows; i += kSide) {
+      for (Index j = 0; j < columns; j += kSide) {
+        const Index height = smaller(kSide, rows - i), width = smaller(kSide, columns - j);
+        for (Index a = 0; a < width; ++a) {
+          for (Index b = 0; b < height; ++b) {
+            to[(j + a) * to_step + i + b] = from[(i + b) * from_step + j + a];
+          }
+        }
+      }
+    }
+  }
+
+  static constexpr Index kPixelsTogether = 64;
+
+  WinogradJob<T> job_;
+  Transform<T> transforms_[kFormCount];
+  WinogradFilters<T, kLanes> filters_;
+  Index chunks_, panels_;
+  Index together_;  // panels
+  Index most_columns_ = 0;
+  Index group_ = 0;
+  const T* source_ = nullptr;
+  T* target_ = nullptr;
+  const T* packed_ = nullptr;
+  T *pixels_ = nullptr, *products_ = nullptr;
+};
+
+template <typename T, int kLanes, int kMostRows, int kVectors>
+void winograd_forward(const WinogradJob<T>& job) {
+  run_in_team<WinogradForward<T, kLanes, kMostRows, kVectors>>(job);
+}
+
+template <typename T, int kLanes>
+void winograd_filters(const WinogradJob<T>& job) {
+  run_in_team<WinogradFilters<T, kLanes>>(job);
+}
+
+template <int kBytes, int kRows, int kVectors>
+constexpr WinogradKernels winograd_kernels() {
+  return {winograd_forward<float, kBytes / 4, kRows, kVectors>,
+          winograd_forward<double, kBytes / 8, kRows, kVectors>,
+          winograd_filters<float, kBytes / 4>, winograd_filters<double, kBytes / 8>};
+}

@@ -1,0 +1,129 @@
+#include "winograd.h"
+
+#include <algorithm>
+#include <type_traits>
+
+#include "kernels.h"
+
+namespace deeplab {
+namespace {
+
+const WinogradKernels& best_kernels() {
+#if DEEPLAB_HAS_X86_TARGETS
+  if (cpu_target() >= CpuTarget::avx512) return kAvx512Winograd;
+  if (cpu_target() >= CpuTarget::avx2) return kAvx2Winograd;
+#endif
+  return kBaselineWinograd;
+}
+
+// Transformed pixels and products of a block stay in the caches while all filters pass them; but
+// filters that do not fit there themselves are to pass few blocks.
+Index pieces_together(const ConvGeometry& g, Index filters, Index element) {
+  constexpr Index kCache = 1 << 19;
+  const Index weights = filters * g.group_in() * g.group_out() * element;
+  const Index channels = g.group_in() + g.group_out();
+  const Index bytes = (weights <= kCache ? 12 * channels : g.group_in()) * element;
+  return std::clamp<Index>(kCache / std::max<Index>(1, bytes), 32, 512);
+}
+
+MapStrides map_strides(Index channels, Index pixels, bool channels_last) {
+  return {channels * pixels, channels_last ? 1 : pixels, channels_last ? channels : 1};
+}
+
+// What a job says of geometry and filters; its plan is to outlive it.
+template <typename T>
+WinogradJob<T> job_of(const ConvGeometry& g, WinogradPlan& plan, const WinogradWeight<T>& weight,
+                      Parallel parallel) {
+  constexpr Index kPanelMemory = 8 << 20;
+  const Index pieces = pieces_together(g, plan.filters(), sizeof(T));
+  const Index across = static_cast<Index>(plan.columns.pieces.size());
+  const Index down = static_cast<Index>(plan.rows.pieces.size());
+  plan.columns.cut(pieces);
+  plan.rows.cut(std::max<Index>(1, pieces / std::min(across, pieces)));
+  WinogradJob<T> job{};
+  job.forms = kWinogradForms;
+  job.row_pieces = plan.rows.pieces.data();
+  job.column_pieces = plan.columns.pieces.data();
+  job.row_blocks = plan.rows.blocks.data();
+  job.column_blocks = plan.columns.blocks.data();
+  job.row_block_count = static_cast<Index>(plan.rows.blocks.size());
+  job.column_block_count = static_cast<Index>(plan.columns.blocks.size());
+  job.images_together = std::clamp<Index>(pieces / (across * down), 1, std::max<Index>(1, g.batch));
+  job.row_rate = g.rate_h;
+  job.column_rate = g.rate_w;
+  plan.rows.mark_filters(job.row_filter);
+  plan.columns.mark_filters(job.column_filter);
+  const WeightStrides& w = weight.strides;
+  if (weight.transposed) {
+    // The filters turned round, and their two ends exchanged.
+    job.weights = {w.in, w.out, -w.row, -w.column, 3};
+    job.weight = weight.data + 2 * w.row + 2 * w.column;
+    job.weight_group_step = g.group_in() * w.out;
+  } else {
+    job.weights = {w.out, w.in, w.row, w.column, 3};
+    job.weight = weight.data;
+    job.weight_group_step = g.group_out() * w.out;
+  }
+  job.images = g.batch;
+  job.groups = g.groups;
+  job.target_channels = g.group_out();
+  job.source_channels = g.group_in();
+  job.height = g.height;
+  job.width = g.width;
+  job.out_height = g.out_height;
+  job.out_width = g.out_width;
+  job.memory = kPanelMemory;
+  job.parallel = parallel;
+  return job;
+}
+
+}  // namespace
+
+WinogradShape winograd_shape(const ConvGeometry& g) {
+  return {g.groups, plan_winograd(g).filters(), ceil_div(g.group_out(), kTileLanes), g.group_in(),
+          kTileLanes};
+}
+
+template <typename T>
+void winograd_filters(const ConvGeometry& g, const WinogradWeight<T>& weight, T* filters,
+                      Parallel parallel) {
+  WinogradPlan plan = plan_winograd(g);
+  WinogradJob<T> job = job_of(g, plan, weight, parallel);
+  job.filters_out = filters;
+  if constexpr (std::is_same_v<T, float>) {
+    best_kernels().filters_float(job);
+  } else {
+    best_kernels().filters_double(job);
+  }
+}
+
+template <typename T>
+void winograd_forward(const ConvGeometry& g, const T* x, const WinogradWeight<T>& weight,
+                      const T* filters, const T* bias, T* y, const ConvOptions& options,
+                      Parallel parallel) {
+  WinogradPlan plan = plan_winograd(g);
+  WinogradJob<T> job = job_of(g, plan, weight, parallel);
+  job.targets = map_strides(g.out_channels, g.out_pixels(), options.channels_last);
+  job.sources = map_strides(g.in_channels, g.in_pixels(), options.channels_last);
+  job.source = x;
+  job.filters = filters;
+  job.bias = bias;
+  job.target = y;
+  job.relu = options.relu;
+  job.channels_last = options.channels_last;
+  if constexpr (std::is_same_v<T, float>) {
+    best_kernels().forward_float(job);
+  } else {
+    best_kernels().forward_double(job);
+  }
+}
+
+#define INSTANTIATE(T)                                                                             \
+  template void winograd_filters(const ConvGeometry&, const WinogradWeight<T>&, T*, Parallel);     \
+  template void winograd_forward(const ConvGeometry&, const T*, const WinogradWeight<T>&,          \
+                                 const T*, const T*, T*, const ConvOptions&, Parallel);
+INSTANTIATE(float)
+INSTANTIATE(double)
+#undef INSTANTIATE
+
+}  // namespace deeplab
