@@ -74,7 +74,7 @@ def test_device_and_dtype():
         ("rate must be an int >= 1", {"rate": 0}),
         ("kernel_size must be an int >= 1", {"kernel_size": (3, 0)}),
         ("groups must divide 4 channels and 6 filters, got 3", {"groups": 3}),
-        ("algorithm must be one of", {"algorithm": "winograd"}),
+        ("algorithm must be one of", {"algorithm": "fft"}),
         ("precision must be one of", {"precision": "fp8"}),
         ("activation must be one of", {"activation": "elu"}),
     ],

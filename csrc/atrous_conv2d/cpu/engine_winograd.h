@@ -61,6 +61,22 @@ struct Combination {
   }
 };
 
+// F(2,3) in registers, for the pieces that are most of the work.
+template <typename V>
+inline __attribute__((always_inline)) void pair_of_inputs(const V* from, int step, V* to) {
+  to[0] = from[0] - from[2 * step];
+  to[step] = from[step] + from[2 * step];
+  to[2 * step] = from[2 * step] - from[step];
+  to[3 * step] = from[step] - from[3 * step];
+}
+
+template <typename V>
+inline __attribute__((always_inline)) void pair_of_products(const V* from, int step, V* to,
+                                                            int to_step) {
+  to[0] = from[0] + from[step] + from[2 * step];
+  to[to_step] = from[step] - from[2 * step] - from[3 * step];
+}
+
 // A WinogradForm, ready to be applied.
 template <typename T>
 struct Transform {
@@ -190,6 +206,9 @@ class WinogradForward {
         most_columns_ = larger(most_columns_, block(r, c, 0, job.images_together).total);
       }
     }
+    // Its transformed pixels stay in the second-level cache while a few panels pass them.
+    const Index column_bytes = chunks_ * kDepth * static_cast<Index>(sizeof(T));
+    part_columns_ = larger(8, kPartBytes / larger(1, column_bytes) / kMostRows) * kMostRows;
     const Index panel = most_columns_ * kTileLanes + filters_.size() * filters_.panel_elements();
     const Index most = larger(1, job.memory / (panel * static_cast<Index>(sizeof(T))));
     together_ = ceil_div(panels_, ceil_div(panels_, most));
@@ -250,6 +269,7 @@ class WinogradForward {
     // Of the products' columns, those of filters before.
     Index begin[kAxisFilterCount][kAxisFilterCount];
     Index total;
+    Index most;  // of one filter
 
     Index count(int i, int j) const { return images * rows->columns[i] * columns->columns[j]; }
     Index piece_rows() const { return rows->end - rows->begin; }
@@ -261,11 +281,12 @@ class WinogradForward {
     b.columns = job_.column_blocks + c;
     b.first_image = first_image;
     b.images = images;
-    b.total = 0;
+    b.total = b.most = 0;
     for (int i = 0; i < kAxisFilterCount; ++i) {
       for (int j = 0; j < kAxisFilterCount; ++j) {
         b.begin[i][j] = b.total;
         b.total += b.count(i, j);
+        b.most = larger(b.most, b.count(i, j));
       }
     }
     return b;
@@ -298,9 +319,12 @@ class WinogradForward {
       const Index chunk = i % chunks_, row = i / chunks_;
       transform(b, row / rows, b.rows->begin + row % rows, chunk);
     });
+    const Index parts = ceil_div(b.most, part_columns_);
     for (Index p0 = 0; p0 < panels_; p0 += together_) {
       const Index panels = smaller(together_, panels_ - p0);
-      member.each(filters_.size() * panels, [&](Index i) { multiply(b, i / panels, p0, i % panels); });
+      member.each(filters_.size() * parts, [&](Index i) {
+        multiply(b, i / parts, i % parts, p0, panels);
+      });
       member.each(b.images * rows, [&](Index i) {
         transform_back(b, i / rows, b.rows->begin + i % rows, p0, panels);
       });
@@ -309,102 +333,190 @@ class WinogradForward {
 
   // One row of pieces of an image, one chunk of channels.
   void transform(const Block& b, Index image, Index row, Index chunk) const {
+    constexpr int kInputs = WinogradForm::kInputs;
     alignas(64) static const T zeros[kDepth] = {};
-    alignas(64) T staged[WinogradForm::kInputs][kDepth];
-    alignas(64) T half[WinogradForm::kInputs][WinogradForm::kProducts][kDepth];
+    alignas(64) T staged[kInputs * kInputs][kDepth];
     const WinogradPiece& pr = job_.row_pieces[row];
-    const Transform<T>& down = transforms_[pr.form];
     const Index c0 = chunk * kDepth;
     const int channels = static_cast<int>(smaller(kDepth, job_.source_channels - c0));
     const T* const map = source_ + (b.first_image + image) * job_.sources.image + c0;
     for (Index column = b.columns->begin; column < b.columns->end; ++column) {
       const WinogradPiece& pc = job_.column_pieces[column];
-      const Transform<T>& across = transforms_[pc.form];
+      const Transform<T>&down = transforms_[pr.form], &across = transforms_[pc.form];
+      const T* from[kInputs * kInputs];
       for (int e = 0; e < down.inputs; ++e) {
-        const T* from[WinogradForm::kInputs];
         const Index y = pr.source + e * job_.row_rate;
         for (int f = 0; f < across.inputs; ++f) {
           const Index x = pc.source + f * job_.column_rate;
-          from[f] = zeros;
+          const T*& at = from[e * kInputs + f];
+          at = zeros;
           if (y < 0 || y >= job_.height || x < 0 || x >= job_.width) continue;
-          from[f] = map + (y * job_.width + x) * job_.sources.pixel;
+          at = map + (y * job_.width + x) * job_.sources.pixel;
           if (channels == kDepth) continue;
-          for (int l = 0; l < kDepth; ++l) staged[f][l] = l < channels ? from[f][l] : 0;
-          from[f] = staged[f];
-        }
-        for (int v = 0; v < across.products; ++v) {
-          across.of_inputs[v].template apply<kLanes>(from, kDepth, half[e][v]);
+          T* const to = staged[e * kInputs + f];
+          for (int l = 0; l < kDepth; ++l) to[l] = l < channels ? at[l] : 0;
+          at = to;
         }
       }
-      for (int v = 0; v < across.products; ++v) {
-        const T* from[WinogradForm::kInputs];
-        for (int e = 0; e < down.inputs; ++e) from[e] = half[e][v];
-        const int j = across.filter[v];
-        for (int u = 0; u < down.products; ++u) {
-          const int i = down.filter[u];
+      T* to[WinogradForm::kProducts * WinogradForm::kProducts];
+      for (int u = 0; u < down.products; ++u) {
+        for (int v = 0; v < across.products; ++v) {
+          const int i = down.filter[u], j = across.filter[v];
           const Index at = column_of(b, image, i, j, pr.column[u], pc.column[v]);
-          T* to = pixels_ + (b.begin[i][j] * chunks_ + chunk * b.count(i, j) + at) * kDepth;
-          down.of_inputs[u].template apply<kLanes>(from, kDepth, to);
+          to[u * WinogradForm::kProducts + v] =
+              pixels_ + (b.begin[i][j] * chunks_ + chunk * b.count(i, j) + at) * kDepth;
         }
+      }
+      if (pr.form == kPairForm && pc.form == kPairForm) {
+        transform_pairs(from, to);
+      } else {
+        transform_any(down, across, from, to);
       }
     }
   }
 
-  // All columns of one filter times panel p0 + p.
-  void multiply(const Block& b, Index f, Index p0, Index p) const {
+  static void transform_pairs(const T* const* from, T* const* to) {
+    for (int l = 0; l < kDepth; l += kLanes) {
+      Vector x[16], half[16], whole[16];
+#pragma GCC unroll 16
+      for (int i = 0; i < 16; ++i) x[i] = W::load(from[i] + l);
+#pragma GCC unroll 4
+      for (int e = 0; e < 4; ++e) pair_of_inputs(x + 4 * e, 1, half + 4 * e);
+#pragma GCC unroll 4
+      for (int v = 0; v < 4; ++v) pair_of_inputs(half + v, 4, whole + v);
+#pragma GCC unroll 16
+      for (int i = 0; i < 16; ++i) W::store(to[i] + l, whole[i]);
+    }
+  }
+
+  static void transform_any(const Transform<T>& down, const Transform<T>& across,
+                            const T* const* from, T* const* to) {
+    alignas(64) T half[WinogradForm::kInputs][WinogradForm::kProducts][kDepth];
+    for (int e = 0; e < down.inputs; ++e) {
+      for (int v = 0; v < across.products; ++v) {
+        across.of_inputs[v].template apply<kLanes>(from + e * WinogradForm::kInputs, kDepth,
+                                                   half[e][v]);
+      }
+    }
+    for (int v = 0; v < across.products; ++v) {
+      const T* rows[WinogradForm::kInputs];
+      for (int e = 0; e < down.inputs; ++e) rows[e] = half[e][v];
+      for (int u = 0; u < down.products; ++u) {
+        down.of_inputs[u].template apply<kLanes>(rows, kDepth,
+                                                 to[u * WinogradForm::kProducts + v]);
+      }
+    }
+  }
+
+  // Some columns of one filter times some panels from p0 on.
+  void multiply(const Block& b, Index f, Index part, Index p0, Index panels) const {
     const auto& pair = filters_[f];
     const Index n = b.count(pair.row, pair.column), begin = b.begin[pair.row][pair.column];
+    const Index first = part * part_columns_, last = smaller(n, first + part_columns_);
+    if (first >= n) return;
     const T* const left = pixels_ + begin * chunks_ * kDepth;
     const Index step = together_ * kTileLanes;
-    T* const to = products_ + begin * step + p * kTileLanes;
-    const int filters =
-        static_cast<int>(smaller(kTileLanes, job_.target_channels - (p0 + p) * kTileLanes));
-    const Index groups = ceil_div(n, kMostRows);
-    for (Index g = 0; g < groups; ++g) {
-      const Index first = n * g / groups, rows = n * (g + 1) / groups - first;
-      multiply_rows<kMostRows>(static_cast<int>(rows), left + first * kDepth, n * kDepth,
-                               filters_.panel(packed_, group_, f, p0 + p), filters, to + first * step, step);
+    const Index groups = ceil_div(last - first, kMostRows);
+    for (Index p = 0; p < panels; ++p) {
+      const Index k0 = (p0 + p) * kTileLanes;
+      const int filters = static_cast<int>(smaller(kTileLanes, job_.target_channels - k0));
+      const T* const right = filters_.panel(packed_, group_, f, p0 + p);
+      T* const to = products_ + begin * step + p * kTileLanes;
+      for (Index g = 0; g < groups; ++g) {
+        const Index at = first + (last - first) * g / groups;
+        const Index rows = first + (last - first) * (g + 1) / groups - at;
+        multiply_rows<kMostRows>(static_cast<int>(rows), left + at * kDepth, n * kDepth, right,
+                                 filters, to + at * step, step);
+      }
     }
   }
 
   // One row of pieces of an image, `panels` panels of filters from p0 on.
   void transform_back(const Block& b, Index image, Index row, Index p0, Index panels) const {
-    constexpr int kPart = 4 * kTileLanes;
-    alignas(64) T half[WinogradForm::kProducts][WinogradForm::kOutputs][kPart];
-    alignas(64) T sum[kPart];
+    constexpr int kProducts = WinogradForm::kProducts, kOutputs = WinogradForm::kOutputs;
     const WinogradPiece& pr = job_.row_pieces[row];
     const Transform<T>& down = transforms_[pr.form];
-    const Index step = together_ * kTileLanes;
-    for (Index part = 0; part < panels * kTileLanes; part += kPart) {
-      const Index k0 = p0 * kTileLanes + part;
-      const int lanes = static_cast<int>(smaller(kPart, panels * kTileLanes - part));
-      const int filters = static_cast<int>(smaller(lanes, job_.target_channels - k0));
-      const T* const bias = job_.bias ? job_.bias + group_ * job_.target_channels + k0 : nullptr;
-      T* const map = target_ + (b.first_image + image) * job_.targets.image + k0;
-      for (Index column = b.columns->begin; column < b.columns->end; ++column) {
-        const WinogradPiece& pc = job_.column_pieces[column];
-        const Transform<T>& across = transforms_[pc.form];
-        for (int u = 0; u < down.products; ++u) {
-          const int i = down.filter[u];
-          const T* from[WinogradForm::kProducts];
-          for (int v = 0; v < across.products; ++v) {
-            const int j = across.filter[v];
-            const Index at = column_of(b, image, i, j, pr.column[u], pc.column[v]);
-            from[v] = products_ + (b.begin[i][j] + at) * step + part;
-          }
-          for (int f = 0; f < across.outputs; ++f) {
-            combined(across.of_products[f], from, lanes, half[u][f]);
-          }
+    const Index step = together_ * kTileLanes, k0 = p0 * kTileLanes;
+    const int filters = static_cast<int>(smaller(panels * kTileLanes, job_.target_channels - k0));
+    const T* const bias = job_.bias ? job_.bias + group_ * job_.target_channels + k0 : nullptr;
+    T* const map = target_ + (b.first_image + image) * job_.targets.image + k0;
+    for (Index column = b.columns->begin; column < b.columns->end; ++column) {
+      const WinogradPiece& pc = job_.column_pieces[column];
+      const Transform<T>& across = transforms_[pc.form];
+      const T* from[kProducts * kProducts];
+      for (int u = 0; u < down.products; ++u) {
+        for (int v = 0; v < across.products; ++v) {
+          const int i = down.filter[u], j = across.filter[v];
+          const Index at = column_of(b, image, i, j, pr.column[u], pc.column[v]);
+          from[u * kProducts + v] = products_ + (b.begin[i][j] + at) * step;
         }
-        for (int e = 0; e < down.outputs; ++e) {
-          const Index y = pr.target + e * job_.row_rate;
-          for (int f = 0; f < across.outputs; ++f) {
-            const Index x = pc.target + f * job_.column_rate;
-            if (y >= job_.out_height || x >= job_.out_width) continue;
-            const T* from[WinogradForm::kProducts];
-            for (int u = 0; u < down.products; ++u) from[u] = half[u][f];
-            combined(down.of_products[e], from, lanes, sum);
-            finish(sum, bias, filters, map + (y * job_.out_width + x) * job_.targets.pixel);
+      }
+      T* to[kOutputs * kOutputs] = {};  // null beyond the end
+      for (int e = 0; e < down.outputs; ++e) {
+        const Index y = pr.target + e * job_.row_rate;
+        for (int f = 0; f < across.outputs; ++f) {
+          const Index x = pc.target + f * job_.column_rate;
+          if (y >= job_.out_height || x >= job_.out_width) continue;
+          to[e * kOutputs + f] = map + (y * job_.out_width + x) * job_.targets.pixel;
+        }
+      }
+      int k = 0;
+      if (pr.form == kPairForm && pc.form == kPairForm) k = back_pairs(from, bias, filters, to);
+      if (k < filters) back_any(down, across, from, bias, k, filters, to);
+    }
+  }
+
+  // Whole vectors of filters; returns how many these are.
+  int back_pairs(const T* const* from, const T* bias, int filters, T* const* to) const {
+    const Vector zero{};
+    int k = 0;
+    for (; k + kLanes <= filters; k += kLanes) {
+      Vector m[16], half[8], y[4];
+#pragma GCC unroll 16
+      for (int i = 0; i < 16; ++i) m[i] = W::load(from[i] + k);
+#pragma GCC unroll 4
+      for (int u = 0; u < 4; ++u) pair_of_products(m + 4 * u, 1, half + 2 * u, 1);
+#pragma GCC unroll 2
+      for (int f = 0; f < 2; ++f) pair_of_products(half + f, 2, y + f, 2);
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) {
+        if (!to[i]) continue;
+        if (bias) y[i] += W::load(bias + k);
+        if (job_.relu) y[i] = y[i] < zero ? zero : y[i];  // not a maximum: NaN stays NaN
+        W::store(to[i] + k, y[i]);
+      }
+    }
+    return k;
+  }
+
+  // Filters [first, last).
+  void back_any(const Transform<T>& down, const Transform<T>& across, const T* const* from,
+                const T* bias, int first, int last, T* const* to) const {
+    constexpr int kPart = 2 * kTileLanes;
+    alignas(64) T half[WinogradForm::kProducts][WinogradForm::kOutputs][kPart];
+    alignas(64) T sum[kPart];
+    for (int k = first; k < last; k += kPart) {
+      const int filters = static_cast<int>(smaller(kPart, last - k));
+      const int lanes = static_cast<int>(round_up(filters, kLanes));
+      for (int u = 0; u < down.products; ++u) {
+        const T* columns[WinogradForm::kProducts];
+        for (int v = 0; v < across.products; ++v) {
+          columns[v] = from[u * WinogradForm::kProducts + v] + k;
+        }
+        for (int f = 0; f < across.outputs; ++f) {
+          combined(across.of_products[f], columns, lanes, half[u][f]);
+        }
+      }
+      for (int e = 0; e < down.outputs; ++e) {
+        for (int f = 0; f < across.outputs; ++f) {
+          T* const y = to[e * WinogradForm::kOutputs + f];
+          if (!y) continue;
+          const T* rows[WinogradForm::kProducts];
+          for (int u = 0; u < down.products; ++u) rows[u] = half[u][f];
+          combined(down.of_products[e], rows, lanes, sum);
+          for (int l = 0; l < filters; ++l) {
+            const T value = bias ? sum[l] + bias[k + l] : sum[l];
+            y[k + l] = job_.relu && value < 0 ? 0 : value;
           }
         }
       }
@@ -415,13 +527,6 @@ class WinogradForward {
   static void combined(const Combination<T>& c, const T* const* from, int lanes, T* to) {
     if (c.count > 0) return c.template apply<kLanes>(from, lanes, to);
     for (int l = 0; l < lanes; ++l) to[l] = 0;
-  }
-
-  void finish(const T* sum, const T* bias, int filters, T* to) const {
-    for (int k = 0; k < filters; ++k) {
-      const T value = bias ? sum[k] + bias[k] : sum[k];
-      to[k] = job_.relu && value < 0 ? 0 : value;  // not a maximum: NaN stays NaN
-    }
   }
 
   // ---- products
@@ -461,7 +566,10 @@ class WinogradForward {
       for (int d = 0; d < depth; ++d, right += kTileLanes) {
         Vector x[kV];
 #pragma GCC unroll 4
-        for (int v = 0; v < kV; ++v) x[v] = W::load(right + v * kLanes);
+        for (int v = 0; v < kV; ++v) {
+          x[v] = W::load(right + v * kLanes);
+          __builtin_prefetch(right + kRowsAhead * kTileLanes + v * kLanes);
+        }
 #pragma GCC unroll 16
         for (int r = 0; r < kR; ++r) {
           const T factor = left[r * kDepth + d];
@@ -504,26 +612,57 @@ class WinogradForward {
   // to[j][i] = from[i][j] for i < rows, j < columns; steps in elements between rows.
   static void transpose_map(const T* from, Index from_step, Index rows, Index columns, T* to,
                             Index to_step) {
-    constexpr Index kSide = 16;
-    for (Index i = 0; i < rows; i += kSide) {
-      for (Index j = 0; j < columns; j += kSide) {
-        const Index height = smaller(kSide, rows - i), width = smaller(kSide, columns - j);
+    for (Index i = 0; i < rows; i += kLanes) {
+      for (Index j = 0; j < columns; j += kLanes) {
+        const Index height = smaller(kLanes, rows - i), width = smaller(kLanes, columns - j);
+        const T* const here = from + i * from_step + j;
+        T* const there = to + j * to_step + i;
+        if (height == kLanes && width == kLanes) {
+          transpose_square(here, from_step, there, to_step);
+          continue;
+        }
         for (Index a = 0; a < width; ++a) {
-          for (Index b = 0; b < height; ++b) {
-            to[(j + a) * to_step + i + b] = from[(i + b) * from_step + j + a];
-          }
+          for (Index b = 0; b < height; ++b) there[a * to_step + b] = here[b * from_step + a];
         }
       }
     }
   }
 
+  // Exchanges the elements off the diagonal of 2x2 squares of ever larger blocks.
+  static void transpose_square(const T* from, Index from_step, T* to, Index to_step) {
+    using Mask = decltype(Vector{} == Vector{});
+    Vector rows[kLanes];
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes; ++i) rows[i] = W::load(from + i * from_step);
+#pragma GCC unroll 4
+    for (int step = 1; step < kLanes; step *= 2) {
+      Mask first, second;
+      for (int l = 0; l < kLanes; ++l) {
+        first[l] = l & step ? kLanes + l - step : l;
+        second[l] = l & step ? kLanes + l : l + step;
+      }
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i) {
+        if (i & step) continue;
+        const Vector a = rows[i], b = rows[i + step];
+        rows[i] = __builtin_shuffle(a, b, first);
+        rows[i + step] = __builtin_shuffle(a, b, second);
+      }
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes; ++i) W::store(to + i * to_step, rows[i]);
+  }
+
+  static constexpr int kRowsAhead = 16;  // from the second-level cache
   static constexpr Index kPixelsTogether = 64;
+  static constexpr Index kPartBytes = 1 << 19;
 
   WinogradJob<T> job_;
   Transform<T> transforms_[kFormCount];
   WinogradFilters<T, kLanes> filters_;
   Index chunks_, panels_;
-  Index together_;  // panels
+  Index together_;      // panels
+  Index part_columns_;  // columns of one filter that a thread multiplies at a time
   Index most_columns_ = 0;
   Index group_ = 0;
   const T* source_ = nullptr;

@@ -16,14 +16,14 @@ const WinogradKernels& best_kernels() {
   return kBaselineWinograd;
 }
 
-// Transformed pixels and products of a block stay in the caches while all filters pass them; but
-// filters that do not fit there themselves are to pass few blocks.
-Index pieces_together(const ConvGeometry& g, Index filters, Index element) {
-  constexpr Index kCache = 1 << 19;
-  const Index weights = filters * g.group_in() * g.group_out() * element;
-  const Index channels = g.group_in() + g.group_out();
-  const Index bytes = (weights <= kCache ? 12 * channels : g.group_in()) * element;
-  return std::clamp<Index>(kCache / std::max<Index>(1, bytes), 32, 512);
+// Each block reads all filters, and writes and reads its transformed pixels and products: about 25
+// numbers for each weight, and 32 for each piece and channel. Blocks are so large that the filters
+// are a third of that traffic, or as large as the second-level cache holds.
+Index pieces_together(const ConvGeometry& g, Index element) {
+  constexpr Index kSecondLevel = 1 << 19, kProducts = 12;
+  const Index in = std::max<Index>(1, g.group_in()), out = g.group_out(), channels = in + out;
+  return std::max({Index{32}, kSecondLevel / (kProducts * channels * element),
+                   3 * 25 * in * out / (32 * channels)});
 }
 
 MapStrides map_strides(Index channels, Index pixels, bool channels_last) {
@@ -35,7 +35,7 @@ template <typename T>
 WinogradJob<T> job_of(const ConvGeometry& g, WinogradPlan& plan, const WinogradWeight<T>& weight,
                       Parallel parallel) {
   constexpr Index kPanelMemory = 8 << 20;
-  const Index pieces = pieces_together(g, plan.filters(), sizeof(T));
+  const Index pieces = pieces_together(g, sizeof(T));
   const Index across = static_cast<Index>(plan.columns.pieces.size());
   const Index down = static_cast<Index>(plan.rows.pieces.size());
   plan.columns.cut(pieces);
