@@ -171,7 +171,8 @@ class GraphModule(nn.Module):
 
         Args:
             algorithm: ``"direct"``, ``"im2col"`` (Caffe's form), ``"interlace"``, ``"library"``,
-                ``"winograd"``, or ``"auto"``, which chooses for each; see :func:`~deeplab_repro.ops.atrous_conv2d`.
+                ``"winograd"``, or ``"auto"``, which chooses for each; see
+                :func:`~deeplab_repro.ops.atrous_conv2d`.
         """
         if algorithm not in ("auto", *ALGORITHMS):
             raise ValueError(

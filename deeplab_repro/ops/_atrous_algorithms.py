@@ -223,10 +223,12 @@ def chosen(
     image_size: Sequence[int],
     kernel_size: Sequence[int],
     how: How,
+    kept: bool = False,
 ) -> str:
     """The algorithm's name: the one asked for, or for "auto" what the rules choose.
 
-    like: the first operand of the direction, x or grad_y, whose values are not read.
+    like: the first operand of the direction, x or grad_y, whose values are not read. kept: whether
+    the layer keeps transformed filters.
     """
     if asked != "auto":
         return asked
@@ -246,6 +248,7 @@ def chosen(
             out_size(image, kernel, *how[:3]),
             kernel,
             *how[:4],
+            kept,
         )
     )
 
@@ -262,9 +265,9 @@ def convolve(
     """y without a gradient; kept: where the layer keeps its transformed filters."""
     if x.shape[1] > 1 and x.stride(1) == 1 and not x.is_contiguous():
         x = x.contiguous(memory_format=torch.channels_last)  # a part of a map stored so
-    name = chosen(
-        asked, "forward", x, x.shape[1], weight.shape[0], x.shape[2:], weight.shape[2:], how
-    )
+    room = kept is not None and kept.has_room(weight)
+    sizes = x.shape[2:], weight.shape[2:]
+    name = chosen(asked, "forward", x, x.shape[1], weight.shape[0], *sizes, how, room)
     if name == "winograd":
         return _WINOGRAD.run(x, weight, bias, how, relu, kept)
     return BY_NAME[name].run(x, weight, bias, how, relu)

@@ -48,6 +48,13 @@ class KeptFilters:
         self._made_of = None
         self._filters.clear()
 
+    def has_room(self, weight: torch.Tensor) -> bool:
+        """Whether :meth:`find` will have an answer for this weight."""
+        if weight.is_inference():  # no version counter
+            return False
+        # At most 49 transformed filters take the place of 9 taps.
+        return bool(self._filters) or _kept_bytes + 6 * weight.nbytes <= LIMIT
+
     def find(
         self,
         weight: torch.Tensor,
@@ -61,7 +68,7 @@ class KeptFilters:
         weight: (K, C / groups, 3, 3). image_size, padding, rate: (h, w) in pixels. None where they
         cannot be kept: a weight without a version counter, or no memory left for them.
         """
-        if weight.is_inference():
+        if not self.has_room(weight):
             return None
         if (
             self._made_of is None
@@ -74,9 +81,6 @@ class KeptFilters:
         key = (tuple(image_size), tuple(padding), tuple(rate), groups, weight.dtype)
         found = self._filters.pop(key, None)
         if found is None:
-            # At most 49 transformed filters take the place of 9 taps.
-            if _kept_bytes + 6 * weight.nbytes > LIMIT:
-                return None
             while len(self._filters) >= _MOST_SIZES:
                 del self._filters[next(iter(self._filters))]
             found = _OPS.atrous_winograd_filters(

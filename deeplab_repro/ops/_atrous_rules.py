@@ -43,6 +43,7 @@ class Problem(NamedTuple):
     padding: tuple[int, int]
     rate: tuple[int, int]
     groups: int
+    kept: bool = False  # the layer keeps its filters transformed
 
     @property
     def taps(self) -> int:
@@ -98,6 +99,14 @@ def _matrix_unit(p: Problem) -> bool:
     return p.multiply_adds > 1.5e9 or (p.filters <= 64 and p.useful < 0.9)
 
 
+def _fewer_products(p: Problem) -> bool:
+    if p.groups > 1 or not suits_winograd(p.device, p.kernel_size, p.stride):
+        return False
+    least = min(p.channels, p.filters)
+    # To transform the filters takes as long as is gained where the library is at its best.
+    return least >= 128 if backends.instruction_set() == "avx2" else p.kept and least >= 256
+
+
 #: The first row that fits decides; without one it is the library.
 RULES: Final = (
     Rule(
@@ -119,6 +128,14 @@ RULES: Final = (
             and min(p.channels, p.filters) > 64
         ),
         "the same; gradients of few filters are the library's",
+    ),
+    Rule(
+        "winograd",
+        ("forward",),
+        "cpu",
+        _SINGLE,
+        lambda p: backends.instruction_set() in ("avx2", "avx512") and _fewer_products(p),
+        "fewer products, which the library computes at the processor's peak",
     ),
     Rule(
         "direct",

@@ -375,7 +375,11 @@ def _check_names(x: torch.Tensor, algorithm: str, precision: str, activation: st
             )
     device = x.device.type
     dtypes = DIRECT_DTYPES.get(device)
-    if algorithm in ("direct", "im2col", "winograd") and dtypes is not None and x.dtype not in dtypes:
+    if (
+        algorithm in ("direct", "im2col", "winograd")
+        and dtypes is not None
+        and x.dtype not in dtypes
+    ):
         names = ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
         raise TypeError(
             f"{op}: x must be {names} for algorithm {algorithm!r} on {device}, got {x.dtype}"

@@ -82,7 +82,11 @@ def as_close_as_its_transforms() -> None:
 def the_same_for_any_threads() -> None:
     """Bit for bit, in one block and in many."""
     for shape, filters, rate in (((1, 70, 41, 41), 50, 6), ((2, 16, 150, 140), 16, 1)):
-        x, weight, bias = torch.randn(shape), torch.randn(filters, shape[1], 3, 3), torch.ones(filters)
+        x, weight, bias = (
+            torch.randn(shape),
+            torch.randn(filters, shape[1], 3, 3),
+            torch.ones(filters),
+        )
         results = []
         for threads in (1, 2, 3, 1):
             torch.set_num_threads(threads)

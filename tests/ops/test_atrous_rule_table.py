@@ -115,6 +115,27 @@ BOUNDS = {
     "cuda, not float64": ("", GPU, GPU._replace(dtype=torch.float64)),
 }
 
+# 3x3 filters whose layer keeps them.
+KEPT = map_of_pixels(256, kernel_size=(3, 3), kept=True)
+
+#: The same of minimal filtering.
+FEWER_PRODUCTS = {
+    "avx512, kept": ("avx512", KEPT, KEPT._replace(kept=False)),
+    "avx512, 256 channels": ("avx512", KEPT, KEPT._replace(channels=255)),
+    "avx512, 256 filters": ("avx512", KEPT, KEPT._replace(filters=255)),
+    "avx512, 3x3": ("avx512", KEPT, KEPT._replace(kernel_size=(3, 5))),
+    "avx512, stride": ("avx512", KEPT, KEPT._replace(stride=(2, 1))),
+    "avx512, groups": ("avx512", KEPT, KEPT._replace(groups=2, channels=512, filters=512)),
+    "avx512, float32": ("avx512", KEPT, KEPT._replace(dtype=torch.float64)),
+    "avx512, forward": ("avx512", KEPT, KEPT._replace(direction="grad_input")),
+    "avx2, 128 channels, kept or not": (
+        "avx2",
+        KEPT._replace(channels=128, kept=False),
+        KEPT._replace(channels=127),
+    ),
+    "avx2, 128 filters": ("avx2", KEPT._replace(filters=128), KEPT._replace(filters=127)),
+}
+
 
 @pytest.fixture
 def machine(monkeypatch):
@@ -131,6 +152,20 @@ def machine(monkeypatch):
 def test_a_bound(machine, instructions, ours, librarys):
     machine(instructions)
     assert (choose(ours), choose(librarys)) == ("direct", "library")
+
+
+@pytest.mark.parametrize(
+    ("instructions", "ours", "librarys"), FEWER_PRODUCTS.values(), ids=FEWER_PRODUCTS.keys()
+)
+def test_a_bound_of_minimal_filtering(machine, instructions, ours, librarys):
+    machine(instructions)
+    assert (choose(ours), choose(librarys)) == ("winograd", "library")
+
+
+def test_minimal_filtering_is_for_vectors(machine):
+    for name in ("amx", "baseline", ""):
+        machine(name)
+        assert choose(KEPT) != "winograd"
 
 
 @pytest.mark.parametrize(

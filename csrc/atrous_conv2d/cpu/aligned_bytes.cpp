@@ -11,7 +11,6 @@ namespace deeplab {
 namespace {
 
 constexpr Index kHugePage = 2 << 20;
-constexpr std::align_val_t kAlignment{kHugePage};
 // What a thread keeps for its next convolution: fresh pages cost more than small convolutions do.
 constexpr Index kMostKept = 4 << 20;
 constexpr int kSlots = 3;
@@ -21,7 +20,13 @@ struct Block {
   Index size = 0;
 };
 
-void release(Block block) { ::operator delete(block.bytes, kAlignment); }
+bool is_huge(Index size) { return size >= 2 * kHugePage; }
+
+std::align_val_t alignment(Index size) {
+  return std::align_val_t(is_huge(size) ? kHugePage : 4096);
+}
+
+void release(Block block) { ::operator delete(block.bytes, alignment(block.size)); }
 
 struct Kept {
   Block slots[kSlots];
@@ -43,11 +48,12 @@ AlignedBytes::AlignedBytes(Index size) {
       return;
     }
   }
-  bytes_ = static_cast<unsigned char*>(::operator new(static_cast<std::size_t>(size), kAlignment));
+  const std::size_t bytes = static_cast<std::size_t>(size);
+  bytes_ = static_cast<unsigned char*>(::operator new(bytes, alignment(size)));
   size_ = size;
 #if defined(__linux__)
   // A five-hundredth of the page faults, and far fewer address look-ups.
-  if (size >= 2 * kHugePage) madvise(bytes_, static_cast<std::size_t>(size), MADV_HUGEPAGE);
+  if (is_huge(size)) madvise(bytes_, bytes, MADV_HUGEPAGE);
 #endif
 }
 

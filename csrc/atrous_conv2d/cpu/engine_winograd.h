@@ -106,7 +106,8 @@ class WinogradFilters {
       : job_(job),
         panels_(ceil_div(job.target_channels, kTileLanes)),
         parts_(ceil_div(job.source_channels, kPartChannels)) {
-    for (int a = 0; a < kAxisFilterCount; ++a) combinations_[a] = Combination<T>(kAxisFilters[a], 3);
+    for (int a = 0; a < kAxisFilterCount; ++a)
+      combinations_[a] = Combination<T>(kAxisFilters[a], 3);
     for (int i = 0; i < kAxisFilterCount; ++i) {
       for (int j = 0; j < kAxisFilterCount; ++j) {
         if (job.row_filter[i] && job.column_filter[j]) pairs_[count_++] = {i, j};
@@ -322,9 +323,8 @@ class WinogradForward {
     const Index parts = ceil_div(b.most, part_columns_);
     for (Index p0 = 0; p0 < panels_; p0 += together_) {
       const Index panels = smaller(together_, panels_ - p0);
-      member.each(filters_.size() * parts, [&](Index i) {
-        multiply(b, i / parts, i % parts, p0, panels);
-      });
+      member.each(filters_.size() * parts,
+                  [&](Index i) { multiply(b, i / parts, i % parts, p0, panels); });
       member.each(b.images * rows, [&](Index i) {
         transform_back(b, i / rows, b.rows->begin + i % rows, p0, panels);
       });
@@ -402,8 +402,7 @@ class WinogradForward {
       const T* rows[WinogradForm::kInputs];
       for (int e = 0; e < down.inputs; ++e) rows[e] = half[e][v];
       for (int u = 0; u < down.products; ++u) {
-        down.of_inputs[u].template apply<kLanes>(rows, kDepth,
-                                                 to[u * WinogradForm::kProducts + v]);
+        down.of_inputs[u].template apply<kLanes>(rows, kDepth, to[u * WinogradForm::kProducts + v]);
       }
     }
   }
@@ -553,8 +552,7 @@ class WinogradForward {
 
   // Every loop over the accumulators is unrolled, or the compiler keeps them in memory.
   template <int kR, int kV>
-  void multiply_block(const T* left, Index chunk_step, const T* right, T* to,
-                      Index to_step) const {
+  void multiply_block(const T* left, Index chunk_step, const T* right, T* to, Index to_step) const {
     Vector sums[kR][kV];
 #pragma GCC unroll 16
     for (int r = 0; r < kR; ++r) {

@@ -118,9 +118,9 @@ void winograd_forward(const ConvGeometry& g, const T* x, const WinogradWeight<T>
   }
 }
 
-#define INSTANTIATE(T)                                                                             \
-  template void winograd_filters(const ConvGeometry&, const WinogradWeight<T>&, T*, Parallel);     \
-  template void winograd_forward(const ConvGeometry&, const T*, const WinogradWeight<T>&,          \
+#define INSTANTIATE(T)                                                                         \
+  template void winograd_filters(const ConvGeometry&, const WinogradWeight<T>&, T*, Parallel); \
+  template void winograd_forward(const ConvGeometry&, const T*, const WinogradWeight<T>&,      \
                                  const T*, const T*, T*, const ConvOptions&, Parallel);
 INSTANTIATE(float)
 INSTANTIATE(double)

@@ -29,7 +29,7 @@ struct WinogradJob {
   const T* weight;
   const T* filters;  // transformed before, in place of weight; or null
   T* filters_out;    // where they are to go, if they alone are asked for
-  const T* bias;  // or null
+  const T* bias;     // or null
   T* target;
   bool relu;
   bool channels_last;

@@ -36,8 +36,8 @@ struct Choice {
   bool padded;  // an odd output is half of a pair
 };
 
-constexpr Choice kChoices[] = {{true, true, false},   {true, true, true},   {true, false, false},
-                               {true, false, true},   {false, true, false}, {false, false, false}};
+constexpr Choice kChoices[] = {{true, true, false}, {true, true, true},   {true, false, false},
+                               {true, false, true}, {false, true, false}, {false, false, false}};
 
 class AxisPlanner {
  public:

@@ -23,7 +23,7 @@ namespace deeplab {
 struct WinogradForm {
   static constexpr int kOutputs = 2, kInputs = 4, kProducts = 4;
   int outputs, inputs, products;
-  int filter[kProducts];              // of kAxisFilters
+  int filter[kProducts];  // of kAxisFilters
   float of_inputs[kProducts][kInputs];
   float of_products[kOutputs][kProducts];
 };
@@ -31,7 +31,7 @@ struct WinogradForm {
 // Combinations of the three taps of an axis.
 constexpr int kAxisFilterCount = 7;
 constexpr float kAxisFilters[kAxisFilterCount][3] = {
-    {1, 0, 0},          {0, 1, 0},           {0, 0, 1}, {0.5f, 0.5f, 0.5f},
+    {1, 0, 0},           {0, 1, 0},  {0, 0, 1},  {0.5f, 0.5f, 0.5f},
     {0.5f, -0.5f, 0.5f}, {0, -1, 1}, {1, -1, 0},
 };
 
