@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from deeplab_repro.caffe.net import CaffeNet
+from deeplab_repro.caffe.graph import GraphModule
 from deeplab_repro.caffe.scoring import InputRule, input_rule, scoring_net, zoom_between
 from deeplab_repro.crf import CRFParams, dense_crf
 from deeplab_repro.errors import InputError
@@ -63,10 +63,11 @@ class Segmenter:
     top left, and the label is the first maximum (matlab/my_script/EvalSegResults.m).
 
     Args:
-        net: a network from :func:`~deeplab_repro.load_caffe` in the TEST phase, or any module
-            that maps (N, 3, H, W) float32, BGR minus the mean, to scores (N, C, H', W').  Of a
-            CaffeNet only what the scores need is kept in memory while it runs if it was made from
-            a :func:`~deeplab_repro.caffe.scoring.scoring_net`.
+        net: a network from :func:`~deeplab_repro.load_caffe` in the TEST phase, as it is or
+            fused (``net.fuse()``, which is faster), or any module that maps (N, 3, H, W) float32,
+            BGR minus the mean, to scores (N, C, H', W').  Of a CaffeNet only what the scores need
+            is kept in memory while it runs if it was made from a
+            :func:`~deeplab_repro.caffe.scoring.scoring_net`.
         rule: the input sizes that suit the network.  A CaffeNet's follow from its layers, and
             those of a network of :mod:`deeplab_repro.models` from its table; of another module
             it is :data:`DEFAULT_RULE` unless given.
@@ -110,7 +111,7 @@ class Segmenter:
         self.mean, self.scales, self.fuse = mean, tuple(scales), fuse
         self.pad_to = (pad_to, pad_to) if isinstance(pad_to, int) else pad_to
         self.crf = crf
-        if isinstance(net, CaffeNet):
+        if isinstance(net, GraphModule):
             self._scores_of, self.blob, found = _caffe_scores(net, blob)
             self.rule = rule or found
         else:
@@ -326,7 +327,7 @@ def _check_picture(picture: Any) -> None:
 
 
 def _caffe_scores(
-    net: CaffeNet, blob: str | None
+    net: GraphModule, blob: str | None
 ) -> tuple[Callable[[Tensor], Tensor], str, InputRule]:
     """What maps a batch of pictures to the scores, their blob, and the sizes that suit."""
     part = scoring_net(net.net, blob)

@@ -68,7 +68,17 @@ def test_labels_are_the_argmax_of_caffes_scores(name: str, data: Path) -> None:
         inputs = file["blobs/data/full"][()]
         scores = file[f"blobs/{RECORDED[name]}/full"][()]
     pictures = [np.rint(x.transpose(1, 2, 0) + MEAN).astype(np.uint8) for x in inputs]
-    segmenter = Segmenter(net)
+    _labels_as_caffe(Segmenter(net), name, inputs, pictures, scores)
+    _labels_as_caffe(Segmenter(net.fuse()), name, inputs, pictures, scores)
+
+
+def _labels_as_caffe(
+    segmenter: Segmenter,
+    name: str,
+    inputs: np.ndarray,
+    pictures: list[np.ndarray],
+    scores: np.ndarray,
+) -> None:
     assert segmenter.blob == RECORDED[name]
     assert segmenter.input_sizes(*inputs.shape[2:]) == (inputs.shape[2:],)
     results = segmenter(pictures)
