@@ -1,0 +1,114 @@
+"""Every command and every block of code of the pages is run, in a folder with the files named.
+
+A page is run from top to bottom in one folder, its Python in one namespace.  `exceptions` says what
+is run elsewhere, or with smaller numbers; what a page says that a command prints is what it prints.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from deeplab_repro.released.manifest import MANIFEST_VARIABLE
+from deeplab_repro.released.store import STORE_VARIABLE
+from tests.docs.exceptions import ELSEWHERE, ENDS_WITH, SMALLER, VARIES
+from tests.docs.pages import PAGES, ROOT, SHELL, Block, blocks
+from tests.docs.sandbox import furnish, manifest
+from tests.docs.shell import environment, run
+from tests.docs.warm import warm_program
+from tests.released.server import Page, serving
+
+#: Pages that fetch a released model: of small size, from a server of the test.
+FETCHING = ("docs/reproduce.md", "README.md")
+
+
+@pytest.fixture(scope="session")
+def furnished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("docs") / "furnished"
+    folder.mkdir()
+    furnish(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder for the PATH, in which `deeplab-repro` starts at once."""
+    with warm_program(tmp_path_factory.mktemp("warm")) as folder:
+        yield folder
+
+
+@pytest.fixture
+def variables(
+    page: str, furnished: Path, program: Path, tmp_path: Path
+) -> Iterator[dict[str, str]]:
+    """The sandbox, and the environment in it."""
+    shutil.copytree(furnished, tmp_path, symlinks=True, dirs_exist_ok=True)
+    for path in (ROOT / page).parent.iterdir():  # for "in this folder"
+        if path.is_file() and path.suffix != ".md" and page not in ("README.md",):
+            shutil.copy(path, tmp_path)
+    found = environment(tmp_path)
+    found["PATH"] = f"{program}{os.pathsep}{found['PATH']}"
+    if page not in FETCHING:
+        yield found
+        return
+    with serving() as server:
+        address = server.url("/a.zip", Page((tmp_path / "prototxt_and_model.zip").read_bytes()))
+        (tmp_path / "manifest.json").write_text(json.dumps(manifest(address)))
+        found[MANIFEST_VARIABLE] = str(tmp_path / "manifest.json")
+        found[STORE_VARIABLE] = str(tmp_path / "store")
+        yield found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)])
+def test_every_block_runs(
+    page: str, variables: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    names: dict[str, object] = {"__name__": "__main__"}
+    for block in blocks(page):
+        if block.language in SHELL:
+            run_commands(block, tmp_path, variables)
+        else:
+            # Empty lines in front, so that an error names the line of the page.
+            source = "\n" * (block.line - 1) + block.content
+            exec(compile(source, ROOT / page, "exec"), names)
+
+
+def run_commands(block: Block, folder: Path, variables: dict[str, str]) -> None:
+    for command in block.commands:
+        if command.text in ELSEWHERE:
+            continue
+        text = f"{command.text} {SMALLER.get(command.text, '')}".rstrip()
+        code, shown = run(text, folder, variables)
+        place = f"{block.page}:{block.line}: {text}\n" + "\n".join(shown)
+        assert code == ENDS_WITH.get(command.text, 0), place
+        assert "Traceback" not in "\n".join(shown), place
+        if command.output is not None and command.text not in VARIES:
+            assert words(shown) == words(command.output), f"{place}\nrun docs/run_examples.py"
+
+
+def words(lines: list[str]) -> list[str]:
+    """What is printed, without numbers, which differ a little between processors."""
+    return re.sub(r"[-+]?\d[\d.,:e+-]*", "#", " ".join(lines)).split()
+
+
+def test_the_exceptions_are_those_of_the_pages() -> None:
+    commands = {
+        command.text
+        for page in PAGES
+        for block in blocks(page)
+        if block.language in SHELL
+        for command in block.commands
+    }
+    assert {*ELSEWHERE, *SMALLER, *ENDS_WITH, *VARIES} <= commands
+    for command, place in ELSEWHERE.items():
+        assert place.words in (ROOT / place.file).read_text(encoding="utf-8"), command
