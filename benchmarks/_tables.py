@@ -1,8 +1,8 @@
-"""Writes the tables of the README from the results beside this file.
+"""Writes the tables of docs/measured.md from the results beside this file.
 
 python benchmarks/_tables.py
 
-A test holds the README against them, so that no number there differs from the JSON behind it.
+A test holds the page against them, so that no number there differs from the JSON behind it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "measured.md"
 RESULTS = ROOT / "benchmarks" / "results" / "intel-xeon-processor-2-cores"
 _BLOCK = re.compile(r"(?<=<!-- numbers -->\n).*(?=<!-- /numbers -->)", re.DOTALL)
 
@@ -145,13 +146,12 @@ def crf() -> str:
     return "\n".join(lines)
 
 
-def filled(readme: str) -> str:
-    """The README with its block of numbers made anew."""
+def filled(page: str) -> str:
+    """The page with its block of numbers made anew."""
     parts = ["", atrous(), crf(), forward(), convert(), fuzz(), ""]
     numbers = "\n\n".join(parts).lstrip("\n")
-    return _BLOCK.sub(lambda _: "\n" + numbers.rstrip("\n") + "\n\n", readme)
+    return _BLOCK.sub(lambda _: "\n" + numbers.rstrip("\n") + "\n\n", page)
 
 
 if __name__ == "__main__":
-    path = ROOT / "README.md"
-    path.write_text(filled(path.read_text(encoding="utf-8")), encoding="utf-8")
+    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
