@@ -31,9 +31,9 @@ def forward() -> str:
     content = load("forward")
     about = content["machine"]
     lines = [
-        f"`benchmarks/forward.py`: warm, batch 1, {about['threads']} threads of {about['cpu']},"
-        f" torch {about['torch']}. Caffe's figures are recorded ones, with OpenBLAS on a machine of"
-        " this kind.",
+        "`benchmarks/forward.py` runs whole networks: one picture, warm, on"
+        f" {about['threads']} threads of {about['cpu']}, torch {about['torch']}. Caffe's figures were"
+        " recorded with OpenBLAS on a machine of this kind.",
         "",
         "| network | as Caffe computes it | fused | Caffe | process at its peak | Caffe |",
         "| --- | --- | --- | --- | --- | --- |",
@@ -52,7 +52,8 @@ def convert() -> str:
     results = load("convert")["results"]
     size = results[0]["file_mb"]
     lines = [
-        f"`benchmarks/convert.py`: three-scale ResNet-101 with its three copies, {size:.0f} MB.",
+        "`benchmarks/convert.py` reads and converts the three-scale ResNet-101 with its three"
+        f" copies, a file of {size:.0f} MB.",
         "",
         "| task | seconds | peak memory |",
         "| --- | --- | --- |",
@@ -69,9 +70,9 @@ def fuzz() -> str:
     summary, *readers = load("fuzz")["results"]
     slowest = max(reader["slowest_seconds"] for reader in readers)
     return (
-        f"`benchmarks/fuzz.py`: {summary['cases']:,} mutated files over {len(readers)} readers and"
-        f" files, {len(summary['failed'])} of which gave anything but a result or one clear error;"
-        f" the slowest took {slowest:.1f} s."
+        f"`benchmarks/fuzz.py` gave {summary['cases']:,} damaged files to {len(readers)} readers."
+        f" {len(summary['failed'])} of them gave anything but a result or one clear error, and the"
+        f" slowest took {slowest:.1f} s."
     )
 
 
@@ -94,9 +95,12 @@ def atrous() -> str:
         return float(seconds["library fp32"] / seconds[ours])
 
     lines = [
-        f"`benchmarks/atrous_vs_cudnn.py`: forward, float32, batch 1, {about['cpu']}, torch"
-        f" {about['torch']}; how many times as long torch's convolution (oneDNN) takes. Both on"
-        " contiguous maps, and both in the memory format that each is faster in.",
+        "`benchmarks/atrous_vs_cudnn.py` times the atrous convolution forward, in float32, for one"
+        f" picture, on {about['cpu']}, torch {about['torch']}. The numbers say how many times as"
+        " long torch's convolution (oneDNN) takes; above 1, ours is faster. First both work on"
+        " contiguous maps, then each in the memory format that it is faster in. `512-1024-r12, 41`"
+        " is a layer from 512 to 1024 channels with rate 12 on a map of 41 x 41. The last column is"
+        " the working memory as a share of what a column buffer takes.",
         "",
         "| convolution, map | `direct`, 1 thread | 2 threads | better format, 1 thread | 2 threads"
         " | `auto`, 1 thread | 2 threads | working memory, of unfold's |",
@@ -123,9 +127,10 @@ def crf() -> str:
     content = load("crf_vs_peers")
     about = content["machine"]
     lines = [
-        "`benchmarks/crf_vs_peers.py`: one picture, 10 iterations with the building of lattices,"
-        f" {about['cpu']}, torch {about['torch']}. How many times as long the peers take; stored:"
-        " recorded once, on another machine.",
+        "`benchmarks/crf_vs_peers.py` times the dense CRF: one picture, 10 iterations, with the"
+        f" building of the lattices, on {about['cpu']}, torch {about['torch']}. Behind each peer"
+        " stands how many times as long it takes. Those called stored were recorded once, on"
+        " another machine.",
         "",
         "| case | 1 thread | 2 threads | memory | peers, against 1 thread | against 2 threads |",
         "| --- | --- | --- | --- | --- | --- |",

@@ -26,7 +26,7 @@ from deeplab_repro.evaluation import Trimap
 from deeplab_repro.evaluation.crf_counts import Task
 from deeplab_repro.evaluation.crf_grid import Grid
 from deeplab_repro.evaluation.crf_heat_map import heat_map
-from deeplab_repro.evaluation.crf_search import search_crf, with_scores
+from deeplab_repro.evaluation.crf_search import choose, search_crf, with_scores
 from deeplab_repro.inference.segmentation import Segmenter, refine
 from deeplab_repro.parity.comparison import compare_recording
 from deeplab_repro.parity.recordings import Recording
@@ -214,13 +214,13 @@ def compare() -> Figure:
 
 
 def search() -> Figure:
-    """The heat map of a search over ten drawn pictures."""
-    samples = drawn()[:10]
+    """The heat map of a search over ten drawn pictures, those that `crf-search` chooses."""
+    samples = choose(drawn(), 10)
     with tempfile.TemporaryDirectory() as folder:
         for sample in samples:
             scores = segmenter().scores([read_picture(sample.picture)])[0]
             np.save(Path(folder, f"{sample.name}.npy"), scores.numpy())
-        grid = Grid((4, 7, 10), (9, 17, 25, 33, 49), (3, 6, 9, 12))
+        grid = Grid((7,), (9, 17, 25, 33, 49), (3, 6, 9, 12))
         task = Task(CRFParams(pos_w=3, pos_xy_std=1))
         found = search_crf(with_scores(samples, folder), folder, grid, task, rounds=1, workers=1)
     return heat_map(found)

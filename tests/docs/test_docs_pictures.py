@@ -54,6 +54,6 @@ def test_every_picture_can_be_drawn_again(make_pictures: ModuleType) -> None:
         committed = (make_pictures.PICTURES / name).read_bytes()
         drawn = make_pictures.encoded(draw(), Path(name).suffix)
         if name.endswith(".svg"):
-            assert words_of(drawn) == words_of(committed), f"run python docs/make_pictures.py {name}"
+            assert words_of(drawn) == words_of(committed), f"{name}: run docs/make_pictures.py"
         else:
             assert abs(len(drawn) - len(committed)) < len(committed) / 10, name
