@@ -32,8 +32,8 @@ def forward() -> str:
     about = content["machine"]
     lines = [
         "`benchmarks/forward.py` runs whole networks: one picture, warm, on"
-        f" {about['threads']} threads of {about['cpu']}, torch {about['torch']}. Caffe's figures were"
-        " recorded with OpenBLAS on a machine of this kind.",
+        f" {about['threads']} threads of {about['cpu']}, torch {about['torch']}. Caffe's figures"
+        " were recorded with OpenBLAS on a machine of this kind.",
         "",
         "| network | as Caffe computes it | fused | Caffe | process at its peak | Caffe |",
         "| --- | --- | --- | --- | --- | --- |",
@@ -70,9 +70,10 @@ def fuzz() -> str:
     summary, *readers = load("fuzz")["results"]
     slowest = max(reader["slowest_seconds"] for reader in readers)
     return (
-        f"`benchmarks/fuzz.py` gave {summary['cases']:,} damaged files to {len(readers)} readers."
-        f" {len(summary['failed'])} of them gave anything but a result or one clear error, and the"
-        f" slowest took {slowest:.1f} s."
+        f"`benchmarks/fuzz.py` damages whole files, in {len(readers)} pairs of a reader and a file."
+        f" Of {summary['cases']:,} damaged files"
+        f" {len(summary['failed'])} gave anything but a result or one clear error, and the slowest"
+        f" took {slowest:.1f} s."
     )
 
 
