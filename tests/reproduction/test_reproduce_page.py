@@ -1,4 +1,4 @@
-"""The README's section "Reproduce the paper" as a new user types it, on a small made-up set."""
+"""The section "Reproduce the paper" of docs/reproduce.md, as typed, on a small made-up set."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ WIDTH = 32
 
 def commands() -> list[str]:
     """The lines of the section that start with "$"."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs/reproduce.md").read_text(encoding="utf-8")
     section = text.split("## Reproduce the paper\n")[1].split("\n## ")[0]
     return [line.strip() for line in re.findall(r"^    \$ (.*?)(?:  +#.*)?$", section, re.M)]
 
