@@ -44,10 +44,10 @@ def filled_in(block: Block, folder: Path) -> list[str]:
     lines = []
     for command in block.commands:
         lines.append(f"$ {command.text}")
-        if command.text in ELSEWHERE:
+        if (block.page, command.text) in ELSEWHERE:
             lines += command.output or []
             continue
-        text = f"{command.text} {SMALLER.get(command.text, '')}".rstrip()
+        text = SMALLER.get(command.text, command.text)
         shown = run(text, folder, environment(folder))[1]
         if any("Traceback" in line for line in shown):
             sys.exit("\n".join([text, *shown]))

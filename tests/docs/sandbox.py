@@ -14,13 +14,13 @@ import numpy as np
 import scipy.io
 import torch
 
-from deeplab_repro.data.synthetic import draw
+from deeplab_repro.data.synthetic import draw, synthesize
 from deeplab_repro.models import write_network
 from deeplab_repro.pictures.palette import write_label_png
 from deeplab_repro.released import read_manifest
 from deeplab_repro.train.log import Log
 from deeplab_repro.train.torchvision import read_torchvision
-from prototxt_import import write_weights
+from prototxt_import import read_net, read_weights, write_weights
 from tests.docs.pages import ROOT
 from tests.models.narrow import narrow
 from tests.testing.voc_set import make_sbd, make_voc
@@ -52,6 +52,8 @@ def _models(folder: Path) -> None:
     shutil.copy(bundled / "picture.png", folder / "picture.png")
     shutil.copy(trained / "weights.caffemodel", folder / "train_iter_20000.caffemodel")
     shutil.copy(trained / "deploy.prototxt", folder / "deploy.prototxt")
+    file = folder / "train_iter_20000.caffemodel"
+    write_weights(file.with_suffix(".safetensors"), read_weights(file), net=read_net(file))
     (folder / "test.prototxt").write_text(write_network("largefov", "TEST"))
     content = archive(folder / "some.caffemodel")
     (folder / "prototxt_and_model.zip").write_bytes(content)
@@ -85,6 +87,11 @@ def manifest(address: str) -> dict[str, Any]:
 
 def _pictures(folder: Path) -> None:
     random = np.random.default_rng(1)
+    unseen = folder / "demo_output" / "unseen"  # that of `make demo`, but for most of the pictures
+    synthesize(unseen, 40, seed=1)
+    for path in (unseen / "JPEGImages").iterdir():
+        if path.stem not in ("drawn_000008", "drawn_000009"):
+            path.unlink()
     (folder / "pictures").mkdir()
     for name in ("pictures/one.jpg", "pictures/two.jpg", "picture.jpg"):
         picture = cv2.resize(draw(random)[0], (96, 72))

@@ -16,7 +16,7 @@ from tests.docs.pages import ROOT
 __all__ = ["environment", "run"]
 
 #: Serves until it is stopped, and says where.
-_SERVES: Final = "deeplab-repro crf-tune "
+_SERVES: Final = " crf-tune "
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -31,6 +31,7 @@ def environment(folder: Path) -> dict[str, str]:
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": path,
         "HOME": str(folder),
+        "CHECKOUT": str(ROOT),
         "XDG_CACHE_HOME": str(folder / ".cache"),
         "NO_PROXY": "127.0.0.1",
         "BROWSER": "true",  # the command: opens nothing
@@ -59,7 +60,7 @@ def run(command: str, folder: Path, variables: dict[str, str]) -> tuple[int, lis
         start_new_session=True,
     )
     assert shell.stdout is not None
-    shown = _visited(shell) if command.startswith(_SERVES) else ""
+    shown = _visited(shell) if _SERVES in command else ""
     shown += shell.communicate(timeout=150)[0]
     return shell.returncode, [line.rstrip() for line in shown.strip("\n").splitlines()]
 
