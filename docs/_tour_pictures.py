@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+import cv2
 import numpy as np
 import torch
 from matplotlib.axes import Axes
@@ -238,12 +239,9 @@ def _with_band(picture: Pixels, label: Pixels, width: int) -> Pixels:
     trimap = Trimap(21, [width])
     shown = (picture * 0.45).astype(np.uint8)
     void = label == IGNORE_LABEL
-    near = np.zeros_like(void)
-    for row, column in np.argwhere(void):
-        near[max(0, row - width) : row + width + 1, max(0, column - width) : column + width + 1] = 1
-    near &= ~void
-    one = np.where(void, label, 0)
-    trimap.add(np.zeros_like(label), one)
+    square = np.ones((2 * width + 1, 2 * width + 1), np.uint8)
+    near = cv2.dilate(void.astype(np.uint8), square).astype(bool) & ~void
+    trimap.add(np.zeros_like(label), label)
     assert trimap.matrices[0].sum() == near.sum()
     shown[near] = picture[near]
     shown[void] = (255, 255, 255)
