@@ -8,8 +8,9 @@ import tempfile
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
+import cv2
 import numpy as np
 import torch
 from matplotlib.axes import Axes
@@ -95,22 +96,23 @@ def horse() -> Scene:
 def network() -> Figure:
     """Coarse scores, the same upsampled, probabilities, labels."""
     scene = horse()
-    small, large = scene.coarse.softmax(0)[_ID], scene.scores.softmax(0)[_ID]
+    coarse, scores = scene.coarse, scene.scores
+    small, large = (each.softmax(0)[_ID].numpy() for each in (coarse, scores))
     rows, columns = scene.picture.shape[:2]
     figure = Figure(figsize=(9, 4.9), layout="constrained")
     axes = figure.subplots(2, 3)
     _show(axes[0, 0], scene.picture[..., ::-1], f"picture, {columns} x {rows}")
-    size = " x ".join(map(str, scene.coarse.shape[:0:-1]))
-    low, high = float(scene.coarse[_ID].min()), float(scene.coarse[_ID].max())
+    size = " x ".join(map(str, coarse.shape[:0:-1]))
+    low, high = float(coarse[_ID].min()), float(coarse[_ID].max())
     shown = {"cmap": "magma", "vmin": low, "vmax": high}
     # A coarse score stands for 8 pixels; the map reaches over the padding.
-    seen = scene.coarse[_ID][: -(-rows // 8), : -(-columns // 8)]
+    seen = coarse[_ID].numpy()[: -(-rows // 8), : -(-columns // 8)]
     _show(axes[0, 1], seen, f"scores of '{_CLASS}', {size}", **shown)
-    _show(axes[0, 2], scene.scores[_ID], "upsampled", **shown)
+    _show(axes[0, 2], scores[_ID].numpy(), "upsampled", **shown)
     probable = {"cmap": "magma", "vmin": 0, "vmax": 1}
     _show(axes[1, 0], small[: -(-rows // 8), : -(-columns // 8)], "probability, coarse", **probable)
     _show(axes[1, 1], large, "probability, upsampled", **probable)
-    _show(axes[1, 2], _labelled(scene, scene.scores), "the likeliest label")
+    _show(axes[1, 2], _labelled(scene, scores), "the likeliest label")
     return figure
 
 
@@ -158,7 +160,7 @@ def crf_steps() -> Figure:
         q = dense_crf(-scene.scores[None], image, replace(PARAMS, iterations=steps))[0]
         title = "0 steps: the network" if steps == 0 else f"{steps} step{'s' * (steps > 1)}"
         _show(axes[0, column], _labelled(scene, q), title)
-        _show(axes[1, column], q[_ID], "", cmap="magma", vmin=0, vmax=1)
+        _show(axes[1, column], q[_ID].numpy(), "", cmap="magma", vmin=0, vmax=1)
     axes[0, 0].set_ylabel("labels", fontsize=9)
     axes[1, 0].set_ylabel(f"probability of '{_CLASS}'", fontsize=9)
     return figure
@@ -237,20 +239,17 @@ def _with_band(picture: Pixels, label: Pixels, width: int) -> Pixels:
     trimap = Trimap(21, [width])
     shown = (picture * 0.45).astype(np.uint8)
     void = label == IGNORE_LABEL
-    near = np.zeros_like(void)
-    for row, column in np.argwhere(void):
-        near[max(0, row - width) : row + width + 1, max(0, column - width) : column + width + 1] = 1
-    near &= ~void
-    one = np.where(void, label, 0)
-    trimap.add(np.zeros_like(label), one)
+    square = np.ones((2 * width + 1, 2 * width + 1), np.uint8)
+    near = cv2.dilate(void.astype(np.uint8), square).astype(bool) & ~void
+    trimap.add(np.zeros_like(label), label)
     assert trimap.matrices[0].sum() == near.sum()
     shown[near] = picture[near]
     shown[void] = (255, 255, 255)
     return shown
 
 
-def _show(axes: Axes, values: object, title: str, **style: object) -> None:
-    axes.imshow(values, **style)  # type: ignore[arg-type]
+def _show(axes: Axes, values: NDArray[Any], title: str, **style: Any) -> None:
+    axes.imshow(values, **style)
     axes.set_title(title, fontsize=10)
     axes.set_xticks([])
     axes.set_yticks([])
