@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from importlib.metadata import version as version_of
+from typing import Any
 
 from sphinx.addnodes import pending_xref, pending_xref_condition
 from sphinx.application import Sphinx
@@ -29,9 +30,9 @@ source_suffix = {".rst": "restructuredtext", ".md": "myst-nb", ".ipynb": "myst-n
 # Links to headings of other pages, as GitHub makes them.
 myst_heading_anchors = 3
 
-# The notebook is stored without results: they are what this build computes.
-nb_execution_mode = "cache"
-nb_execution_cache_path = "_build/notebooks"
+# The notebook is stored without results: each build computes them anew, since what they show
+# depends on the package.
+nb_execution_mode = "force"
 nb_execution_timeout = 300
 nb_execution_raise_on_error = True
 nb_execution_show_tb = True
@@ -46,6 +47,7 @@ python_use_unqualified_type_names = True
 maximum_signature_line_length = 90
 add_module_names = False
 toc_object_entries_show_parents = "hide"
+smartquotes = False  # most quotes are of code
 # Docstrings put names and values in single backticks.
 default_role = "code"
 
@@ -77,6 +79,23 @@ class OwnTypesOnly(SphinxPostTransform):
                 node.replace_self(first.children if short else node.children)
 
 
+def join_names(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Make one name of several attributes that share a line; Sphinx takes the first for a type."""
+    for i, line in enumerate(lines):
+        if line.startswith(":ivar "):
+            names, colon, text = line.removeprefix(":ivar ").partition(":")
+            lines[i] = ":ivar " + names.replace(", ", ",") + colon + text
+
+
+def skip_plain_fields(
+    app: Sphinx, what: str, name: str, obj: Any, skip: bool, options: Any
+) -> bool | None:
+    """Leave out fields of named tuples, whose class says what they are."""
+    return True if (getattr(obj, "__doc__", None) or "").startswith("Alias for field") else None
+
+
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
     app.add_post_transform(OwnTypesOnly)
+    app.connect("autodoc-process-docstring", join_names, priority=900)  # behind napoleon
+    app.connect("autodoc-skip-member", skip_plain_fields)
