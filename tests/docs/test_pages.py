@@ -18,7 +18,7 @@ import pytest
 from deeplab_repro.released.manifest import MANIFEST_VARIABLE
 from deeplab_repro.released.store import STORE_VARIABLE
 from tests.docs.exceptions import ELSEWHERE, ENDS_WITH, SMALLER, VARIES
-from tests.docs.pages import PAGES, ROOT, SHELL, Block, blocks
+from tests.docs.pages import PAGES, ROOT, SHELL, Block, Command, blocks
 from tests.docs.reproduced import check_reproduced
 from tests.docs.sandbox import furnish, manifest
 from tests.docs.shell import environment, run
@@ -110,7 +110,31 @@ def run_commands(block: Block, folder: Path, variables: dict[str, str]) -> dict[
 
 def words(lines: list[str]) -> list[str]:
     """What is printed, without numbers, which differ a little between processors."""
-    return re.sub(r"[-+]?\d[\d.,:e+-]*", "#", " ".join(lines)).split()
+    return re.sub(r"(?<!\w)[-+]?\d[\d.,:e+-]*", "#", " ".join(lines)).split()
+
+
+def test_commands_and_output_are_told_apart() -> None:
+    shown = "$ one \\\n  --two  # why\nprinted\n\n$ three # four\n"
+    found = Block("page", 1, "console", shown).commands
+    assert [command.text for command in found] == ["one \\\n  --two", "three # four"]
+    assert [command.output for command in found] == [["printed", ""], []]
+    plain = Block("page", 1, "bash", "one\n\n$ two   # why\n").commands
+    assert plain == [Command("one", None), Command("two", None)]
+
+
+def test_no_block_is_left_out(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("```text\na\n```\n\n- b\n\n  ```python\n  c\n  ```\n\nd\n\n    e\n")
+    assert [(b.line, b.language, b.content) for b in blocks(str(page))] == [
+        (8, "python", "c\n"),
+        (13, "", "e\n"),
+    ]
+    page.write_text("```\na\n```\n")
+    with pytest.raises(ValueError, match="no language"):
+        blocks(str(page))
+    page.write_text("```ruby\na\n```\n")
+    with pytest.raises(ValueError, match="ruby"):
+        blocks(str(page))
 
 
 def test_the_exceptions_are_those_of_the_pages() -> None:
