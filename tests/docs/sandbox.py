@@ -87,8 +87,8 @@ def manifest(address: str) -> dict[str, Any]:
 
 def _pictures(folder: Path) -> None:
     random = np.random.default_rng(1)
-    unseen = folder / "demo_output" / "unseen"  # that of `make demo`, but for most of the pictures
-    synthesize(unseen, 40, seed=1)
+    unseen = folder / "demo_output" / "unseen"  # a part of what `make demo` draws
+    synthesize(unseen, 10, seed=1, workers=1)
     for path in (unseen / "JPEGImages").iterdir():
         if path.stem not in ("drawn_000008", "drawn_000009"):
             path.unlink()
