@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -19,11 +18,15 @@ SHOWN: Final = ("text", "math", "{toctree}")
 
 
 def _pages() -> list[str]:
-    """Every page that belongs to the checkout, whether git has it yet or not."""
-    words = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.md"]
-    listed = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    """Every page of the checkout, but for what is built or made by commands."""
+    folders = [path for path in ROOT.iterdir() if path.is_dir() and path.name[0] != "."]
+    found = [*ROOT.glob("*.md"), *(page for folder in folders for page in folder.rglob("*.md"))]
+    names = (page.relative_to(ROOT) for page in found)
+    made = {"_build", "build", "demo_output", "dist"}
     # What a changelog shows worked when it was written.
-    return sorted(set(listed.split()) - {"CHANGELOG.md"})
+    return sorted(
+        str(name) for name in names if not made & {*name.parts} and str(name) != "CHANGELOG.md"
+    )
 
 
 PAGES: Final = _pages()

@@ -61,7 +61,7 @@ def run(command: str, folder: Path, variables: dict[str, str]) -> tuple[int, lis
     )
     assert shell.stdout is not None
     shown = _visited(shell) if _SERVES in command else ""
-    shown += shell.communicate(timeout=150)[0]
+    shown += shell.communicate(timeout=300)[0]
     return shell.returncode, [line.rstrip() for line in shown.strip("\n").splitlines()]
 
 
@@ -72,7 +72,9 @@ def _visited(shell: subprocess.Popen[str]) -> str:
     for line in shell.stdout:
         shown += line
         if address := re.search(r"http://127\.0\.0\.1:\d+/", line):
-            with urllib.request.urlopen(address[0], timeout=60) as page:
+            # Not by way of a proxy that the environment may name.
+            direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+            with direct.open(address[0], timeout=60) as page:
                 assert page.status == 200
             break
     os.killpg(shell.pid, signal.SIGINT)
