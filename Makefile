@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 SOURCES := $(shell find csrc -type f) setup.py deeplab_repro/native/build.py
 
-.PHONY: demo train-demo test check lint cuda cuda-report bench wheel clean
+.PHONY: demo train-demo test check lint docs cuda cuda-report bench wheel clean
 
 $(READY): requirements.lock pyproject.toml $(SOURCES)
 	$(PYTHON) -m venv .venv
@@ -40,6 +40,10 @@ lint: $(READY)
 	find csrc tests \( -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' \) -print0 \
 		| xargs -0 $(BIN)/clang-format --dry-run -Werror
 
+# The site with guides and API reference: docs/_build/html/index.html. Runs docs/notebook.ipynb.
+docs: $(READY)
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -b html docs docs/_build/html
+
 # Compile the CUDA library; needs nvcc, but neither a GPU nor a CUDA build of torch.
 cuda: $(READY)
 	DEEPLAB_REPRO_BUILD=cuda $(BIN)/deeplab-repro build
@@ -58,4 +62,4 @@ wheel: $(READY)
 		--no-build-isolation --no-deps --wheel-dir dist .
 
 clean:
-	rm -rf .venv build dist demo_output deeplab_repro/lib *.egg-info
+	rm -rf .venv build dist demo_output docs/_build deeplab_repro/lib *.egg-info

@@ -1,8 +1,8 @@
-"""Writes the tables of the README from the results beside this file.
+"""Writes the tables of docs/measured.md from the results beside this file.
 
 python benchmarks/_tables.py
 
-A test holds the README against them, so that no number there differs from the JSON behind it.
+A test holds the page against them, so that no number there differs from the JSON behind it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "measured.md"
 RESULTS = ROOT / "benchmarks" / "results" / "intel-xeon-processor-2-cores"
 _BLOCK = re.compile(r"(?<=<!-- numbers -->\n).*(?=<!-- /numbers -->)", re.DOTALL)
 
@@ -30,9 +31,9 @@ def forward() -> str:
     content = load("forward")
     about = content["machine"]
     lines = [
-        f"`benchmarks/forward.py`: warm, batch 1, {about['threads']} threads of {about['cpu']},"
-        f" torch {about['torch']}. Caffe's figures are recorded ones, with OpenBLAS on a machine of"
-        " this kind.",
+        "`benchmarks/forward.py` runs whole networks: one picture, warm, on"
+        f" {about['threads']} threads of {about['cpu']}, torch {about['torch']}. Caffe's figures"
+        " were recorded with OpenBLAS on a machine of this kind.",
         "",
         "| network | as Caffe computes it | fused | Caffe | process at its peak | Caffe |",
         "| --- | --- | --- | --- | --- | --- |",
@@ -51,7 +52,8 @@ def convert() -> str:
     results = load("convert")["results"]
     size = results[0]["file_mb"]
     lines = [
-        f"`benchmarks/convert.py`: three-scale ResNet-101 with its three copies, {size:.0f} MB.",
+        "`benchmarks/convert.py` reads and converts the three-scale ResNet-101 with its three"
+        f" copies, a file of {size:.0f} MB.",
         "",
         "| task | seconds | peak memory |",
         "| --- | --- | --- |",
@@ -68,9 +70,10 @@ def fuzz() -> str:
     summary, *readers = load("fuzz")["results"]
     slowest = max(reader["slowest_seconds"] for reader in readers)
     return (
-        f"`benchmarks/fuzz.py`: {summary['cases']:,} mutated files over {len(readers)} readers and"
-        f" files, {len(summary['failed'])} of which gave anything but a result or one clear error;"
-        f" the slowest took {slowest:.1f} s."
+        f"`benchmarks/fuzz.py` damages whole files, in {len(readers)} pairs of a reader and a file."
+        f" Of {summary['cases']:,} damaged files"
+        f" {len(summary['failed'])} gave anything but a result or one clear error, and the slowest"
+        f" took {slowest:.1f} s."
     )
 
 
@@ -93,9 +96,12 @@ def atrous() -> str:
         return float(seconds["library fp32"] / seconds[ours])
 
     lines = [
-        f"`benchmarks/atrous_vs_cudnn.py`: forward, float32, batch 1, {about['cpu']}, torch"
-        f" {about['torch']}; how many times as long torch's convolution (oneDNN) takes. Both on"
-        " contiguous maps, and both in the memory format that each is faster in.",
+        "`benchmarks/atrous_vs_cudnn.py` times the atrous convolution forward, in float32, for one"
+        f" picture, on {about['cpu']}, torch {about['torch']}. The numbers say how many times as"
+        " long torch's convolution (oneDNN) takes; above 1, ours is faster. First both work on"
+        " contiguous maps, then each in the memory format that it is faster in. `512-1024-r12, 41`"
+        " is a layer from 512 to 1024 channels with rate 12 on a map of 41 x 41. The last column is"
+        " the working memory as a share of what a column buffer takes.",
         "",
         "| convolution, map | `direct`, 1 thread | 2 threads | better format, 1 thread | 2 threads"
         " | `auto`, 1 thread | 2 threads | working memory, of unfold's |",
@@ -122,9 +128,10 @@ def crf() -> str:
     content = load("crf_vs_peers")
     about = content["machine"]
     lines = [
-        "`benchmarks/crf_vs_peers.py`: one picture, 10 iterations with the building of lattices,"
-        f" {about['cpu']}, torch {about['torch']}. How many times as long the peers take; stored:"
-        " recorded once, on another machine.",
+        "`benchmarks/crf_vs_peers.py` times the dense CRF: one picture, 10 iterations, with the"
+        f" building of the lattices, on {about['cpu']}, torch {about['torch']}. Behind each peer"
+        " stands how many times as long it takes. Those called stored were recorded once, on"
+        " another machine.",
         "",
         "| case | 1 thread | 2 threads | memory | peers, against 1 thread | against 2 threads |",
         "| --- | --- | --- | --- | --- | --- |",
@@ -145,13 +152,12 @@ def crf() -> str:
     return "\n".join(lines)
 
 
-def filled(readme: str) -> str:
-    """The README with its block of numbers made anew."""
+def filled(page: str) -> str:
+    """The page with its block of numbers made anew."""
     parts = ["", atrous(), crf(), forward(), convert(), fuzz(), ""]
     numbers = "\n\n".join(parts).lstrip("\n")
-    return _BLOCK.sub(lambda _: "\n" + numbers.rstrip("\n") + "\n\n", readme)
+    return _BLOCK.sub(lambda _: "\n" + numbers.rstrip("\n") + "\n\n", page)
 
 
 if __name__ == "__main__":
-    path = ROOT / "README.md"
-    path.write_text(filled(path.read_text(encoding="utf-8")), encoding="utf-8")
+    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,71 +1,59 @@
-"""Runs the examples of docs/command-line.md and puts what they print below them.
+"""Runs the console blocks of the pages and puts what they print below their commands.
 
-    python docs/run_examples.py
+    python docs/run_examples.py [PAGE...]
 
-In a ``console`` block every line that starts with "$ " is a command, run by bash in a temporary
-folder that holds the bundled model as ``model.caffemodel``, its picture as ``picture.png`` and
-Caffe's activations as ``caffe.h5``; the lines up to the next one are its output.
+In a ``console`` block every line that starts with "$ " is a command; the lines up to the next one
+are its output.  The commands of a page are run in one folder, which holds small files of the names
+that the pages use (tests/docs/sandbox.py).  tests/docs/test_pages.py runs the same blocks.
 """
 
 from __future__ import annotations
 
-import os
-import re
-import shutil
-import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-PAGE = ROOT / "docs" / "command-line.md"
-BUNDLED = ROOT / "weights" / "largefov_v1_w8"
-FILES = {
-    "weights.caffemodel": "model.caffemodel",
-    "picture.png": "picture.png",
-    "activations.h5": "caffe.h5",
-}
-BLOCK = re.compile(r"(?<=```console\n).*?(?=```)", re.DOTALL)
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from tests.docs.exceptions import ELSEWHERE, SMALLER  # noqa: E402
+from tests.docs.pages import PAGES, SHELL, Block, blocks  # noqa: E402
+from tests.docs.sandbox import furnish  # noqa: E402
+from tests.docs.shell import environment, run  # noqa: E402
 
 
-def main() -> None:
-    """Fill the page in."""
-    page = PAGE.read_text(encoding="utf-8")
-    with tempfile.TemporaryDirectory() as folder:
-        for source, name in FILES.items():
-            shutil.copy(BUNDLED / source, Path(folder, name))
-        filled = BLOCK.sub(lambda block: "".join(map(run(folder), commands(block[0]))), page)
-    PAGE.write_text(filled, encoding="utf-8")
+def main(pages: list[str]) -> None:
+    """Fill these pages in, or all that have a console block."""
+    for page in pages or PAGES:
+        found = [block for block in blocks(page) if block.language in SHELL]
+        if not any(block.language == "console" for block in found):
+            continue
+        with tempfile.TemporaryDirectory() as name:
+            furnish(Path(name))
+            filled = [filled_in(block, Path(name)) for block in found]
+        lines = (ROOT / page).read_text(encoding="utf-8").splitlines()
+        for block, shown in reversed(list(zip(found, filled, strict=True))):
+            if block.language == "console":
+                start = block.line - 1
+                lines[start : start + len(block.content.splitlines())] = shown
+        (ROOT / page).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def commands(block: str) -> list[str]:
-    """The command lines of a block."""
-    return [line[2:] for line in block.splitlines() if line.startswith("$ ")]
-
-
-def run(folder: str) -> Callable[[str], str]:
-    """A function from a command line to what a terminal would show of it."""
-    program = f"'{sys.executable}' -c 'from deeplab_repro.cli import main; main()'"
-    setup = f'deeplab-repro() {{ {program} "$@"; }}\n'
-    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    environment = {**os.environ, "PYTHONPATH": path}
-
-    def shown(command: str) -> str:
-        done = subprocess.run(
-            ["bash", "-c", f"exec 2>&1\n{setup}{command}"],
-            cwd=folder,
-            env=environment,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        if "Traceback" in done.stdout:
-            sys.exit(f"{command}\n{done.stdout}")
-        lines = [line.rstrip() for line in done.stdout.strip("\n").splitlines()]
-        return "\n".join([f"$ {command}", *lines]) + "\n"
-
-    return shown
+def filled_in(block: Block, folder: Path) -> list[str]:
+    """The lines of a block, with what its commands print now."""
+    lines = []
+    for command in block.commands:
+        lines.append(f"$ {command.text}")
+        if (block.page, command.text) in ELSEWHERE:
+            lines += command.output or []
+            continue
+        text = SMALLER.get(command.text, command.text)
+        shown = run(text, folder, environment(folder))[1]
+        if any("Traceback" in line for line in shown):
+            sys.exit("\n".join([text, *shown]))
+        lines += shown
+    return lines
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

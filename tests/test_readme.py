@@ -15,6 +15,10 @@ from deeplab_repro.cli import _COMMANDS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+#: The README and all pages: file name -> text.
+PAGES = {"README.md": README} | {
+    f"docs/{path.name}": path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md")
+}
 
 
 def benchmark(name: str) -> ModuleType:
@@ -34,8 +38,9 @@ def words_of(picture: Path) -> list[str]:
 
 def test_numbers_come_from_the_results():
     tables = benchmark("_tables")
-    assert "| --- |" in README.split("<!-- numbers -->")[1]
-    assert tables.filled(README) == README, "run python benchmarks/_tables.py"
+    page = tables.PAGE.read_text(encoding="utf-8")
+    assert "| --- |" in page.split("<!-- numbers -->")[1]
+    assert tables.filled(page) == page, "run python benchmarks/_tables.py"
 
 
 @pytest.mark.slow
@@ -51,13 +56,16 @@ def test_pictures_come_from_the_results(tmp_path):
         assert words_of(new) == words_of(old), f"{old}: run python benchmarks/_plots.py"
 
 
-def test_every_command_named_exists():
-    named = set(re.findall(r"deeplab-repro ([a-z]+)\b", README))
-    assert named
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_named_exists(page):
+    named = set(re.findall(r"deeplab-repro ([a-z][a-z-]*)\b", PAGES[page]))
     assert named <= set(_COMMANDS)
 
 
-def test_every_file_named_exists():
-    named = re.findall(r"\]\(([^)#:]+)\)|`((?:benchmarks|tests|docs|weights)/[\w./-]+)`", README)
-    for link, code in named:
-        assert (ROOT / (link or code)).exists(), link or code
+@pytest.mark.parametrize("page", PAGES)
+def test_every_file_named_exists(page):
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", PAGES[page])
+    assert all(((ROOT / page).parent / link).exists() for link in links), links
+    folders = "benchmarks|csrc|docs|prototxt_import|tests|weights"
+    for file in re.findall(rf"`((?:{folders})/[\w./-]+)`", PAGES[page]):
+        assert (ROOT / file).exists(), file

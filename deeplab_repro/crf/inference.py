@@ -199,8 +199,8 @@ def dense_crf_features(
             16, each feature divided by its std.
         weights: (kernels,).
         iterations: mean field steps.
-        compatibility, normalization, relaxation, output, expnorm, padding_points, checkpoint,
-        energies: as of :func:`dense_crf`.
+        compatibility, normalization, relaxation, output: as of :func:`dense_crf`.
+        expnorm, padding_points, checkpoint, energies: as of :func:`dense_crf`.
 
     Returns:
         (N, C, ...) of unary's dtype, or (N, ...) int64 labels; with ``energies`` a pair.

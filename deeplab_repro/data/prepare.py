@@ -1,7 +1,7 @@
 """The augmented PASCAL VOC 2012 that DeepLab trains on: VOC's labels and those of SBD.
 
 VOC 2012 labels 2,913 pictures.  The Semantic Boundaries Dataset (Hariharan et al., ICCV 2011)
-labels 11,355 pictures of VOC 2011, val pictures of VOC 2012 among them.  The released lists are
+labels 11,355 pictures of VOC 2011, val pictures of VOC 2012 among them.  The released lists are::
 
     train_aug    = (SBD and VOC's train) without VOC's val      10,582
     trainval_aug = SBD and VOC's trainval                       12,031

@@ -1,6 +1,6 @@
 """The DeepLab networks: as PyTorch modules, and as Caffe's prototxt; both from the same tables.
 
-The way of a network, file by file:
+The way of a network, file by file::
 
     vgg16, resnet101    tables: stages, heads, names of layers, as in the papers and released files
     architectures       what such a table is, and the steps that it stands for
@@ -10,7 +10,7 @@ The way of a network, file by file:
     catalogue           all networks by name, with what the papers state about them
     schedules           how they were trained: what their solver prototxts say
 
-From there to PyTorch:
+From there to PyTorch::
 
     deeplab             the whole network: backbone, head, side branches, scales
     modules             what a block is as a module
@@ -21,7 +21,7 @@ From there to PyTorch:
     loading, identify     a network from a file of weights, and which network it is
     ports               the state dicts of other PyTorch ports
 
-and to Caffe:
+and to Caffe::
 
     graph, v1_format    Caffe's layers for the steps, in two formats
     prototxt, write     the text

@@ -1,7 +1,7 @@
 """Weights to and from Caffe: a network's tensors as the blobs of the layers of its prototxt.
 
 A caffemodel is a list of layers with their blobs.  Which tensor a blob is follows from the steps of
-the network (`deeplab_repro.models.steps`) and the names of its modules:
+the network (`deeplab_repro.models.steps`) and the names of its modules::
 
     Convolution   weights (K, C / groups, R, S), and biases (K,) where it has any
     BatchNorm     sums of means (C,) and of variances (C,), and the weight (1,) that went into both:

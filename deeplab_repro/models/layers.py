@@ -1,6 +1,6 @@
 """The layers of a network as modules: those that torch does not have as Caffe computes them.
 
-Everything else is torch's own (`nn.ReLU`, `nn.Dropout`, `nn.BatchNorm2d`).  What is Caffe's:
+Everything else is torch's own (`nn.ReLU`, `nn.Dropout`, `nn.BatchNorm2d`).  What is Caffe's::
 
     convolution  with holes by `deeplab_repro.ops.atrous_conv2d`; sizes rounded down, as torch does
     pooling      sizes rounded up, but the last window starts inside the map or the padding before

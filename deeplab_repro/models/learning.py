@@ -28,8 +28,8 @@ def parameter_groups(
         weight_decay: for `decay_mult: 1`.
 
     Returns:
-        `{"params": [...], "names": [...], "lr": ..., "weight_decay": ..., "lr_mult": ...,
-        "decay_mult": ...}` for each pair of multipliers.  What is no convolution of the tables
+        A dictionary with `params`, `names`, `lr`, `weight_decay`, `lr_mult` and `decay_mult` for
+        each pair of multipliers.  What is no convolution of the tables
         (normalization that is not frozen, a head of one's own) has the multipliers 1 and 1; what
         asks for no gradient is left out.
 

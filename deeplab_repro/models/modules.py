@@ -2,7 +2,7 @@
 
 `Builder` makes a layer by its name, with the numbers that the atrous rule has worked out for it
 (`deeplab_repro.models.walk`).  `layers_of` and `module_of` say for every kind of block how its
-layers hang together.  A new kind of block brings its own:
+layers hang together.  A new kind of block brings its own::
 
     @layers_of.register
     def _(block: Separable, build: Builder) -> Iterator[Named]:

@@ -1,6 +1,6 @@
 """State dicts of other people's PyTorch ports, as Caffe's blobs.
 
-A port renames the layers and keeps their numbers.  Each is told by its keys:
+A port renames the layers and keeps their numbers.  Each is told by its keys::
 
     kazuto1011/deeplab-pytorch       layer4.block23.conv3x3.conv.weight, aspp.c0.weight
     isht7/pytorch-deeplab-resnet,

@@ -116,7 +116,7 @@ def write_solver(
         exp, net_id, train_set: What the released files call ${EXP}, ${NET_ID} and ${TRAIN_SET}; the
             second is the name in the releases, or the full name, by default.
 
-    >>> print(write_solver("aspp-l", train_net="train.prototxt")[:63])
+    >>> print(write_solver("aspp-l", train_net="train.prototxt")[:64])
     train_net: "train.prototxt"
     lr_policy: "poly"
     power: 0.9

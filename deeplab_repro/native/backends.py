@@ -42,9 +42,11 @@ class FallbackError(RuntimeError):
 class Backend:
     """One way of computing the ops.
 
-    available: whether it is used for tensors of its device.
-    reason: why it is not, or how it comes to be available, in one line.
-    detail: "path", "version", "architectures", "instructions", ... where they apply.
+    Attributes:
+        name: one of `BACKENDS`.
+        available: whether it is used for tensors of its device.
+        reason: why it is not, or how it comes to be available, in one line.
+        detail: "path", "version", "architectures", "instructions", ... where they apply.
     """
 
     name: str
@@ -86,8 +88,9 @@ def strict() -> bool:
 def provide(op: str, reference: Callable[..., Any]) -> None:
     """Register what runs where no compiled kernel does.
 
-    op: the op's name in csrc/schemas.inc. reference: the torch twin with the op's arguments but
-    without max_blocks.
+    Args:
+        op: the op's name in csrc/schemas.inc.
+        reference: the torch twin with the op's arguments but without max_blocks.
     """
 
     def default_kernel(*args: Any) -> Any:

@@ -121,10 +121,14 @@ def find_tools() -> Toolchain:
 def plan(mode: str | None = None, tools: Toolchain | None = None) -> Plan:
     """Decide what to build.
 
-    mode: "auto" (what is possible and can be loaded: minutes of nvcc are not spent for a torch
-    without CUDA), "cpu", "cuda" (both libraries), "none"; None reads DEEPLAB_REPRO_BUILD, default
-    "auto". Raises BuildError for an unknown mode, and where "cpu" or
-    "cuda" is impossible.
+    Args:
+        mode: "auto" (what is possible and can be loaded: minutes of nvcc are not spent for a torch
+            without CUDA), "cpu", "cuda" (both libraries), "none"; None reads DEEPLAB_REPRO_BUILD,
+            default "auto".
+        tools: what there is to build with; found by itself where it is None.
+
+    Raises:
+        BuildError: for an unknown mode, and where "cpu" or "cuda" is impossible.
     """
     mode = mode or os.environ.get("DEEPLAB_REPRO_BUILD") or "auto"
     if mode not in MODES:
@@ -160,10 +164,15 @@ def plan(mode: str | None = None, tools: Toolchain | None = None) -> Plan:
 def build(target: Path | str | None = None, what: Plan | None = None) -> list[Path]:
     """Compile the libraries of `what` (default: plan()) into `target` (default: cache_dir()).
 
-    Returns their paths. Libraries that are there already, made from the same sources by the same
-    commands, are kept. Each file is written under a temporary name and then renamed, so a reader
-    never sees half of one. MAX_JOBS bounds the number of compilers that run at a time. Raises
-    BuildError with the compiler's output if one fails.
+    Libraries that are there already, made from the same sources by the same commands, are kept.
+    Each file is written under a temporary name and then renamed, so a reader never sees half of
+    one. MAX_JOBS bounds the number of compilers that run at a time.
+
+    Returns:
+        The paths of the libraries.
+
+    Raises:
+        BuildError: with the compiler's output, if one fails.
     """
     what = what or plan()
     target = Path(target) if target is not None else cache_dir()

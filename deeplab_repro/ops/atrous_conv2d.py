@@ -43,43 +43,54 @@ def atrous_conv2d(
 ) -> torch.Tensor:
     """Return the cross-correlation of x with filters whose taps lie `rate` pixels apart.
 
-    y[n, k, i, j] = bias[k] + sum over c, r, s of weight[k, c, r, s] *
-        x[n, c, i * stride_h - padding_h + r * rate_h, j * stride_w - padding_w + s * rate_w],
+    ::
+
+        y[n, k, i, j] = bias[k] + sum over c, r, s of weight[k, c, r, s] *
+            x[n, c, i * stride_h - padding_h + r * rate_h, j * stride_w - padding_w + s * rate_w]
+
     where x is 0 outside its map.
 
-    x: (N, C, H, W), any floating dtype; contiguous or channels last, and y is as x. Or an array
-        that speaks DLPack (CuPy, numpy): it is not copied, and y is an array of its kind.
-    weight: (K, C / groups, R, S), bias: (K), dtype and device of x.
-    stride, padding, rate: an int, or a pair (h, w), in pixels; rate 1 is the plain convolution.
-    groups: divides C and K.
-    algorithm: the values differ by rounding only.
-        "auto": by measured rules; `choose_algorithm` says which.
-        "direct": the project's kernels, bias and ReLU in the same pass. CPU: float32, float64;
-            CUDA: float16 and bfloat16 as well.
-        "im2col": columns of one picture at a time, then a matrix product, as Caffe; dtypes as
-            "direct".
-        "interlace": dense convolutions of every rate-th pixel, woven together (the second paper).
-        "library": torch.nn.functional.conv2d.
-        "winograd": minimal filtering: fewer products than taps for 3x3 filters of stride 1 on the
-            CPU, forward and back to the input; "direct" does the rest.
-    precision: how float32 is multiplied (sums are float32 always): "fp32" in full, "tf32" (11 bits
-        of mantissa), "bf16" (8) or "fp16" (11, and its small range). Other than "fp32" it needs
-        algorithm "auto", which then takes "direct", or "direct"; on a GPU, "library" has "tf32"
-        too. Other dtypes are multiplied as they are.
-    activation: None, or "relu" for max(y, 0).
-    kept: where a layer that does not learn keeps its filters as "winograd" wants them; read where
-        no gradient is asked for.
+    Args:
+        x: (N, C, H, W), any floating dtype; contiguous or channels last, and y is as x. Or an array
+            that speaks DLPack (CuPy, numpy): it is not copied, and y is an array of its kind.
+        weight: (K, C / groups, R, S), dtype and device of x.
+        bias: (K), likewise.
+        stride, padding, rate: an int, or a pair (h, w), in pixels; rate 1 is the plain convolution.
+        groups: divides C and K.
+        algorithm: the values differ by rounding only.
 
-    Returns (N, K, H', W') with H' = floor((H + 2 padding_h - rate_h (R - 1) - 1) / stride_h) + 1,
-    W' likewise: Caffe's rule. Differentiable in x, weight and bias, any number of times; a tensor
-    is kept for the backward pass only where that reads it. Under autocast x, weight and bias are
-    cast as for conv2d. torch.vmap over x, weight and bias is one convolution of all examples, which
-    "auto" chooses for as a whole. "direct" gives the same bits in every run and for every number of
-    threads.
-    torch.export writes down torch's own operations, whatever the algorithm; a graph of
-    torch.compile keeps torch's setting of TF32 for "library".
+            - "auto": by measured rules; `choose_algorithm` says which.
+            - "direct": the project's kernels, bias and ReLU in the same pass. CPU: float32,
+              float64; CUDA: float16 and bfloat16 as well.
+            - "im2col": columns of one picture at a time, then a matrix product, as Caffe; dtypes as
+              "direct".
+            - "interlace": dense convolutions of every rate-th pixel, woven together (the second
+              paper).
+            - "library": torch.nn.functional.conv2d.
+            - "winograd": minimal filtering, which needs fewer products than there are taps, of 3x3
+              filters with stride 1 on the CPU, forward and back to the input; "direct" computes
+              the rest. An infinity makes NaN of its neighbours' results.
+        precision: how float32 is multiplied (sums are float32 always): "fp32" in full, "tf32" (11
+            bits of mantissa), "bf16" (8) or "fp16" (11, and its small range). Other than "fp32" it
+            needs algorithm "auto", which then takes "direct", or "direct"; on a GPU, "library" has
+            "tf32" too. Other dtypes are multiplied as they are.
+        activation: None, or "relu" for max(y, 0).
+        kept: where a layer that does not learn keeps its filters transformed for "winograd". Read
+            where no gradient is asked for.
 
-    Raises TypeError or ValueError, naming the argument and what it got.
+    Returns:
+        y (N, K, H', W') with H' = floor((H + 2 padding_h - rate_h (R - 1) - 1) / stride_h) + 1,
+        W' likewise: Caffe's rule. Differentiable in x, weight and bias, any number of times; a
+        tensor is kept for the backward pass only where that reads it.
+
+    Raises:
+        TypeError, ValueError: for a bad argument; the message names it and what it got.
+
+    Under autocast x, weight and bias are cast as for conv2d. torch.vmap over x, weight and bias is
+    one convolution of all examples, which "auto" chooses for as a whole. "direct" gives the same
+    bits in every run and for every number of threads. torch.export writes down torch's own
+    operations, whatever the algorithm; a graph of torch.compile keeps torch's setting of TF32 for
+    "library".
 
     >>> x = torch.arange(5.0).reshape(1, 1, 1, 5)
     >>> atrous_conv2d(x, torch.ones(1, 1, 1, 3), padding=(0, 2), rate=2)
@@ -116,9 +127,17 @@ def choose_algorithm(
 ) -> str:
     """What `atrous_conv2d` takes for these arguments where algorithm is "auto".
 
-    direction: "forward", "grad_input" or "grad_weight": each has an algorithm of its own. Values of
-    x and weight are not read. Other arguments, and errors, are those of `atrous_conv2d`; the rules
-    are in deeplab_repro/ops/_atrous_rules.py.
+    Values of x and weight are not read. The rules are in deeplab_repro/ops/_atrous_rules.py.
+
+    Args:
+        x, weight, stride, padding, rate, groups, precision: as of :func:`atrous_conv2d`.
+        direction: "forward", "grad_input" or "grad_weight": each has an algorithm of its own.
+
+    Returns:
+        One of `ALGORITHMS`.
+
+    Raises:
+        TypeError, ValueError: as :func:`atrous_conv2d`.
 
     >>> choose_algorithm(torch.ones(1, 8, 9, 9), torch.ones(4, 8, 1, 1))
     'library'
@@ -137,8 +156,8 @@ def choose_algorithm(
 class AtrousConv2d(nn.Module):
     """`atrous_conv2d` with a weight and a bias of its own, initialised as torch.nn.Conv2d does.
 
-    Args as of torch.nn.Conv2d, with `rate` for its `dilation` (its state dict fits, too), and
-    algorithm, precision and activation as of `atrous_conv2d`.
+    The arguments are those of torch.nn.Conv2d, with `rate` for its `dilation` (its state dict fits,
+    too), and algorithm, precision and activation as of :func:`atrous_conv2d`.
 
     >>> AtrousConv2d(512, 1024, 3, padding=12, rate=12, activation="relu")
     AtrousConv2d(512, 1024, kernel_size=(3, 3), padding=(12, 12), rate=(12, 12), activation=relu)
@@ -225,7 +244,8 @@ def im2col(
 ) -> torch.Tensor:
     """Caffe's columns (N, C * R * S, H', W') of x (N, C, H, W): every tap as a channel of its own.
 
-    Arguments, H' and W' as of `atrous_conv2d`; dtypes as of its "direct". Differentiable.
+    The arguments, H' and W' are those of :func:`atrous_conv2d`; dtypes as of its "direct".
+    Differentiable.
 
     >>> im2col(torch.arange(4.0).reshape(1, 1, 1, 4), (1, 2), rate=2)
     tensor([[[[0., 1.]],

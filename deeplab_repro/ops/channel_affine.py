@@ -22,18 +22,23 @@ def channel_affine(
     *,
     max_blocks: int = 0,
 ) -> torch.Tensor:
-    """Return y with y[n, c, ...] = x[n, c, ...] * scale[c] + shift[c].
+    """Return y with ``y[n, c, ...] = x[n, c, ...] * scale[c] + shift[c]``.
 
-    x: (N, C, *), float32 or float64; any strides, though only x that is contiguous, or maps that
-        are channels last, are not copied. Or an array that speaks DLPack (CuPy, numpy), and so are
-        the others; the result is of its kind.
-    scale: (C), dtype and device of x.
-    shift: (C), likewise; None = 0.
-    max_blocks: for tests, caps the CUDA grid; 0 = automatic.
+    Args:
+        x: (N, C, ...), float32 or float64; any strides, though only x that is contiguous, or maps
+            that are channels last, are not copied. Or an array that speaks DLPack (CuPy, numpy),
+            and so are the others; the result is of its kind.
+        scale: (C), dtype and device of x.
+        shift: (C), likewise; None = 0.
+        max_blocks: for tests, caps the CUDA grid; 0 = automatic.
 
-    Returns a new tensor of x's shape and dtype, channels last where x is and else contiguous.
-    Differentiable in x, scale and shift, twice; the sums over a channel are added in the same order
-    in every run. Raises TypeError or ValueError, naming the argument and what it got.
+    Returns:
+        A new tensor of x's shape and dtype, channels last where x is and else contiguous.
+        Differentiable in x, scale and shift, twice; the sums over a channel are added in the same
+        order in every run.
+
+    Raises:
+        TypeError, ValueError: for a bad argument; the message names it and what it got.
 
     >>> channel_affine(torch.ones(1, 2, 3), torch.tensor([2.0, 3.0]), torch.tensor([0.0, 1.0]))
     tensor([[[2., 2., 2.],

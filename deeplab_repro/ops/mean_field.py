@@ -31,24 +31,32 @@ def mean_field(
 ) -> Tensor:
     """Return the marginals Q after `iterations` parallel updates of every label of every point.
 
+    ::
+
         Q <- expnorm(-unary - sum over kernels k of weights[k] * mu_k (K_k Q))
 
-    unary: (B, C, P) energies, float32 or float64: lower is likelier, +inf = never.
-    lattices: one a kernel K_k, each with B pictures of P points, dtype and device of unary.
-    weights: one a kernel: numbers, or a tensor (K,).
-    compatibility: one a kernel: None = Potts (mu = -1 for equal labels, 0 otherwise), (C,) a
-    diagonal mu, or (C, C), used as given. None for all = Potts for all.
-    normalization: of the kernels, see permutohedral_filter; one for all, or one a kernel.
-    relaxation: r in Q <- (1 - r) Q_old + r Q_new.
-    expnorm: "deeplab", a softmax that makes a class less than exp(-20) times as likely as the
-    likeliest exactly 0; "exact", without that.
-    initial: (B, C, P) the first Q; None = expnorm(-unary).
-    max_blocks: for tests, caps the CUDA grid; 0 = automatic.
+    Args:
+        unary: (B, C, P) energies, float32 or float64: lower is likelier, +inf = never.
+        lattices: one a kernel K_k, each with B pictures of P points, dtype and device of unary.
+        weights: one a kernel: numbers, or a tensor (K,).
+        compatibility: one a kernel: None = Potts (mu = -1 for equal labels, 0 otherwise), (C,) a
+            diagonal mu, or (C, C), used as given. None for all = Potts for all.
+        normalization: of the kernels, as of :func:`permutohedral_filter`; one for all, or one a
+            kernel.
+        relaxation: r in Q <- (1 - r) Q_old + r Q_new.
+        iterations: how many updates.
+        expnorm: "deeplab", a softmax that makes a class less than exp(-20) times as likely as the
+            likeliest exactly 0; "exact", without that.
+        initial: (B, C, P) the first Q; None = expnorm(-unary).
+        max_blocks: for tests, caps the CUDA grid; 0 = automatic.
 
-    Returns a new tensor (B, C, P). Differentiable in unary, weights, compatibility, initial and the
-    lattices' own weights; where none of them requires a gradient, float32 runs through fused
-    kernels, which keep no history. The same bits in every run and for every number of threads.
-    Raises TypeError or ValueError, naming the argument and what it got.
+    Returns:
+        A new tensor (B, C, P). Differentiable in unary, weights, compatibility, initial and the
+        lattices' own weights; where none of them requires a gradient, float32 runs through fused
+        kernels, which keep no history. The same bits in every run and for every number of threads.
+
+    Raises:
+        TypeError, ValueError: for a bad argument; the message names it and what it got.
     """
     count = len(lattices)
     mus = [None] * count if compatibility is None else list(compatibility)

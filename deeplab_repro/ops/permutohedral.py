@@ -33,16 +33,23 @@ def permutohedral_build(
 ) -> Lattice:
     """Return the lattice for filters of standard deviation 1 in the space of `features`.
 
-    features: (P, d) or (B, P, d), float32 or float64, d in 1..16: B pictures of P points, which do
-    not see each other. padding_points: as the SSE code of densecrf, insert the vertices of points
-    with features 0 until P is a multiple of 4; they take part in the blur, though nothing is
-    splatted there. max_blocks: for tests, caps the CUDA grid; 0 = automatic.
+    Args:
+        features: (P, d) or (B, P, d), float32 or float64, d in 1..16: B pictures of P points, which
+            do not see each other.
+        padding_points: as the SSE code of densecrf, insert the vertices of points with features 0
+            until P is a multiple of 4; they take part in the blur, though nothing is splatted
+            there.
+        max_blocks: for tests, caps the CUDA grid; 0 = automatic.
 
-    The weights are differentiable in the features, once: they are what moves a point within its
-    simplex. The result may depend on the last bit of the features: a point within rounding of a
-    face of its simplex can make other vertices. Raises TypeError or ValueError for other shapes and
-    dtypes, features that are not finite, and features so large that a lattice coordinate would not
-    fit into 16 bits, where densecrf wrapped silently.
+    Returns:
+        The lattice. Its weights are differentiable in the features, once: they are what moves a
+        point within its simplex. It may depend on the last bit of the features: a point within
+        rounding of a face of its simplex can make other vertices.
+
+    Raises:
+        TypeError, ValueError: for other shapes and dtypes, features that are not finite, and
+            features so large that a lattice coordinate would not fit into 16 bits, where densecrf
+            wrapped silently.
 
     >>> permutohedral_build(torch.tensor([[0.0, 0.0], [0.1, 0.0]])).weight.sum(-1)
     tensor([[1., 1.]])
@@ -103,14 +110,20 @@ def permutohedral_filter(
 ) -> Tensor:
     """Return K values, where K is the lattice's approximation of the Gaussian kernel.
 
-    values: (P, V) or (B, P, V), dtype and device of the lattice's weights. With n = K 1,
-    normalization "none" is K itself, "after" (DeepLab's) divides the result by n, "before" the
-    values, "symmetric" (pydensecrf's default) both by its root. reverse: the transpose, which blurs
-    in the opposite order. max_blocks: for tests, caps the CUDA grid; 0 = automatic.
+    Args:
+        lattice: of the points.
+        values: (P, V) or (B, P, V), dtype and device of the lattice's weights.
+        normalization: with n = K 1, "none" is K itself, "after" (DeepLab's) divides the result by
+            n, "before" the values, "symmetric" (pydensecrf's default) both by its root.
+        reverse: the transpose, which blurs in the opposite order.
+        max_blocks: for tests, caps the CUDA grid; 0 = automatic.
 
-    Differentiable in values, any number of times, and in the lattice's weights, once. The same bits
-    in every run and for every number of threads. Raises TypeError or ValueError, naming the
-    argument and what it got.
+    Returns:
+        A new tensor of the shape of values. Differentiable in values, any number of times, and in
+        the lattice's weights, once. The same bits in every run and for every number of threads.
+
+    Raises:
+        TypeError, ValueError: for a bad argument; the message names it and what it got.
 
     >>> lattice = permutohedral_build(torch.tensor([[0.0], [0.5], [9.0]]))
     >>> permutohedral_filter(lattice, torch.ones(3, 1), "after").round(decimals=4)

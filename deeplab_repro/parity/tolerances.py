@@ -21,7 +21,7 @@ class Tolerance:
 
 @dataclass(frozen=True)
 class Elementwise:
-    """|ours - reference| <= atol + rtol * |reference|, for each value."""
+    """``|ours - reference| <= atol + rtol * |reference|`` for each value."""
 
     rtol: float
     atol: float

@@ -1,5 +1,7 @@
 """The models that were released: what they score, where their files are, and getting them.
 
+The modules::
+
     manifest    weights/manifest.json, read: models, scores, addresses
     fields      its JSON objects, read by type
     structure   which layers and shapes a model's weights have, from its network

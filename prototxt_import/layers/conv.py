@@ -201,7 +201,8 @@ class Convolution(Sliding):
         """Only where a tap lies inside the map.
 
         A tap ``(dy, dx)`` of a 3 x 3 kernel of rate r and stride 1, padded by r, meets
-        (H - |dy| r)(W - |dx| r) pixels of an H x W map; in general each axis is counted by itself.
+        ``(H - |dy| r)(W - |dx| r)`` pixels of an H x W map; in general each axis is counted by
+        itself.
         """
         small, large = self._moves_over(bottoms[0], shapes.tops[0])
         window = self.window(bottoms[0])

@@ -26,7 +26,7 @@ class Elementwise(Layer):
 
 @kind("AbsVal", v1="ABSVAL")
 class AbsVal(Elementwise):
-    """absval_layer.cpp: the absolute value, |x|."""
+    """absval_layer.cpp: the absolute value, `|x|`."""
 
     def check(self) -> None:
         """absval_layer.cpp, LayerSetUp."""

@@ -148,8 +148,13 @@ class DenseCRF:
     ) -> None:
         """Add a Gaussian kernel over features (d, points), each divided by its std.
 
-        compat: a number is the weight of a Potts model, an array a diagonal (labels,) or a matrix
-        (labels, labels) of energies, made symmetric.  Numbers in lists are such arrays, too.
+        Args:
+            features: float32.
+            compat: a number is the weight of a Potts model, an array a diagonal (labels,) or a
+                matrix (labels, labels) of energies, made symmetric.  Numbers in lists are such
+                arrays, too.
+            kernel: makes no difference to inference.
+            normalization: where the kernel is divided by its sums.
         """
         values = _matrix("features", features)
         if values.shape[1] != self._nvar:
@@ -251,7 +256,9 @@ class DenseCRF2D(DenseCRF):
     ) -> None:
         """Add a kernel over positions.
 
-        sxy: std in pixels, a number or (x, y).  compat: see :meth:`addPairwiseEnergy`.
+        Args:
+            sxy: std in pixels, a number or (x, y).
+            compat, kernel, normalization: as of :meth:`~DenseCRF.addPairwiseEnergy`.
         """
         xy_std = _stds("sxy", sxy, 2)
         check_memory("addPairwiseGaussian", 1, self._nvar, self._nlabel, [2], torch.empty(0))
@@ -269,8 +276,11 @@ class DenseCRF2D(DenseCRF):
     ) -> None:
         """Add a kernel over positions and colours.
 
-        sxy, srgb: std in pixels and grey levels, a number or one per axis and channel.
-        rgbim: (height, width, 3) uint8.  compat: see :meth:`addPairwiseEnergy`.
+        Args:
+            sxy: std in pixels, a number or (x, y).
+            srgb: std in grey levels, a number or one per channel.
+            rgbim: (height, width, 3) uint8.
+            compat, kernel, normalization: as of :meth:`~DenseCRF.addPairwiseEnergy`.
         """
         xy_std, rgb_std = _stds("sxy", sxy, 2), _stds("srgb", srgb, 3)
         pixels = typed_array("rgbim", rgbim, np.uint8, 3)

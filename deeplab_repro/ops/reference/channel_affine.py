@@ -8,7 +8,7 @@ from deeplab_repro.native.memory import memory_format
 def channel_affine(
     x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """y[n, c, ...] = x[n, c, ...] * scale[c] + shift[c]; x (N, C, *), scale and shift (C)."""
+    """``x[n, c, ...] * scale[c] + shift[c]``; x is (N, C, ...), scale and shift are (C)."""
     per_channel = (-1,) + (1,) * (x.dim() - 2)
     y = x * scale.reshape(per_channel)
     y = y if shift is None else y + shift.reshape(per_channel)
@@ -23,7 +23,7 @@ def channel_affine_backward(
     need_scale: bool,
     need_shift: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Gradients of channel_affine, written out: (grad_x (N, C, *), grad_scale (C), grad_shift (C)).
+    """Gradients of channel_affine, written out: grad_x (N, C, ...), grad_scale (C), grad_shift (C).
 
     One that is not needed is an empty tensor of shape (0).
     """

@@ -33,7 +33,7 @@ def mean_field(
 ) -> Tensor:
     """Marginals (B, C, P) of unary energies (B, C, P); see ops.mean_field.
 
-    One lattice, weight (K,), compatibility and normalization a kernel. filter_: what filters.
+    One lattice, weight (K,), compatibility and normalization a kernel; `filter_` is what filters.
     """
     q = softmax(-unary, expnorm) if initial is None else initial
     for _ in range(iterations):

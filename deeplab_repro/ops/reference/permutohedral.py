@@ -29,15 +29,20 @@ class Lattice(NamedTuple):
 
     Vertices are numbered in the order in which points, and the corners of a point, first touch
     them; those of padding points come last. Pictures share no vertex.
+
+    Attributes:
+        vertex: (B, P, d+1) int32: vertex of each point and corner.
+        weight: (B, P, d+1) barycentric weights, dtype of the features.
+        neighbours: (d+1, M, 2) int32: the two vertices beside each along each axis, -1 = none.
+        splat_start: (M+1,) int32: the entries of vertex m are splat_entry[start[m]:start[m+1]].
+        splat_entry: (B*P*(d+1),) int32: point * (d+1) + corner, ascending within a vertex.
     """
 
-    vertex: Tensor  # (B, P, d+1) int32: vertex of each point and corner
-    weight: Tensor  # (B, P, d+1) barycentric weights, dtype of the features
-    neighbours: Tensor  # (d+1, M, 2) int32: the two vertices beside each along each axis, -1 = none
-    splat_start: (
-        Tensor  # (M+1,) int32: the entries of vertex m are splat_entry[start[m]:start[m+1]]
-    )
-    splat_entry: Tensor  # (B*P*(d+1),) int32: point * (d+1) + corner, ascending within a vertex
+    vertex: Tensor
+    weight: Tensor
+    neighbours: Tensor
+    splat_start: Tensor
+    splat_entry: Tensor
 
 
 def permutohedral_build(features: Tensor, padding_points: bool = False) -> Lattice:
