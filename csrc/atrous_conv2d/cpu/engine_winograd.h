@@ -421,11 +421,21 @@ class WinogradForward {
       const int filters = static_cast<int>(smaller(kTileLanes, job_.target_channels - k0));
       const T* const right = filters_.panel(packed_, group_, f, p0 + p);
       T* const to = products_ + begin * step + p * kTileLanes;
-      for (Index g = 0; g < groups; ++g) {
-        const Index at = first + (last - first) * g / groups;
-        const Index rows = first + (last - first) * (g + 1) / groups - at;
-        multiply_rows<kMostRows>(static_cast<int>(rows), left + at * kDepth, n * kDepth, right,
-                                 filters, to + at * step, step);
+      // At least once: without channels the products are 0.
+      for (Index c0 = 0; c0 == 0 || c0 < job_.source_channels; c0 += kSumDepth) {
+        const Index depth = smaller(kSumDepth, job_.source_channels - c0);
+        for (Index g = 0; g < groups; ++g) {
+          const Index at = first + (last - first) * g / groups;
+          const Index rows = first + (last - first) * (g + 1) / groups - at;
+          const Product product = {left + (c0 / kDepth * n + at) * kDepth,
+                                   n * kDepth,
+                                   right + c0 * kTileLanes,
+                                   depth,
+                                   to + at * step,
+                                   step,
+                                   c0 > 0};
+          multiply_rows<kMostRows>(static_cast<int>(rows), filters, product);
+        }
       }
     }
   }
@@ -530,21 +540,30 @@ class WinogradForward {
 
   // ---- products
 
+  // Rows of pixels, `depth` numbers of each, in chunks chunk_step apart, times a panel.
+  struct Product {
+    const T* left;
+    Index chunk_step;
+    const T* right;
+    Index depth;
+    T* to;
+    Index to_step;
+    bool add;  // to what is there
+  };
+
   template <int kCandidate>
-  void multiply_rows(int rows, const T* left, Index chunk_step, const T* right, int filters, T* to,
-                     Index to_step) const {
+  static void multiply_rows(int rows, int filters, const Product& product) {
     if constexpr (kCandidate > 0) {
-      if (rows < kCandidate) {
-        multiply_rows<kCandidate - 1>(rows, left, chunk_step, right, filters, to, to_step);
-        return;
-      }
+      if (rows < kCandidate) return multiply_rows<kCandidate - 1>(rows, filters, product);
       constexpr int kColumns = kLanes * kVectors;
       for (int first = 0; first < filters; first += kColumns) {
+        Product part = product;
+        part.right += first;
+        part.to += first;
         if (filters - first <= kLanes) {
-          multiply_block<kCandidate, 1>(left, chunk_step, right + first, to + first, to_step);
+          multiply_block<kCandidate, 1>(part);
         } else {
-          multiply_block<kCandidate, kVectors>(left, chunk_step, right + first, to + first,
-                                               to_step);
+          multiply_block<kCandidate, kVectors>(part);
         }
       }
     }
@@ -552,14 +571,15 @@ class WinogradForward {
 
   // Every loop over the accumulators is unrolled, or the compiler keeps them in memory.
   template <int kR, int kV>
-  void multiply_block(const T* left, Index chunk_step, const T* right, T* to, Index to_step) const {
+  static void multiply_block(const Product& product) {
+    const T *left = product.left, *right = product.right;
     Vector sums[kR][kV];
 #pragma GCC unroll 16
     for (int r = 0; r < kR; ++r) {
 #pragma GCC unroll 4
       for (int v = 0; v < kV; ++v) sums[r][v] = Vector{};
     }
-    for (Index rest = job_.source_channels; rest > 0; rest -= kDepth, left += chunk_step) {
+    for (Index rest = product.depth; rest > 0; rest -= kDepth, left += product.chunk_step) {
       const int depth = static_cast<int>(smaller(kDepth, rest));
       for (int d = 0; d < depth; ++d, right += kTileLanes) {
         Vector x[kV];
@@ -576,10 +596,13 @@ class WinogradForward {
         }
       }
     }
+    T* to = product.to;
 #pragma GCC unroll 16
-    for (int r = 0; r < kR; ++r, to += to_step) {
+    for (int r = 0; r < kR; ++r, to += product.to_step) {
 #pragma GCC unroll 4
-      for (int v = 0; v < kV; ++v) W::store(to + v * kLanes, sums[r][v]);
+      for (int v = 0; v < kV; ++v) {
+        W::store(to + v * kLanes, product.add ? W::load(to + v * kLanes) + sums[r][v] : sums[r][v]);
+      }
     }
   }
 
@@ -651,6 +674,8 @@ class WinogradForward {
     for (int i = 0; i < kLanes; ++i) W::store(to + i * to_step, rows[i]);
   }
 
+  // Sums of more products would lose digits, and a panel of fewer stays in the first-level cache.
+  static constexpr Index kSumDepth = 2 * kDepth;
   static constexpr int kRowsAhead = 16;  // from the second-level cache
   static constexpr Index kPixelsTogether = 64;
   static constexpr Index kPartBytes = 1 << 19;
