@@ -35,14 +35,18 @@ class DenseCRF(CaffeLayer):
 
     def initialise(self) -> None:
         """The blobs begin as what the file states, the compatibility as Potts."""
-        crf = self.layer
-        with torch.no_grad():
-            for i in range(len(self.blob_shapes)):
-                if not self.has_blob(i):
-                    continue
-                blob = self.registered(i)
-                potts = -torch.eye(blob.shape[-1])
-                blob.copy_((torch.tensor(crf.weights), torch.tensor(crf.stds).log(), potts)[i])
+        for i, what in enumerate(self.layer.learns):
+            if self.has_blob(i):
+                with torch.no_grad():
+                    self.registered(i).copy_(self._first(what))
+
+    def _first(self, what: str) -> Tensor:
+        """What a blob begins as."""
+        if what == "compatibility":
+            return -torch.eye(self.blob(2).shape[0])
+        stated = {"weights": self.layer.weights, "stds": self.layer.stds}
+        values = torch.tensor(stated[what])
+        return values.log() if what == "stds" else values
 
     def crf_params(self) -> CRFParams:
         """The present iterations, weights and stds; a compatibility that was learned is blob 2.
@@ -55,11 +59,11 @@ class DenseCRF(CaffeLayer):
         if spatial > 1:
             self.refuse("cannot be told as CRFParams", expected="one spatial kernel", got=spatial)
         weights, stds = self._weights().tolist(), self._stds(torch.float64).tolist()
-        pos = (weights[0], stds[0]) if spatial else (0, 1)
+        pos_w, pos_xy_std = (weights[0], stds[0]) if spatial else (0, 1)
         pairs = zip(weights[spatial:], stds[spatial::2], stds[spatial + 1 :: 2], strict=True)
-        first, *extra = [Bilateral(*kernel) for kernel in pairs] or [Bilateral(0, 1, 1)]
-        bi = first.w, first.xy_std, first.rgb_std
-        return CRFParams(self.layer.max_iter, *pos, *bi, tuple(extra))
+        bi, *extra = [Bilateral(*kernel) for kernel in pairs] or [Bilateral(0, 1, 1)]
+        steps = self.layer.max_iter
+        return CRFParams(steps, pos_w, pos_xy_std, bi.w, bi.xy_std, bi.rgb_std, extra=tuple(extra))
 
     def forward(self, scores: Tensor, data_dim: Tensor, image: Tensor | None = None) -> Tensor:
         """Scores (N, C, H, W), sizes (N, 1, 1, 2), picture (N, 3, H, W) -> (N, C, H, W).
