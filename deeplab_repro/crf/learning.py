@@ -35,7 +35,7 @@ def fit(
     examples: Sequence[Example],
     *,
     epochs: int = 5,
-    lr: float = 0.05,
+    lr: float = 0.02,
     objective: Objective = "iou",
     ignore_index: int = 255,
     seed: int = 0,
@@ -54,7 +54,7 @@ def fit(
             may be read when they are asked for.
         epochs: how often each is seen.
         lr: of Adam at first; it falls evenly to 0, so that the last pictures do not decide.  The
-            stds are learned as logarithms: a step of 0.05 is one of 5 %.
+            stds are learned as logarithms: a step of 0.02 is one of 2 %.
         objective: what becomes as small as it can, see below; the marginals are Q.
         ignore_index: of pixels that do not count.
         seed: of the order.
