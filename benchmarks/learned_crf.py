@@ -8,11 +8,10 @@ from the first --pictures pictures of its train list; the 200 pictures of val ta
 choice and are scored once for each row. The searched parameters are those of
 weights/synthetic_largefov/score.json, the best of a grid on the first 50 pictures.
 `deeplab_repro.crf.fit` learns weights, stds and compatibility, from there on and from the published
-defaults. Its objective and rate were chosen on pictures 51 to 75 of train. The network and its CRF
-are trained together, as CRF-as-RNN, by `deeplab_repro.train.Solver` on all of train. So is the
-network without the CRF, for as many iterations, and its scores get the searched CRF: what is
-between the two is what the CRF in the training is worth. The result is written after every row,
-with the rows so far.
+defaults. Its rate was chosen on pictures 51 to 75 of train. The network and its CRF are trained
+together, as CRF-as-RNN, by `deeplab_repro.train.Solver` on all of train. So is the network without
+the CRF, for as many iterations, and its scores get the searched CRF: what is between the two is
+what the CRF in the training is worth. The result is written after every row, with the rows so far.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ layer {{ name: "data" type: "ImageSegData" top: "data" top: "label" top: "data_d
   transform_param {{ mirror: true crop_size: 161
     mean_value: 104.008 mean_value: 116.669 mean_value: 122.675 }}
   image_data_param {{ root_folder: "{root}" source: "{root}/ImageSets/SegmentationAug/train.txt"
-    batch_size: 2 shuffle: true label_type: PIXEL }} }}
+    batch_size: {batch} shuffle: true label_type: PIXEL }} }}
 """
 CRF = """
 layer {{ name: "crf" type: "DenseCRF" bottom: "fc8_interp" bottom: "data_dim" bottom: "data"
@@ -69,11 +68,12 @@ layer {{ name: "loss" type: "SoftmaxWithLoss" bottom: "{scores}" bottom: "label"
 """
 SOLVER = """
 train_net: "{folder}/train.prototxt" type: "Adam" base_lr: 0.0001 lr_policy: "poly" power: 0.9
-max_iter: {iterations} momentum: 0.9 momentum2: 0.999 weight_decay: 0.0001 random_seed: 1
-snapshot_prefix: "{folder}/train" snapshot_after_train: false solver_mode: CPU
+max_iter: {iterations} average_loss: 50 momentum: 0.9 momentum2: 0.999 weight_decay: 0.0001
+random_seed: 1 snapshot_prefix: "{folder}/train" snapshot_after_train: false solver_mode: CPU
 """
 #: Mean field steps while the network is trained, as in the paper of CRF-as-RNN; 10 when it is used.
 STEPS = 5
+BATCH = 2
 
 
 @dataclass
@@ -145,7 +145,8 @@ def learned(
     examples = [example_of(item) for item in items]
     losses = fit(crf, examples, epochs=epochs, lr=lr, objective=objective)
     mu = None if crf.compatibility is None else crf.compatibility.detach()
-    about = {"objective": objective, "epochs": epochs, "lr": lr, "losses": losses}
+    about = {"objective": objective, "pictures": len(items), "epochs": epochs, "lr": lr}
+    about |= {"losses": losses}
     return Refiner(crf.learned_params(), mu), {**about, "seconds": time.perf_counter() - began}
 
 
@@ -157,7 +158,9 @@ def trained(
     layers = text[text.index("layer {") :].replace("dropout_ratio: 0.5", "dropout_ratio: 0.1")
     crf = "" if start is None else CRF.format(**{**asdict(start), "iterations": STEPS})
     loss = LOSS.format(scores="fc8_interp" if start is None else "log_q")
-    (folder / "train.prototxt").write_text(DATA.format(root=root) + layers + crf + loss)
+    (folder / "train.prototxt").write_text(
+        DATA.format(root=root, batch=BATCH) + layers + crf + loss
+    )
     (folder / "solver.prototxt").write_text(SOLVER.format(folder=folder, iterations=iterations))
     began = time.perf_counter()
     with closing(Solver(folder / "solver.prototxt", WEIGHTS)) as solver:
@@ -166,7 +169,7 @@ def trained(
             solver.step(min(50, iterations - solver.iter))
             losses.append(solver.smoothed_loss)
         assert isinstance(solver.net, CaffeNet)
-        about = {"iterations": iterations, "losses": losses}
+        about = {"iterations": iterations, "batch": BATCH, "losses": losses}
         return solver.net, {**about, "seconds": time.perf_counter() - began}
 
 
@@ -250,22 +253,22 @@ def main() -> None:
     params = CRFParams(**before["crf"])
     everything = LEARNED[-1]
     tasks: list[Task] = [
-        partial(trained_rows, root, options.pictures, params, True, options.iterations),
         partial(first_rows, seen, others, params, before["crf_chosen_on"]),
-        partial(trained_rows, root, options.pictures, params, False, options.iterations),
         *(
             partial(fitted_row, seen, others, start, learn, objective, options.epochs, options.lr)
             for start, learn, objective in (
-                *((("search", params), learn, "iou") for learn in reversed(LEARNED)),
-                (("search", params), everything, "likelihood"),
-                (("defaults", CRFParams()), everything, "iou"),
+                *((("search", params), learn, "likelihood") for learn in LEARNED),
+                (("search", params), everything, "iou"),
+                (("defaults", CRFParams()), everything, "likelihood"),
             )
         ),
+        partial(trained_rows, root, options.pictures, params, False, options.iterations),
+        partial(trained_rows, root, options.pictures, params, True, options.iterations),
     ]
-    # Forked, they have the pictures and scores without a copy.
+    # Forked, they have the pictures and scores without a copy; the longest begins first.
     done: dict[int, list[dict[str, Any]]] = {}
     with multiprocessing.get_context("fork").Pool(options.workers) as pool:
-        for i, rows in pool.imap_unordered(call, enumerate(tasks)):
+        for i, rows in pool.imap_unordered(call, reversed([*enumerate(tasks)])):
             done[i] = rows
             results = [row for i in sorted(done) for row in done[i]]
             path = write_json(options.json, "learned_crf", results)
