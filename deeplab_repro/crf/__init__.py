@@ -6,7 +6,7 @@
 
 from deeplab_repro.crf.energy import Energies
 from deeplab_repro.crf.inference import dense_crf, dense_crf_features
-from deeplab_repro.crf.learning import Example, fit
+from deeplab_repro.crf.learning import Example, Objective, fit
 from deeplab_repro.crf.module import DenseCRF
 from deeplab_repro.crf.params import Bilateral, CRFParams
 
@@ -16,6 +16,7 @@ __all__ = [
     "DenseCRF",
     "Energies",
     "Example",
+    "Objective",
     "dense_crf",
     "dense_crf_features",
     "fit",

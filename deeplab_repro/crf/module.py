@@ -100,10 +100,11 @@ class DenseCRF(nn.Module):
             "checkpoint": checkpoint,
         }
         numbers = [n for s in _stds(params) for n in (s if isinstance(s, tuple) else (s,))]
+        # In the order of the blobs of Caffe's layer, so that snapshots fit both.
         values = {
             "weights": torch.tensor(params.weights),
-            "compatibility": mu,
             "log_stds": torch.tensor(numbers).log() if "stds" in learned else None,
+            "compatibility": mu,
         }
         for name, value in values.items():
             if name.removeprefix("log_") in learned and value is not None:

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from prototxt_import.layers.core import Layer, kind
-from prototxt_import.layers.parts import LayerShapes
+from prototxt_import.layers.parts import Filler, LayerShapes
 from prototxt_import.layers.sizes import Shape
 from prototxt_import.schema import Dialect
 
 __all__ = ["DenseCRF"]
 
+#: What the blobs of a layer that learns hold, in their order.
+_LEARNABLE: Final = ("weights", "stds", "compatibility")
+
 
 @kind("DenseCRF", "dense_crf_param", bottoms=(2, 3), programs=("dl2",), v1="DENSE_CRF")
 class DenseCRF(Layer):
     """densecrf_layer.cpp: scores, image sizes and, where there are bilateral terms, the image.
+
+    The forks' layer has no blobs, and they refuse a file in which it has ``param`` entries.  Here
+    these make it learn, and there are as many blobs as entries: the first is the weights of the
+    kernels, spatial ones first, the second the logarithms of their standard deviations, an xy_std
+    of each spatial kernel and then an xy_std and an rgb_std of each bilateral one, the third the
+    compatibility (labels, labels), Potts at first.
 
     Attributes:
         max_iter: steps of mean field inference.
@@ -51,6 +60,48 @@ class DenseCRF(Layer):
                     expected=counts[0],
                     got=counts[1],
                 )
+        if not self.stated_blobs:
+            return
+        if self.is_legacy:
+            self.fail(
+                "learns in the current format only, where its top may be logarithms, as a loss"
+                " needs them",
+                expected="no param, blobs_lr or weight_decay",
+                got=len(self.stated_blobs),
+            )
+        if sum(self.kernels) == 0:
+            self.fail("has param entries, but no kernel (pos_w, bi_w) to learn")
+        if not all(std > 0 for std in self.stds):
+            self.fail("learns logarithms of stds", expected="positive stds", got=min(self.stds))
+
+    @property
+    def learns(self) -> tuple[str, ...]:
+        """What its blobs hold: of ``"weights"``, ``"stds"`` and ``"compatibility"``."""
+        return _LEARNABLE[: len(self.stated_blobs)]
+
+    @property
+    def kernels(self) -> tuple[int, int]:
+        """How many spatial and how many bilateral kernels take part."""
+        return len(self.pos_w), len(self.bi_w) if len(self.bottoms) == 3 else 0
+
+    @property
+    def weights(self) -> list[float]:
+        """Of the kernels that take part, spatial ones first."""
+        return [*self.pos_w, *self.bi_w[: self.kernels[1]]]
+
+    @property
+    def stds(self) -> list[float]:
+        """An xy_std of each spatial kernel, then an xy_std and an rgb_std of each bilateral one."""
+        pairs = list(zip(self.bi_xy_std, self.bi_rgb_std, strict=True))[: self.kernels[1]]
+        return [*self.pos_xy_std, *(std for pair in pairs for std in pair)]
+
+    def fillers(self) -> tuple[Filler, ...]:
+        """One for each blob.  Only the number counts: its own parameters are the first values."""
+        return (Filler(),) * len(self.learns)
+
+    def describe(self) -> str:
+        """With what it learns."""
+        return f"DenseCRF, learns {', '.join(self.learns)}" if self.learns else "DenseCRF"
 
     def infer(self, bottoms: list[Shape]) -> LayerShapes:
         """Scores (N, C, H, W), sizes (N, 1, 1, 2), image (N, 3, H, W) -> (N, C, H, W)."""
@@ -65,4 +116,11 @@ class DenseCRF(Layer):
             self.require_equal("channels of the image", 3, image[1])
             for what, i in (("batch sizes", 0), ("heights", 2), ("widths", 3)):
                 self.require_equal(f"{what} of scores and image", scores[i], image[i])
-        return LayerShapes([scores])
+        spatial, bilateral = self.kernels
+        labels = scores[1]
+        params: list[Shape] = [
+            (spatial + bilateral,),
+            (spatial + 2 * bilateral,),
+            (labels, labels),
+        ]
+        return LayerShapes([scores], params[: len(self.learns)])

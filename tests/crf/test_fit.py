@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from deeplab_repro.crf import CRFParams, DenseCRF, Example, dense_crf, fit
+from deeplab_repro.crf import CRFParams, DenseCRF, Example, Objective, dense_crf, fit
 
 START = CRFParams(3, 1.0, 1.5, 1.0, 4.0, 40.0)
 
@@ -34,18 +34,36 @@ def wrong(params: CRFParams, examples: list[Example]) -> float:
 
 
 @pytest.mark.slow
-def test_what_is_learned_helps_with_other_pictures() -> None:
+@pytest.mark.parametrize("objective", ["likelihood", "iou"])
+def test_what_is_learned_helps_with_other_pictures(objective: Objective) -> None:
     seen, others = [drawing(i) for i in range(4)], [drawing(i) for i in range(10, 16)]
     crf = DenseCRF(START, learn=["weights", "stds"], expnorm="exact")
     told: list[float] = []
-    losses = fit(crf, seen, epochs=4, lr=0.2, progress=told.append)
+    losses = fit(crf, seen, epochs=4, lr=0.2, objective=objective, progress=told.append)
     assert len(losses) == 4
     assert len(told) == 16
     assert losses[-1] < losses[0] / 2
     learned = crf.learned_params()
     assert wrong(learned, others) < wrong(START, others) / 2
     again = DenseCRF(START, learn=["weights", "stds"], expnorm="exact")
-    assert fit(again, seen, epochs=4, lr=0.2) == losses
+    assert fit(again, seen, epochs=4, lr=0.2, objective=objective) == losses
+
+
+def test_objectives_by_hand() -> None:
+    """Two labels on four pixels of which one is void; without kernels Q is softmax(-unary)."""
+    q = torch.tensor([[0.9, 0.6, 0.2, 0.5], [0.1, 0.4, 0.8, 0.5]])
+    labels = torch.tensor([[0, 1, 1, 255]])
+    example = Example(-q.log()[:, None], torch.zeros(3, 1, 4), labels)
+    params = CRFParams(iterations=0)
+    expected = {
+        "likelihood": -torch.tensor([0.9, 0.4, 0.8]).log().mean().item(),
+        # Label 0: 0.9 of 0.9 + 0.6 + 0.2 + 1 - 0.9; label 1: 1.2 of 1.3 + 2 - 1.2.
+        "iou": 1 - (0.9 / 1.8 + 1.2 / 2.1) / 2,
+    }
+    for objective, loss in expected.items():
+        crf = DenseCRF(params, learn=["weights"], expnorm="exact")
+        found = fit(crf, [example], epochs=1, objective=objective)  # type: ignore[arg-type]
+        assert found == [pytest.approx(loss, rel=1e-5)]
 
 
 def test_pictures_without_labels_teach_nothing() -> None:
@@ -63,6 +81,8 @@ def test_bad_input() -> None:
         fit(DenseCRF(START), [drawing(0)])
     with pytest.raises(ValueError, match="there are no examples"):
         fit(crf, [])
+    with pytest.raises(ValueError, match="must be one of likelihood, iou, got 'dice'"):
+        fit(crf, [drawing(0)], objective="dice")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"example 0 must have the energies' size \(24, 20\), got"):
         fit(crf, [Example(unary, image, labels[1:])])
     labels[3, 3] = 2
