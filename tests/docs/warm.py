@@ -52,13 +52,15 @@ def warm_program(folder: Path) -> Iterator[Path]:
     program.chmod(0o755)
     words = [sys.executable, "-m", __name__, str(address)]
     root = Path(__file__).parents[2]
-    with subprocess.Popen(words, cwd=root, stdout=subprocess.PIPE) as server:
+    with subprocess.Popen(
+        words, cwd=root, stdout=subprocess.PIPE, start_new_session=True
+    ) as server:
         assert server.stdout is not None
         assert server.stdout.readline() == b"ready\n"
         try:
             yield program.parent
         finally:
-            server.terminate()
+            os.killpg(server.pid, signal.SIGTERM)  # with commands that are still running
 
 
 def _serve(address: str) -> None:
