@@ -16,12 +16,13 @@ $(READY): requirements.lock pyproject.toml $(SOURCES)
 demo: $(READY)
 	@BIN=$(BIN) sh weights/demo.sh
 
-# With it, pytest would rewrite the assertions of all tests in each process and each run anew, and
-# every command that a test starts would compile the package.
-unexport PYTHONDONTWRITEBYTECODE
 # Train the bundled network again, from drawn pictures; takes minutes, and writes its score.
 train-demo: $(READY)
 	@BIN=$(BIN) sh weights/train_demo.sh
+
+# With it, pytest would rewrite the assertions of all tests in each process and each run anew, and
+# every command that a test starts would compile the package.
+unexport PYTHONDONTWRITEBYTECODE
 
 # One process a core; those that finish early take tests from the others.
 PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
