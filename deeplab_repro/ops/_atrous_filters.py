@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import weakref
 from collections.abc import Sequence
 from typing import Any, Final
@@ -36,6 +37,7 @@ class KeptFilters:
         self._made_of: torch.Tensor | None = None
         self._version = 0
         self._filters: dict[tuple, torch.Tensor] = {}
+        self._lock = threading.RLock()  # several threads may run one network
 
     def __deepcopy__(self, memo: Any) -> KeptFilters:
         return KeptFilters()
@@ -45,15 +47,15 @@ class KeptFilters:
 
     def clear(self) -> None:
         """Forget all."""
-        self._made_of = None
-        self._filters.clear()
+        with self._lock:
+            self._made_of = None
+            self._filters.clear()
 
     def has_room(self, weight: torch.Tensor) -> bool:
         """Whether :meth:`find` will have an answer for this weight."""
         if weight.is_inference():  # no version counter
             return False
-        # At most 49 transformed filters take the place of 9 taps.
-        return bool(self._filters) or _kept_bytes + 6 * weight.nbytes <= LIMIT
+        return bool(self._filters) or _fits(weight)
 
     def find(
         self,
@@ -68,27 +70,33 @@ class KeptFilters:
         weight: (K, C / groups, 3, 3). image_size, padding, rate: (h, w) in pixels. None where they
         cannot be kept: a weight without a version counter, or no memory left for them.
         """
-        if not self.has_room(weight):
-            return None
-        if (
-            self._made_of is None
-            or self._made_of.data_ptr() != weight.data_ptr()
-            or self._made_of.stride() != weight.stride()
-            or self._version != weight._version
-        ):
-            self.clear()
-            self._made_of, self._version = weight.detach(), weight._version
-        key = (tuple(image_size), tuple(padding), tuple(rate), groups, weight.dtype)
-        found = self._filters.pop(key, None)
-        if found is None:
-            while len(self._filters) >= _MOST_SIZES:
-                del self._filters[next(iter(self._filters))]
-            found = _OPS.atrous_winograd_filters(
-                weight, list(image_size), list(padding), list(rate), groups, False
-            )
-            _count(found)
-        self._filters[key] = found
-        return found
+        with self._lock:
+            if not self.has_room(weight):
+                return None
+            if (
+                self._made_of is None
+                or self._made_of.data_ptr() != weight.data_ptr()
+                or self._made_of.stride() != weight.stride()
+                or self._version != weight._version
+            ):
+                self.clear()
+                self._made_of, self._version = weight.detach(), weight._version
+            key = (tuple(image_size), tuple(padding), tuple(rate), groups, weight.dtype)
+            found = self._filters.pop(key, None)
+            if found is None:
+                while len(self._filters) >= _MOST_SIZES or (self._filters and not _fits(weight)):
+                    del self._filters[next(iter(self._filters))]
+                found = _OPS.atrous_winograd_filters(
+                    weight, list(image_size), list(padding), list(rate), groups, False
+                )
+                _count(found)
+            self._filters[key] = found
+            return found
+
+
+def _fits(weight: torch.Tensor) -> bool:
+    # At most 49 transformed filters take the place of 9 taps.
+    return _kept_bytes + 6 * weight.nbytes <= LIMIT
 
 
 def _count(filters: torch.Tensor) -> None:

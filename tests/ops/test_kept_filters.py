@@ -123,6 +123,12 @@ def test_they_are_counted_and_bounded(layer, x, monkeypatch):
     assert kept_bytes() > before
     layer._kept.clear()
     assert kept_bytes() == before
+    monkeypatch.setattr(_atrous_filters, "LIMIT", before + 6 * layer.weight.nbytes)
+    layer(x)
+    one = kept_bytes()
+    layer(torch.randn(1, 5, 11, 10))  # takes the place of the other size: there is room for one
+    assert before < kept_bytes() <= one
+    layer._kept.clear()
     monkeypatch.setattr(_atrous_filters, "LIMIT", before)
     assert layer(x).equal(fresh(layer, x))
     assert kept_bytes() == before
