@@ -1,6 +1,8 @@
 // The ops of minimal filtering: checks, allocation, launch. The CPU's alone.
 #include <torch/csrc/stable/library.h>
 
+#include <vector>
+
 #include "atrous_conv2d_entry.h"
 #include "cpu/winograd.h"
 #include "torch_threads.h"
@@ -10,22 +12,14 @@ namespace {
 
 constexpr const char* kDtypes = "float32 or float64";
 
-// The convolution of maps of this size; transposed: that whose result is the gradient of the input.
-ConvGeometry geometry(const char* op, Index batch, const Sizes& image_size, const Tensor& weight,
-                      const Sizes& padding, const Sizes& rate, Index groups, bool transposed) {
-  check_map(op, "weight", weight);
-  check(weight.size(2) == 3 && weight.size(3) == 3, op, ": weight must have 3x3 taps, got shape ",
-        shape_of(weight));
-  check(groups >= 1 && weight.size(0) % groups == 0, op, ": groups must divide ", weight.size(0),
-        " filters, got ", groups);
+// Sizes of maps; a padding may be negative.
+ConvGeometry geometry(const char* op, const Sizes& image_size, const Sizes& padding,
+                      const Sizes& rate) {
   check_pair(op, "image_size", image_size, 1);
   check_pair(op, "rate", rate, 1);
   check(padding.size() == 2, op, ": padding must be two ints");
   ConvGeometry g{};
-  g.batch = batch;
-  g.in_channels = transposed ? weight.size(0) : weight.size(1) * groups;
-  g.out_channels = transposed ? weight.size(1) * groups : weight.size(0);
-  g.groups = groups;
+  g.batch = 1;
   g.kernel_h = g.kernel_w = 3;
   g.stride_h = g.stride_w = 1;
   g.height = image_size[0];
@@ -42,39 +36,56 @@ ConvGeometry geometry(const char* op, Index batch, const Sizes& image_size, cons
   return g;
 }
 
+// transposed: of the convolution whose result is the gradient of the input.
+void set_weight(const char* op, ConvGeometry& g, const Tensor& weight, Index groups,
+                bool transposed) {
+  check_map(op, "weight", weight);
+  check(weight.size(2) == 3 && weight.size(3) == 3, op, ": weight must have 3x3 taps, got shape ",
+        shape_of(weight));
+  const Index in = weight.size(1) * groups, out = weight.size(0);
+  transposed ? set_channels(op, g, out, in, groups) : set_channels(op, g, in, out, groups);
+}
+
 void check_dtype(const char* op, const char* name, const Tensor& t) {
   using torch::headeronly::ScalarType;
   check(t.scalar_type() == ScalarType::Float || t.scalar_type() == ScalarType::Double, op, ": ",
         name, " must be ", kDtypes, ", got ", torch::headeronly::toString(t.scalar_type()));
 }
 
-Tensor filters(const Tensor& weight, const Sizes image_size, const Sizes padding, const Sizes rate,
-               int64_t groups, bool transposed, int64_t) {
+std::vector<int64_t> filter_sizes(const ConvGeometry& g, unsigned filter_set) {
+  return {g.groups, winograd_filter_count(filter_set), ceil_div(g.group_out(), kTileLanes),
+          g.group_in(), kTileLanes};
+}
+
+int64_t filter_set(const Sizes image_size, const Sizes padding, const Sizes rate) {
+  return winograd_filter_set(geometry("atrous_winograd_filter_set", image_size, padding, rate));
+}
+
+Tensor filters(const Tensor& weight, int64_t set, int64_t groups, int64_t) {
   const char* op = "atrous_winograd_filters";
   check_dtype(op, "weight", weight);
-  const auto g = geometry(op, 1, image_size, weight, padding, rate, groups, transposed);
-  const WinogradShape s = winograd_shape(g);
-  const int64_t sizes[] = {s.groups, s.filters, s.panels, s.channels, s.lanes};
-  const Tensor to = torch::stable::new_empty(weight, {sizes, 5});
+  ConvGeometry g{};
+  set_weight(op, g, weight, groups, /*transposed=*/false);
+  const Tensor to = torch::stable::new_empty(weight, filter_sizes(g, set));
   if (to.numel() == 0) return to;
   dispatch_float(weight, [&](auto element) {
     using T = decltype(element);
-    const WinogradWeight<T> w{static_cast<const T*>(weight.data_ptr()), strides_of(weight),
-                              transposed};
-    winograd_filters(g, w, static_cast<T*>(to.data_ptr()), torch_threads());
+    const WinogradWeight<T> w{static_cast<const T*>(weight.data_ptr()), strides_of(weight), false};
+    winograd_filters(g, set, w, static_cast<T*>(to.data_ptr()), torch_threads());
   });
   return to;
 }
 
 Tensor forward(const Tensor& x_any, const Tensor& weight, const std::optional<Tensor>& filters,
-               const std::optional<Tensor>& bias_any, const Sizes padding, const Sizes rate,
-               int64_t groups, bool transposed, bool relu, int64_t) {
+               int64_t set, const std::optional<Tensor>& bias_any, const Sizes padding,
+               const Sizes rate, int64_t groups, bool transposed, bool relu, int64_t) {
   const char* op = "atrous_conv2d_winograd";
   check_map(op, "x", x_any);
   check_dtype(op, "x", x_any);
   check_like(op, "weight", weight, "x", x_any);
-  const auto g = geometry(op, x_any.size(0), {x_any.size(2), x_any.size(3)}, weight, padding, rate,
-                          groups, transposed);
+  auto g = geometry(op, {x_any.size(2), x_any.size(3)}, padding, rate);
+  set_weight(op, g, weight, groups, transposed);
+  g.batch = x_any.size(0);
   check(x_any.size(1) == g.in_channels, op, ": weight ", shape_of(weight), " with groups=", groups,
         " needs x with ", g.in_channels, " channels, got ", shape_of(x_any));
   if (bias_any) {
@@ -82,12 +93,13 @@ Tensor forward(const Tensor& x_any, const Tensor& weight, const std::optional<Te
     check_vector(op, "bias", *bias_any, g.out_channels);
   }
   if (filters) {
-    const WinogradShape s = winograd_shape(g);
     check_like(op, "filters", *filters, "x", x_any);
-    check(filters->dim() == 5 && filters->size(0) == s.groups && filters->size(1) == s.filters &&
-              filters->size(2) == s.panels && filters->size(3) == s.channels &&
-              filters->size(4) == s.lanes && filters->is_contiguous(),
-          op, ": filters were made for another convolution, of shape ", shape_of(*filters));
+    const unsigned needed = winograd_filter_set(g);
+    check(set == needed, op, ": filters are of set ", set, ", these maps need set ", needed);
+    const auto sizes = filter_sizes(g, needed);
+    bool fits = filters->dim() == 5 && filters->is_contiguous();
+    for (int i = 0; fits && i < 5; ++i) fits = filters->size(i) == sizes[i];
+    check(fits, op, ": filters were made of another weight, got shape ", shape_of(*filters));
   }
   ConvOptions options;
   options.channels_last = is_channels_last(x_any);
@@ -115,4 +127,8 @@ Tensor forward(const Tensor& x_any, const Tensor& weight, const std::optional<Te
 STABLE_TORCH_LIBRARY_IMPL(deeplab_repro, CPU, m) {
   m.impl("atrous_winograd_filters", TORCH_BOX(&deeplab::filters));
   m.impl("atrous_conv2d_winograd", TORCH_BOX(&deeplab::forward));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(deeplab_repro, CompositeImplicitAutograd, m) {
+  m.impl("atrous_winograd_filter_set", TORCH_BOX(&deeplab::filter_set));
 }

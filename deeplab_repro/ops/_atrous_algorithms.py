@@ -12,6 +12,7 @@ from typing import Any, Final
 import torch
 import torch.nn.functional as F
 
+from deeplab_repro.native import backends
 from deeplab_repro.native.memory import memory_format
 from deeplab_repro.ops._atrous_filters import KeptFilters
 from deeplab_repro.ops._atrous_interlace import How, Interlacing
@@ -186,9 +187,11 @@ class Winograd(Algorithm):
     def run(self, x, weight, bias, how, relu, kept=None):
         if not suits_winograd(x.device.type, weight.shape[2:], how.stride):
             return BY_NAME["direct"].run(x, weight, bias, how, relu)
-        filters = kept and kept.find(weight, x.shape[2:], *how[1:4])
+        filters, filter_set = None, 0
+        if kept is not None and backends.has_cpu():
+            filters, filter_set = kept.find(weight, x.shape[2:], *how[1:4])
         return _OPS.atrous_conv2d_winograd(
-            x, weight, filters, bias, how.padding, how.rate, how.groups, False, relu
+            x, weight, filters, filter_set, bias, how.padding, how.rate, how.groups, False, relu
         )
 
     def grad_input(self, grad_y, weight, image_size, how):
@@ -196,7 +199,7 @@ class Winograd(Algorithm):
             return BY_NAME["direct"].grad_input(grad_y, weight, image_size, how)
         padding = [2 * rate - pad for rate, pad in zip(how.rate, how.padding, strict=True)]
         return _OPS.atrous_conv2d_winograd(
-            grad_y, weight, None, None, padding, how.rate, how.groups, True, False
+            grad_y, weight, None, 0, None, padding, how.rate, how.groups, True, False
         )
 
     def grad_weight(self, grad_y, x, kernel_size, how):
@@ -265,7 +268,7 @@ def convolve(
     """y without a gradient; kept: where the layer keeps its transformed filters."""
     if x.shape[1] > 1 and x.stride(1) == 1 and not x.is_contiguous():
         x = x.contiguous(memory_format=torch.channels_last)  # a part of a map stored so
-    room = kept is not None and kept.has_room(weight)
+    room = kept is not None and kept.has_room(weight, how.groups)
     sizes = x.shape[2:], weight.shape[2:]
     name = chosen(asked, "forward", x, x.shape[1], weight.shape[0], *sizes, how, room)
     if name == "winograd":

@@ -1,22 +1,42 @@
-"""Transformed filters of minimal filtering, kept with a layer while its weight stays as it is."""
+"""Filters that are kept, transformed for minimal filtering, while a layer does not learn."""
 
 from __future__ import annotations
 
 import os
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 import torch
+from torch import nn
 
 _OPS = torch.ops.deeplab_repro
 
-#: Bytes that all layers of a process may keep; DEEPLAB_REPRO_KEPT_FILTERS (in MB) says otherwise.
-LIMIT: Final = int(float(os.environ.get("DEEPLAB_REPRO_KEPT_FILTERS") or 384) * 1e6)
-_MOST_SIZES: Final = 2
+_PANEL: Final = 32  # filters
+_MOST_COMBINATIONS: Final = 7 * 7
+_MOST_SETS: Final = 2
 
 _kept_bytes = 0
+# Of all that is kept, for several threads may run one network; and memory may be freed within.
+_lock = threading.RLock()
+
+
+@lru_cache(maxsize=1)
+def limit() -> int:
+    """Bytes that all layers of a process may keep: 384 MB, or DEEPLAB_REPRO_KEPT_FILTERS (in MB).
+
+    Raises:
+        ValueError: that variable is no number.
+    """
+    given = os.environ.get("DEEPLAB_REPRO_KEPT_FILTERS") or "384"
+    try:
+        return int(float(given) * 1e6)
+    except (ValueError, OverflowError):
+        raise ValueError(
+            f"DEEPLAB_REPRO_KEPT_FILTERS must be a number of megabytes, got {given!r}"
+        ) from None
 
 
 def kept_bytes() -> int:
@@ -25,19 +45,15 @@ def kept_bytes() -> int:
 
 
 class KeptFilters:
-    """The transformed filters of one layer, for the sizes of maps that it met last.
+    """The transformed filters of one layer, for the combinations of taps that it met last.
 
-    They go when the weight is another one or has changed, as its version counter tells; writing
-    through ``weight.data`` escapes that counter, and :meth:`clear` is for those who do. A layer
-    keeps none where the process keeps :data:`LIMIT` bytes already.
+    They are made again when a fingerprint of the weight says that its values have changed, however
+    that came about. A layer keeps none where the process keeps :func:`limit` bytes already.
     """
 
     def __init__(self) -> None:
-        # Of the same memory as the weight, so that no other tensor can come to lie there.
-        self._made_of: torch.Tensor | None = None
-        self._version = 0
-        self._filters: dict[tuple, torch.Tensor] = {}
-        self._lock = threading.RLock()  # several threads may run one network
+        self._made_of: tuple | None = None
+        self._filters: dict[int, torch.Tensor] = {}
 
     def __deepcopy__(self, memo: Any) -> KeptFilters:
         return KeptFilters()
@@ -47,15 +63,13 @@ class KeptFilters:
 
     def clear(self) -> None:
         """Forget all."""
-        with self._lock:
+        with _lock:
             self._made_of = None
             self._filters.clear()
 
-    def has_room(self, weight: torch.Tensor) -> bool:
-        """Whether :meth:`find` will have an answer for this weight."""
-        if weight.is_inference():  # no version counter
-            return False
-        return bool(self._filters) or _fits(weight)
+    def has_room(self, weight: torch.Tensor, groups: int) -> bool:
+        """Whether :meth:`find` will have an answer, as far as one can tell without looking."""
+        return bool(self._filters) or _fits(_size(weight, groups, _MOST_COMBINATIONS))
 
     def find(
         self,
@@ -64,47 +78,83 @@ class KeptFilters:
         padding: Sequence[int],
         rate: Sequence[int],
         groups: int,
-    ) -> torch.Tensor | None:
-        """The filters (groups, filters, panels, C / groups, 32), made where there are none.
+    ) -> tuple[torch.Tensor | None, int]:
+        """The filters, made where there are none.
 
-        weight: (K, C / groups, 3, 3). image_size, padding, rate: (h, w) in pixels. None where they
-        cannot be kept: a weight without a version counter, or no memory left for them.
+        Args:
+            weight: (K, C / groups, 3, 3).
+            image_size: (H, W) of the maps, in pixels.
+            padding: (h, w) in pixels.
+            rate: (h, w) in pixels.
+            groups: divides K.
+
+        Returns:
+            (groups, filters, panels, C / groups, 32), or None where there is no memory left for
+            them; and the set of combinations that they are for.
         """
-        with self._lock:
-            if not self.has_room(weight):
-                return None
-            if (
-                self._made_of is None
-                or self._made_of.data_ptr() != weight.data_ptr()
-                or self._made_of.stride() != weight.stride()
-                or self._version != weight._version
-            ):
+        needed = _OPS.atrous_winograd_filter_set(list(image_size), list(padding), list(rate))
+        made_of = (_OPS.fingerprint(weight), weight.shape, weight.dtype, groups)
+        with _lock:
+            if made_of != self._made_of:
                 self.clear()
-                self._made_of, self._version = weight.detach(), weight._version
-            key = (tuple(image_size), tuple(padding), tuple(rate), groups, weight.dtype)
-            found = self._filters.pop(key, None)
+            found = self._filters.pop(needed, None)
             if found is None:
-                while len(self._filters) >= _MOST_SIZES or (self._filters and not _fits(weight)):
+                size = _size(weight, groups, _combinations(needed))
+                while self._filters and (len(self._filters) >= _MOST_SETS or not _fits(size)):
                     del self._filters[next(iter(self._filters))]
-                found = _OPS.atrous_winograd_filters(
-                    weight, list(image_size), list(padding), list(rate), groups, False
-                )
+                if not _fits(size):
+                    return None, needed
+                found = _OPS.atrous_winograd_filters(weight, needed, groups)
                 _count(found)
-            self._filters[key] = found
-            return found
+            self._made_of = made_of
+            self._filters[needed] = found
+            return found, needed
 
 
-def _fits(weight: torch.Tensor) -> bool:
-    # At most 49 transformed filters take the place of 9 taps.
-    return _kept_bytes + 6 * weight.nbytes <= LIMIT
+class KeepsFilters(nn.Module):
+    """A layer with :class:`KeptFilters` while it is in evaluation mode."""
+
+    @property
+    def kept(self) -> KeptFilters | None:
+        """None while the layer learns."""
+        return None if self.training else self.__dict__.setdefault("_kept", KeptFilters())
+
+    def train(self, mode: bool = True) -> Any:
+        """As of every module; a layer that learns keeps nothing."""
+        self.__dict__.pop("_kept", None)
+        return super().train(mode)
+
+    def _apply(self, fn: Callable, recurse: bool = True) -> Any:
+        self.__dict__.pop("_kept", None)
+        return super()._apply(fn, recurse)
+
+
+def may_keep() -> bool:
+    """Whether nobody records the operations: what is kept would be a constant of the recording."""
+    return not torch.jit.is_tracing() and torch._C._len_torch_dispatch_stack() == 0
+
+
+def _combinations(filter_set: int) -> int:
+    return (filter_set & 0x7F).bit_count() * (filter_set >> 7).bit_count()
+
+
+def _size(weight: torch.Tensor, groups: int, combinations: int) -> int:
+    """Bytes of as many transformed filters, whose panels are filled up."""
+    panels = -(-(weight.shape[0] // groups) // _PANEL)
+    return groups * combinations * panels * _PANEL * weight.shape[1] * weight.element_size()
+
+
+def _fits(size: int) -> bool:
+    return _kept_bytes + size <= limit()
 
 
 def _count(filters: torch.Tensor) -> None:
     global _kept_bytes
     _kept_bytes += filters.nbytes
-    weakref.finalize(filters, _uncount, filters.nbytes)
+    weakref.finalize(filters, _uncount, filters.nbytes).atexit = False
 
 
 def _uncount(size: int) -> None:
     global _kept_bytes
-    _kept_bytes -= size
+    with _lock:
+        _kept_bytes -= size

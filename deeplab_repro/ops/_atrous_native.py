@@ -23,7 +23,6 @@ for _name in (
     "atrous_conv2d_direct_grad_input",
     "atrous_conv2d_direct_grad_weight",
     "atrous_conv2d_winograd",
-    "atrous_winograd_filters",
     "atrous_im2col",
     "atrous_col2im",
 ):
@@ -108,7 +107,7 @@ torch.library.register_autograd(_DIRECT, _direct_backward, setup_context=_direct
 
 @torch.library.register_fake("deeplab_repro::atrous_conv2d_winograd")
 def _winograd_fake(
-    x, weight, filters, bias, padding, rate, groups, transposed, relu, max_blocks=0
+    x, weight, filters, filter_set, bias, padding, rate, groups, transposed, relu, max_blocks=0
 ) -> torch.Tensor:
     size = out_size(x.shape[2:], (3, 3), (1, 1), padding, rate)
     channels = weight.shape[1] * groups if transposed else weight.shape[0]

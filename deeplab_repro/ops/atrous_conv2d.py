@@ -12,7 +12,7 @@ from torch import nn
 
 from deeplab_repro.ops._arrays import Array, takes_arrays
 from deeplab_repro.ops._atrous_algorithms import Convolution, chosen, convolve
-from deeplab_repro.ops._atrous_filters import KeptFilters
+from deeplab_repro.ops._atrous_filters import KeepsFilters, KeptFilters, may_keep
 from deeplab_repro.ops._atrous_interlace import How
 from deeplab_repro.ops._atrous_native import out_size
 from deeplab_repro.ops._atrous_rules import (
@@ -111,7 +111,7 @@ def atrous_conv2d(
     ):
         return Convolution.apply(x, weight, bias, how, algorithm, relu)
     # The same without what autograd asks for, which takes longer than a small convolution.
-    return convolve(x, weight, bias, how, algorithm, relu, kept)
+    return convolve(x, weight, bias, how, algorithm, relu, kept if may_keep() else None)
 
 
 def choose_algorithm(
@@ -124,6 +124,7 @@ def choose_algorithm(
     *,
     precision: str = "fp32",
     direction: str = "forward",
+    kept: bool = False,
 ) -> str:
     """What `atrous_conv2d` takes for these arguments where algorithm is "auto".
 
@@ -132,6 +133,8 @@ def choose_algorithm(
     Args:
         x, weight, stride, padding, rate, groups, precision: as of :func:`atrous_conv2d`.
         direction: "forward", "grad_input" or "grad_weight": each has an algorithm of its own.
+        kept: whether the layer keeps transformed filters, as one in evaluation mode does while
+            the process has room for them.
 
     Returns:
         One of `ALGORITHMS`.
@@ -150,10 +153,10 @@ def choose_algorithm(
             f"choose_algorithm: direction must be one of {', '.join(DIRECTIONS)}, got {direction!r}"
         )
     sizes = x.shape[2:], weight.shape[2:]
-    return chosen("auto", direction, x, x.shape[1], weight.shape[0], *sizes, how)
+    return chosen("auto", direction, x, x.shape[1], weight.shape[0], *sizes, how, kept)
 
 
-class AtrousConv2d(nn.Module):
+class AtrousConv2d(KeepsFilters):
     """`atrous_conv2d` with a weight and a bias of its own, initialised as torch.nn.Conv2d does.
 
     The arguments are those of torch.nn.Conv2d, with `rate` for its `dilation` (its state dict fits,
@@ -189,7 +192,6 @@ class AtrousConv2d(nn.Module):
         _check_groups(groups, in_channels, out_channels)
         self.groups = groups
         self.algorithm, self.precision, self.activation = algorithm, precision, activation
-        self._kept = KeptFilters()
         shape = (out_channels, in_channels // groups, *self.kernel_size)
         self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
         if bias:
@@ -218,7 +220,7 @@ class AtrousConv2d(nn.Module):
             algorithm=self.algorithm,
             precision=self.precision,
             activation=self.activation,
-            kept=None if self.training else self._kept,
+            kept=self.kept,
         )
 
     def extra_repr(self) -> str:

@@ -17,8 +17,8 @@ const WinogradKernels& best_kernels() {
 }
 
 // Each block reads all filters, and writes and reads its transformed pixels and products: about 25
-// numbers for each weight, and 32 for each piece and channel. Blocks are so large that the filters
-// are a third of that traffic, or as large as the second-level cache holds.
+// numbers for each pair of channels, and 32 for each piece and channel. Blocks are so large that
+// the filters are a third of that traffic, or as large as the second-level cache holds.
 Index pieces_together(const ConvGeometry& g, Index element) {
   constexpr Index kSecondLevel = 1 << 19, kProducts = 12;
   const Index in = std::max<Index>(1, g.group_in()), out = g.group_out(), channels = in + out;
@@ -30,29 +30,16 @@ MapStrides map_strides(Index channels, Index pixels, bool channels_last) {
   return {channels * pixels, channels_last ? 1 : pixels, channels_last ? channels : 1};
 }
 
-// What a job says of geometry and filters; its plan is to outlive it.
+// What a job says of channels and filters.
 template <typename T>
-WinogradJob<T> job_of(const ConvGeometry& g, WinogradPlan& plan, const WinogradWeight<T>& weight,
+WinogradJob<T> job_of(const ConvGeometry& g, unsigned filter_set, const WinogradWeight<T>& weight,
                       Parallel parallel) {
-  constexpr Index kPanelMemory = 8 << 20;
-  const Index pieces = pieces_together(g, sizeof(T));
-  const Index across = static_cast<Index>(plan.columns.pieces.size());
-  const Index down = static_cast<Index>(plan.rows.pieces.size());
-  plan.columns.cut(pieces);
-  plan.rows.cut(std::max<Index>(1, pieces / std::min(across, pieces)));
   WinogradJob<T> job{};
   job.forms = kWinogradForms;
-  job.row_pieces = plan.rows.pieces.data();
-  job.column_pieces = plan.columns.pieces.data();
-  job.row_blocks = plan.rows.blocks.data();
-  job.column_blocks = plan.columns.blocks.data();
-  job.row_block_count = static_cast<Index>(plan.rows.blocks.size());
-  job.column_block_count = static_cast<Index>(plan.columns.blocks.size());
-  job.images_together = std::clamp<Index>(pieces / (across * down), 1, std::max<Index>(1, g.batch));
-  job.row_rate = g.rate_h;
-  job.column_rate = g.rate_w;
-  plan.rows.mark_filters(job.row_filter);
-  plan.columns.mark_filters(job.column_filter);
+  for (int i = 0; i < kAxisFilterCount; ++i) {
+    job.row_filter[i] = filter_set >> i & 1;
+    job.column_filter[i] = filter_set >> (kAxisFilterCount + i) & 1;
+  }
   const WeightStrides& w = weight.strides;
   if (weight.transposed) {
     // The filters turned round, and their two ends exchanged.
@@ -64,31 +51,47 @@ WinogradJob<T> job_of(const ConvGeometry& g, WinogradPlan& plan, const WinogradW
     job.weight = weight.data;
     job.weight_group_step = g.group_out() * w.out;
   }
-  job.images = g.batch;
   job.groups = g.groups;
   job.target_channels = g.group_out();
   job.source_channels = g.group_in();
-  job.height = g.height;
-  job.width = g.width;
-  job.out_height = g.out_height;
-  job.out_width = g.out_width;
-  job.memory = kPanelMemory;
   job.parallel = parallel;
   return job;
 }
 
-}  // namespace
-
-WinogradShape winograd_shape(const ConvGeometry& g) {
-  return {g.groups, plan_winograd(g).filters(), ceil_div(g.group_out(), kTileLanes), g.group_in(),
-          kTileLanes};
+// The plan is to outlive the job.
+template <typename T>
+void set_plan(const ConvGeometry& g, WinogradPlan& plan, WinogradJob<T>& job) {
+  const Index pieces = pieces_together(g, sizeof(T));
+  const Index across = static_cast<Index>(plan.columns.pieces.size());
+  const Index down = static_cast<Index>(plan.rows.pieces.size());
+  plan.columns.cut(pieces);
+  plan.rows.cut(std::max<Index>(1, pieces / std::min(across, pieces)));
+  job.row_pieces = plan.rows.pieces.data();
+  job.column_pieces = plan.columns.pieces.data();
+  job.row_blocks = plan.rows.blocks.data();
+  job.column_blocks = plan.columns.blocks.data();
+  job.row_block_count = static_cast<Index>(plan.rows.blocks.size());
+  job.column_block_count = static_cast<Index>(plan.columns.blocks.size());
+  job.images = g.batch;
+  job.images_together = std::clamp<Index>(pieces / (across * down), 1, std::max<Index>(1, g.batch));
+  job.row_rate = g.rate_h;
+  job.column_rate = g.rate_w;
+  job.height = g.height;
+  job.width = g.width;
+  job.out_height = g.out_height;
+  job.out_width = g.out_width;
 }
 
+}  // namespace
+
+unsigned winograd_filter_set(const ConvGeometry& g) { return plan_winograd(g).filter_set(); }
+
+Index winograd_filter_count(unsigned filter_set) { return count_filters(filter_set); }
+
 template <typename T>
-void winograd_filters(const ConvGeometry& g, const WinogradWeight<T>& weight, T* filters,
-                      Parallel parallel) {
-  WinogradPlan plan = plan_winograd(g);
-  WinogradJob<T> job = job_of(g, plan, weight, parallel);
+void winograd_filters(const ConvGeometry& g, unsigned filter_set, const WinogradWeight<T>& weight,
+                      T* filters, Parallel parallel) {
+  WinogradJob<T> job = job_of(g, filter_set, weight, parallel);
   job.filters_out = filters;
   if constexpr (std::is_same_v<T, float>) {
     best_kernels().filters_float(job);
@@ -101,8 +104,10 @@ template <typename T>
 void winograd_forward(const ConvGeometry& g, const T* x, const WinogradWeight<T>& weight,
                       const T* filters, const T* bias, T* y, const ConvOptions& options,
                       Parallel parallel) {
+  constexpr Index kPanelMemory = 8 << 20;
   WinogradPlan plan = plan_winograd(g);
-  WinogradJob<T> job = job_of(g, plan, weight, parallel);
+  WinogradJob<T> job = job_of(g, plan.filter_set(), weight, parallel);
+  set_plan(g, plan, job);
   job.targets = map_strides(g.out_channels, g.out_pixels(), options.channels_last);
   job.sources = map_strides(g.in_channels, g.in_pixels(), options.channels_last);
   job.source = x;
@@ -111,6 +116,7 @@ void winograd_forward(const ConvGeometry& g, const T* x, const WinogradWeight<T>
   job.target = y;
   job.relu = options.relu;
   job.channels_last = options.channels_last;
+  job.memory = kPanelMemory;
   if constexpr (std::is_same_v<T, float>) {
     best_kernels().forward_float(job);
   } else {
@@ -118,9 +124,10 @@ void winograd_forward(const ConvGeometry& g, const T* x, const WinogradWeight<T>
   }
 }
 
-#define INSTANTIATE(T)                                                                         \
-  template void winograd_filters(const ConvGeometry&, const WinogradWeight<T>&, T*, Parallel); \
-  template void winograd_forward(const ConvGeometry&, const T*, const WinogradWeight<T>&,      \
+#define INSTANTIATE(T)                                                                        \
+  template void winograd_filters(const ConvGeometry&, unsigned, const WinogradWeight<T>&, T*, \
+                                 Parallel);                                                   \
+  template void winograd_forward(const ConvGeometry&, const T*, const WinogradWeight<T>&,     \
                                  const T*, const T*, T*, const ConvOptions&, Parallel);
 INSTANTIATE(float)
 INSTANTIATE(double)

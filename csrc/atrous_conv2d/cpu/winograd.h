@@ -16,16 +16,15 @@ struct WinogradWeight {
   bool transposed;
 };
 
-// Transformed filters, [group][filter][panel of 32][channel][32]: their shape, and themselves.
-struct WinogradShape {
-  Index groups, filters, panels, channels, lanes;
-};
-WinogradShape winograd_shape(const ConvGeometry& g);
+// Transformed filters are [group][filter][panel of 32][channel][32]. A set of them, see
+// winograd_plan.h, has so many.
+unsigned winograd_filter_set(const ConvGeometry& g);
+Index winograd_filter_count(unsigned filter_set);
 template <typename T>
-void winograd_filters(const ConvGeometry& g, const WinogradWeight<T>& weight, T* filters,
-                      Parallel parallel);
+void winograd_filters(const ConvGeometry& g, unsigned filter_set, const WinogradWeight<T>& weight,
+                      T* filters, Parallel parallel);
 
-// filters: transformed before, or null.
+// filters: transformed before, for this geometry's set; or null.
 template <typename T>
 void winograd_forward(const ConvGeometry& g, const T* x, const WinogradWeight<T>& weight,
                       const T* filters, const T* bias, T* y, const ConvOptions& options,

@@ -104,12 +104,13 @@ Index WinogradAxis::products() const {
   return sum;
 }
 
-Index WinogradAxis::mark_filters(bool used[kAxisFilterCount]) const {
+unsigned WinogradAxis::filter_set() const {
+  unsigned set = 0;
   for (const WinogradPiece& piece : pieces) {
     const WinogradForm& form = kWinogradForms[piece.form];
-    for (int p = 0; p < form.products; ++p) used[form.filter[p]] = true;
+    for (int p = 0; p < form.products; ++p) set |= 1u << form.filter[p];
   }
-  return std::count(used, used + kAxisFilterCount, true);
+  return set;
 }
 
 void WinogradAxis::cut(Index most) {
@@ -128,29 +129,47 @@ void WinogradAxis::cut(Index most) {
   }
 }
 
-Index WinogradPlan::filters() const {
-  bool row_filters[kAxisFilterCount] = {}, column_filters[kAxisFilterCount] = {};
-  return rows.mark_filters(row_filters) * columns.mark_filters(column_filters);
+unsigned WinogradPlan::filter_set() const {
+  return rows.filter_set() | columns.filter_set() << kAxisFilterCount;
+}
+
+Index count_filters(unsigned filter_set) {
+  constexpr unsigned kAxis = (1u << kAxisFilterCount) - 1;
+  return __builtin_popcount(filter_set & kAxis) *
+         __builtin_popcount(filter_set >> kAxisFilterCount & kAxis);
 }
 
 WinogradPlan plan_winograd(const ConvGeometry& g) {
-  std::vector<WinogradAxis> rows, columns;
-  for (const Choice& choice : kChoices) {
-    rows.push_back(AxisPlanner(g.out_height, g.height, g.pad_h, g.rate_h, choice).run());
-    columns.push_back(AxisPlanner(g.out_width, g.width, g.pad_w, g.rate_w, choice).run());
-  }
-  WinogradPlan best;
-  Index least = -1;
-  for (const WinogradAxis& down : rows) {
-    for (const WinogradAxis& across : columns) {
-      WinogradPlan plan{down, across};
-      const Index cost = down.products() * across.products() + plan.filters() * kFilterCost;
-      if (least >= 0 && cost >= least) continue;
+  struct Candidate {
+    WinogradAxis axis;
+    Index products;
+    unsigned filters;
+  };
+  const auto candidates = [](Index out, Index in, Index pad, Index rate) {
+    std::vector<Candidate> found;
+    for (const Choice& choice : kChoices) {
+      WinogradAxis axis = AxisPlanner(out, in, pad, rate, choice).run();
+      const Index products = axis.products();
+      const unsigned filters = axis.filter_set();
+      found.push_back({std::move(axis), products, filters});
+    }
+    return found;
+  };
+  std::vector<Candidate> rows = candidates(g.out_height, g.height, g.pad_h, g.rate_h);
+  std::vector<Candidate> columns = candidates(g.out_width, g.width, g.pad_w, g.rate_w);
+  Candidate *best_rows = nullptr, *best_columns = nullptr;
+  Index least = 0;
+  for (Candidate& down : rows) {
+    for (Candidate& across : columns) {
+      const unsigned set = down.filters | across.filters << kAxisFilterCount;
+      const Index cost = down.products * across.products + count_filters(set) * kFilterCost;
+      if (best_rows && cost >= least) continue;
       least = cost;
-      best = std::move(plan);
+      best_rows = &down;
+      best_columns = &across;
     }
   }
-  return best;
+  return {std::move(best_rows->axis), std::move(best_columns->axis)};
 }
 
 }  // namespace deeplab

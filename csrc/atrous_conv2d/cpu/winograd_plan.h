@@ -58,8 +58,8 @@ struct WinogradAxis {
   std::vector<WinogradBlock> blocks;
 
   Index products() const;
-  // The filters that any piece needs: sets those of `used`, and counts them.
-  Index mark_filters(bool used[kAxisFilterCount]) const;
+  // A bit for each filter that any piece needs.
+  unsigned filter_set() const;
   // Cuts the pieces into blocks of at most `most`, as even as possible.
   void cut(Index most);
 };
@@ -69,9 +69,12 @@ struct WinogradAxis {
 struct WinogradPlan {
   WinogradAxis rows, columns;
 
-  // Pairs of filters that any product needs.
-  Index filters() const;
+  // Those of the rows in the lower kAxisFilterCount bits, those of the columns above.
+  unsigned filter_set() const;
 };
+
+// How many pairs of a row's and a column's filter there are in a set.
+Index count_filters(unsigned filter_set);
 
 WinogradPlan plan_winograd(const ConvGeometry& g);
 

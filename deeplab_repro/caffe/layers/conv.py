@@ -10,7 +10,8 @@ from torch import Tensor
 
 from deeplab_repro.caffe.layers.base import CaffeLayer, register
 from deeplab_repro.caffe.quirks import Quirks
-from deeplab_repro.ops import KeptFilters, atrous_conv2d, im2col
+from deeplab_repro.ops import atrous_conv2d, im2col
+from deeplab_repro.ops._atrous_filters import KeepsFilters
 from deeplab_repro.ops.atrous_conv2d import DIRECT_DTYPES
 from prototxt_import import LayerShapes, Shape
 from prototxt_import import layers as kinds
@@ -67,7 +68,7 @@ class _Sliding(CaffeLayer):
 
 
 @register("Convolution")
-class Convolution(_Sliding):
+class Convolution(KeepsFilters, _Sliding):
     """Cross-correlation with holes, the same for every bottom (conv_layer.cpp).
 
     Blobs: weights (K, C / group, kernel) and, with ``bias_term``, biases (K,), which in the v1
@@ -83,16 +84,6 @@ class Convolution(_Sliding):
     activation: str | None = None
 
     layer: kinds.Convolution
-
-    def __init__(
-        self,
-        layer: kinds.Convolution,
-        bottoms: Sequence[Shape],
-        shapes: LayerShapes,
-        quirks: Quirks,
-    ) -> None:
-        super().__init__(layer, bottoms, shapes, quirks)
-        self._kept = KeptFilters()
 
     @property
     def groups(self) -> int:
@@ -131,7 +122,7 @@ class Convolution(_Sliding):
                 self.groups,
                 algorithm=self.algorithm,
                 activation=self.activation,
-                kept=None if self.training else self._kept,
+                kept=self.kept,
             )
         if self.spatial_axes == 0:
             y = F.conv1d(x.unsqueeze(-1), weight.unsqueeze(-1), bias, groups=self.groups)

@@ -11,7 +11,6 @@ from deeplab_repro.ops.reference.atrous_conv2d import (
     atrous_conv2d_direct_grad_weight,
     atrous_conv2d_winograd,
     atrous_im2col,
-    atrous_winograd_filters,
 )
 from deeplab_repro.ops.reference.channel_affine import channel_affine, channel_affine_backward
 from deeplab_repro.ops.reference.mean_field import mean_field
@@ -28,7 +27,6 @@ __all__ = [
     "atrous_conv2d_direct_grad_weight",
     "atrous_conv2d_winograd",
     "atrous_im2col",
-    "atrous_winograd_filters",
     "channel_affine",
     "channel_affine_backward",
     "mean_field",

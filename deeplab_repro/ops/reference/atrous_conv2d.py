@@ -68,6 +68,7 @@ def atrous_conv2d_winograd(
     x: torch.Tensor,
     weight: torch.Tensor,
     filters: torch.Tensor | None,
+    filter_set: int,
     bias: torch.Tensor | None,
     padding: Pair,
     rate: Pair,
@@ -78,7 +79,7 @@ def atrous_conv2d_winograd(
     """y = x * weight + bias, then max(., 0) if relu; in x's memory format.
 
     weight: (K, C / groups, 3, 3); transposed: of the convolution whose grad_x this is, for which
-    its filters are turned round and their two ends exchanged. filters: not read.
+    its filters are turned round and their two ends exchanged. filters, filter_set: not read.
     """
     if transposed:
         parts = weight.unflatten(0, (groups, -1)).transpose(1, 2)
@@ -87,18 +88,6 @@ def atrous_conv2d_winograd(
     y = F.conv2d(F.pad(x, around), weight, bias, 1, 0, rate, groups)
     y = y.relu() if relu else y
     return y.contiguous(memory_format=memory_format(x))
-
-
-def atrous_winograd_filters(
-    weight: torch.Tensor,
-    image_size: Pair,
-    padding: Pair,
-    rate: Pair,
-    groups: int,
-    transposed: bool,
-) -> torch.Tensor:
-    """None: the twin above reads the weight."""
-    return weight.new_empty((groups, 0, 0, 0, 32))
 
 
 def atrous_conv2d_direct_grad_weight(
