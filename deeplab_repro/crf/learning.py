@@ -69,16 +69,22 @@ def fit(
         not count.
 
     Raises:
-        ValueError: nothing to learn, no examples, an unknown objective, labels of another size than
-            the energies, or a label that there is no energy for.
+        ValueError: nothing to learn, another ``expnorm``, no examples or epochs, an unknown
+            objective, labels of another size than the energies, or a label that there is no
+            energy for.
 
     >>> crf = DenseCRF(learn=["weights", "stds"], expnorm="exact")
     >>> fit(crf, examples)
     >>> crf.learned_params()
     """
-    parameters = list(crf.parameters())
+    parameters = [p for p in crf.parameters() if p.requires_grad]
     if not parameters:
         raise ValueError("fit: the CRF learns nothing; give DenseCRF learn=['weights', 'stds']")
+    expnorm = crf.options["expnorm"]
+    if expnorm != "exact":
+        raise ValueError(f"fit: the CRF must have expnorm='exact', got {expnorm!r}")
+    if epochs < 1:
+        raise ValueError(f"fit: epochs must be at least 1, got {epochs}")
     if len(examples) == 0:
         raise ValueError("fit: there are no examples")
     if objective not in _OBJECTIVES:
@@ -97,8 +103,9 @@ def fit(
                 continue
             optimizer.param_groups[0]["lr"] = lr * (1 - (epoch + n / len(examples)) / epochs)
             optimizer.zero_grad()
-            log = crf(unary[None], image[None], output="log")[0]
-            loss = _OBJECTIVES[objective](log[:, counts], labels[counts])
+            with torch.enable_grad():
+                log = crf(unary[None], image[None], output="log")[0]
+                loss = _OBJECTIVES[objective](log[:, counts], labels[counts])
             loss.backward()
             optimizer.step()
             own.append(loss.item())

@@ -100,7 +100,8 @@ class DenseCRF(nn.Module):
             "checkpoint": checkpoint,
         }
         numbers = [n for s in _stds(params) for n in (s if isinstance(s, tuple) else (s,))]
-        # In the order of the blobs of Caffe's layer, so that snapshots fit both.
+        # The order of a DenseCRF layer's blobs, so that snapshots fit both where no blob in between
+        # is left out.
         values = {
             "weights": torch.tensor(params.weights),
             "log_stds": torch.tensor(numbers).log() if "stds" in learned else None,

@@ -68,17 +68,31 @@ def test_objectives_by_hand() -> None:
 
 def test_pictures_without_labels_teach_nothing() -> None:
     unary, image, labels = drawing(0)
-    crf = DenseCRF(START, learn=["weights"])
+    crf = DenseCRF(START, learn=["weights"], expnorm="exact")
     before = crf.weights.clone()
     assert fit(crf, [Example(unary, image, torch.full_like(labels, 255))], epochs=1) == [0.0]
     assert torch.equal(crf.weights, before)
 
 
+@torch.no_grad()
+def test_it_learns_where_gradients_are_off() -> None:
+    crf = DenseCRF(START, learn=["weights"], expnorm="exact")
+    before = crf.weights.clone()
+    fit(crf, [drawing(0)], epochs=1)
+    assert not torch.equal(crf.weights, before)
+
+
 def test_bad_input() -> None:
     unary, image, labels = drawing(0)
-    crf = DenseCRF(START, learn=["weights"])
-    with pytest.raises(ValueError, match="the CRF learns nothing"):
-        fit(DenseCRF(START), [drawing(0)])
+    crf = DenseCRF(START, learn=["weights"], expnorm="exact")
+    frozen = DenseCRF(START, learn=["weights"], expnorm="exact").requires_grad_(False)
+    for nothing in (DenseCRF(START, expnorm="exact"), frozen):
+        with pytest.raises(ValueError, match="the CRF learns nothing"):
+            fit(nothing, [drawing(0)])
+    with pytest.raises(ValueError, match="must have expnorm='exact', got 'deeplab'"):
+        fit(DenseCRF(START, learn=["weights"]), [drawing(0)])
+    with pytest.raises(ValueError, match="epochs must be at least 1, got 0"):
+        fit(crf, [drawing(0)], epochs=0)
     with pytest.raises(ValueError, match="there are no examples"):
         fit(crf, [])
     with pytest.raises(ValueError, match="must be one of likelihood, iou, got 'dice'"):
