@@ -121,7 +121,7 @@ def table() -> str:
     per_tap = 512 * 1024
     lines = [
         "| rate | span of 3 x 3 taps | multiply-adds with the padding | inside the map | share |"
-        " done by the CPU kernel |",
+        " done by `direct` on the CPU |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for rate in RATES:

@@ -254,7 +254,7 @@ def table() -> str:
     lines += [
         "",
         f"The picture has {width} x {height} pixels. At two features the mean response of 64 points"
-        f" has a standard deviation of {std:.3f}, is {mean.max():.3f} at its middle, and sums up to"
-        f" {total:.3f} times what the Gaussian of height 1 sums up to.",
+        f" has a standard deviation of {std:.3f}, is {mean.max():.3f} at its middle, and its sum is"
+        f" {total:.3f} of the sum of a Gaussian of height 1.",
     ]
     return "\n".join(lines)

@@ -326,9 +326,10 @@ class CaffeNet(GraphModule):
             warnings.warn(conflict, stacklevel=3)
         if match.missing:
             names = ", ".join(match.missing[:5]) + (", ..." if len(match.missing) > 5 else "")
+            count = len(match.missing)
+            which = "layer, which keeps its" if count == 1 else "layers, which keep their"
             warnings.warn(
-                f"no weights for {len(match.missing)} layers, which keep their initial values:"
-                f" {names}",
+                f"no weights for {count} {which} initial values: {names}",
                 stacklevel=3,
             )
         self.load_report = match

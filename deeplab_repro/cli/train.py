@@ -258,15 +258,19 @@ def _show_start(solver: Solver) -> None:
     if report is None:
         _warn_of_zeros(solver)
         return
-    _say(f"{len(report.copied)} layers copied")
+    _say(f"{_layers(report.copied)} copied")
     lists = {
-        "start from their fillers": report.missing,
+        "not in the file, left at initial values": report.missing,
         "in the file, but not in the network": report.unused,
         "copied into another shape": report.reshaped,
     }
     for what, names in lists.items():
         if names:
-            _say(f"{len(names)} layers {what}: {shown(', '.join(names))}")
+            _say(f"{_layers(names)} {what}: {shown(', '.join(names))}")
+
+
+def _layers(names: Sequence[str]) -> str:
+    return f"{len(names)} layer{'' if len(names) == 1 else 's'}"
 
 
 def _warn_of_zeros(solver: Solver) -> None:

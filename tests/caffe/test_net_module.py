@@ -348,7 +348,7 @@ def test_missing_weights_are_said():
     net = net_of(conv("a") + conv("b", "a"))
     before = net.params["b"][0].clone()
     weights = {"a": [np.ones((2, 2, 1, 1), np.float32), np.ones(2, np.float32)], "z": []}
-    with pytest.warns(UserWarning, match="no weights for 1 layers.*: b"):
+    with pytest.warns(UserWarning, match="no weights for 1 layer, which keeps .*: b"):
         report = net.load_weights(weights)
     assert (report.copied, report.unused, report.missing) == (["a"], ["z"], ["b"])
     assert torch.equal(net.params["b"][0], before)

@@ -278,7 +278,7 @@ def test_finetuning_says_what_was_copied(tmp_path: Path) -> None:
     solver_run("sgd_fixed", tmp_path)
     first = read_weights("init.caffemodel")
     write_weights("conv.caffemodel", {"conv": first["conv"], "fc9": [np.ones(3, np.float32)]})
-    with pytest.warns(UserWarning, match="no weights for 1 layers, .*: score"):
+    with pytest.warns(UserWarning, match="no weights for 1 layer, which keeps .*: score"):
         solver = Solver(SOLVER, "conv.caffemodel")
     report = solver.load_report
     assert report is not None

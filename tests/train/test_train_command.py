@@ -70,9 +70,9 @@ def test_lists_of_what_was_copied(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert train("--weights", "init.caffemodel") == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[:3] == [
-        "1 layers copied",
-        "1 layers start from their fillers: score2",
-        "1 layers in the file, but not in the network: score",
+        "1 layer copied",
+        "1 layer not in the file, left at initial values: score2",
+        "1 layer in the file, but not in the network: score",
     ]
 
 
