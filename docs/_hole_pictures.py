@@ -108,10 +108,12 @@ def borders() -> Figure:
         axes.set_title(f"rate {rate}: {100 * counts.mean() / 9:.0f} % inside", fontsize=10)
         axes.set_xticks([])
         axes.set_yticks([])
+        axes.set_xlabel("output column", fontsize=9)
         for row, column in _middles(counts):
             value = counts[row, column]
             colour = "black" if value > 5 else "white"
             axes.text(column, row, f"{value}", color=colour, ha="center", va="center", fontsize=9)
+    all_axes[0].set_ylabel("output row", fontsize=9)
     figure.colorbar(image, ax=all_axes, shrink=0.8, label="taps inside")
     return figure
 

@@ -176,7 +176,7 @@ def impulse() -> Figure:
     corner, centre = _response((0.0, 0.0), side, reach), _response(_POINT, side, reach)
     mean, true = _mean_response(side, reach), _gaussian(side, reach)
     pictures_of = (corner, centre, mean, true, mean - true)
-    figure = Figure(figsize=(9, 5.4), layout="constrained")
+    figure = Figure(figsize=(7.8, 4.8), layout="constrained")
     pictures = figure.subplots(2, 3)
     for axes, values, title in zip(
         pictures.flat,
@@ -199,6 +199,8 @@ def impulse() -> Figure:
             vmax=0.25 if signed else 1,
         )
         axes.set_title(title, fontsize=10)
+        axes.set_xlabel("feature 0", fontsize=8)
+        axes.set_ylabel("feature 1", fontsize=8)
         axes.tick_params(labelsize=8)
         figure.colorbar(image, ax=axes, shrink=0.75)
     cut = pictures[1, 2]
@@ -208,8 +210,13 @@ def impulse() -> Figure:
     ):
         cut.plot(axis, values[side // 2], color=colour, label=name, linewidth=1.2)
     cut.set_title("along feature 0", fontsize=10)
-    cut.legend(fontsize=7, loc="upper left", frameon=False)
+    cut.legend(
+        fontsize=7, loc="upper center", ncols=2, frameon=False, handlelength=1, columnspacing=1
+    )
     cut.set_xlim(-reach, reach)
+    cut.set_ylim(top=1.55)  # room for the legend
+    cut.set_xlabel("feature 0", fontsize=8)
+    cut.set_ylabel("response", fontsize=8)
     cut.set_box_aspect(0.9)
     cut.tick_params(labelsize=8)
     return figure

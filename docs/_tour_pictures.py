@@ -113,6 +113,8 @@ def network() -> Figure:
     _show(axes[1, 0], small[: -(-rows // 8), : -(-columns // 8)], "probability, coarse", **probable)
     _show(axes[1, 1], large, "probability, upsampled", **probable)
     _show(axes[1, 2], _labelled(scene, scores), "the likeliest label")
+    for place in axes.flat:
+        place.set_anchor("N")  # the titles of a row at one height
     return figure
 
 
@@ -121,7 +123,7 @@ def field() -> Figure:
     scene = horse()
     rows, columns = scene.picture.shape[:2]
     fields = {row.name: row for row in analyse(read_net(MODEL), {"data": (1, 3, 217, 217)})}
-    figure = Figure(figsize=(9, 4.6), layout="constrained")
+    figure = Figure(figsize=(6, 6.2), layout="constrained")
     axes = figure.subplots()
     axes.set_facecolor("#eeeeee")
     _show(axes, scene.picture[..., ::-1], "what one value of a layer sees of the picture")
@@ -146,7 +148,7 @@ def field() -> Figure:
     reach = float(fields["fc6"].field.size[0]) / 2 + 6  # type: ignore[union-attr]
     axes.set_xlim(middle[0] - reach, middle[0] + reach)
     axes.set_ylim(middle[1] + reach, middle[1] - reach)
-    axes.legend(fontsize=9, loc="center left", bbox_to_anchor=(1.02, 0.5))
+    axes.legend(fontsize=8, loc="lower center", ncols=2, bbox_to_anchor=(0.5, 0.03))
     return figure
 
 
@@ -179,7 +181,9 @@ def trimap() -> Figure:
     figure = Figure(figsize=(9, 3.3), layout="constrained")
     band, plot = figure.subplots(1, 2)
     shown = scene.picture[..., ::-1].copy()
-    _show(band, _with_band(shown, scene.label, 5), "the band of width 5 around the void line")
+    _show(
+        band, _with_band(shown, scene.label, 5), "the band of width 5 pixels around the void line"
+    )
     for (name, one), colour in zip(curves.items(), ("#0072b2", "#d55e00"), strict=True):
         plot.plot(one.widths, 100 * one.mean_iou, "o-", ms=3, color=colour, label=name)
     plot.set_xlabel("width of the band in pixels", fontsize=9)

@@ -84,9 +84,9 @@ def encoded(figure: Figure, kind: str) -> bytes:
         return svg_text(figure).encode()
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=110)
-    if kind == ".png":  # few colours, and so a small file
+    if kind == ".png":
         small = io.BytesIO()
-        Image.open(file).convert("RGB").quantize(128).save(small, "PNG", optimize=True)
+        Image.open(file).convert("RGB").save(small, "PNG", optimize=True)
         return small.getvalue()
     picture = np.asarray(Image.open(file).convert("RGB"))[..., ::-1]
     return cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 88])[1].tobytes()
