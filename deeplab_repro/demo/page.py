@@ -27,6 +27,8 @@ __all__ = ["Demo", "demo_page", "write_demo"]
 _MOST_PICTURES: Final = 12
 _ON_THE_BANNER: Final = 6
 _TILE: Final = (240, 180)  # width and height of a picture on it
+_ROWS: Final = ("picture", "network", "after the CRF")
+_MARGIN: Final = 32  # at the left, for the names of the rows
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ def demo_page(demo: Demo) -> str:
 
 
 def _banner(demo: Demo) -> Pixels:
-    """A row of pictures, below it the network's labels, then the CRF's; (H, W, 3) uint8 BGR.
+    """Rows of pictures, of the network's labels and of the CRF's, with names; (H, W, 3) uint8 BGR.
 
     The pictures are the first wide ones that show a class which is not there yet.
     """
@@ -140,4 +142,15 @@ def _banner(demo: Demo) -> Pixels:
         if width > height and not classes <= shown and len(columns) < _ON_THE_BANNER:
             shown |= classes
             columns.append([np.asarray(cv2.resize(each, _TILE), np.uint8) for each in panels])
-    return np.concatenate([np.concatenate(row, 1) for row in zip(*columns, strict=True)])
+    rows = zip(_ROWS, zip(*columns, strict=True), strict=True)
+    return np.concatenate([np.concatenate([_row_name(name), *row], 1) for name, row in rows])
+
+
+def _row_name(name: str) -> Pixels:
+    """The name in the middle of the margin, read from below; (tile's height, margin, 3)."""
+    font, size = cv2.FONT_HERSHEY_SIMPLEX, 0.6
+    paper = np.full((_MARGIN, _TILE[1], 3), 255, np.uint8)
+    (width, height), _ = cv2.getTextSize(name, font, size, 1)
+    at = (_TILE[1] - width) // 2, (_MARGIN + height) // 2
+    cv2.putText(paper, name, at, font, size, (0, 0, 0), 1, cv2.LINE_AA)
+    return np.ascontiguousarray(np.rot90(paper))

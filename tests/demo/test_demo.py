@@ -104,4 +104,8 @@ def test_make_demo(tmp_path):
     others = set(tags.addresses) - set(pictures)
     assert others == {"before.html", "after.html", "compare.html"}
     assert all((out / name).is_file() for name in others)
-    assert cv2.imread(str(out / "before_after.png")).shape == (3 * 180, 6 * 240, 3)
+    banner = cv2.imread(str(out / "before_after.png"))
+    assert banner.shape == (3 * 180, 32 + 6 * 240, 3)
+    margins = banner.reshape(3, 180, -1, 3)[:, :, :32]  # each row has a name, another one
+    assert all((margin < 128).any() and (margin == 255).mean() > 0.7 for margin in margins)
+    assert len({margin.tobytes() for margin in margins}) == 3
