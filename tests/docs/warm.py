@@ -21,9 +21,8 @@ from pathlib import Path
 __all__ = ["warm_program"]
 
 _CLIENT = """#!{python} -IS
-import json, os, signal, socket, sys
+import json, os, socket, sys
 if sys.argv[1:2] == ["crf-tune"]:  # Ctrl-C has to reach what serves
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # background jobs of a shell ignore it
     os.execv(sys.executable, [sys.executable, "-m", "deeplab_repro", *sys.argv[1:]])
 request = json.dumps([sys.argv[1:], os.getcwd(), dict(os.environ)]).encode()
 with socket.socket(socket.AF_UNIX) as server:
