@@ -7,6 +7,7 @@ folder, variables, and the three streams, and ends with the exit code.
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import signal
@@ -103,6 +104,7 @@ def _serve_one(connection: socket.socket, main: object) -> int:
     except BaseException:
         traceback.print_exc()
         code = 1
+    atexit._run_exitfuncs()  # what a program does that ends by itself: os._exit would leave it out
     sys.stdout.flush()
     sys.stderr.flush()
     connection.sendall(str(code).encode())
