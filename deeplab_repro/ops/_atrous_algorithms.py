@@ -54,8 +54,9 @@ class Algorithm(ABC):
         bias: torch.Tensor | None,
         how: How,
         relu: bool,
+        kept: KeptFilters | None = None,
     ) -> torch.Tensor:
-        """forward, then bias (K) and ReLU."""
+        """forward, then bias (K) and ReLU; kept: where the layer keeps transformed filters."""
         y = self.forward(x, weight, how)
         if bias is not None:
             y = y.add_(bias[:, None, None])
@@ -68,7 +69,7 @@ class Direct(Algorithm):
     def forward(self, x, weight, how):
         return self.run(x, weight, None, how, False)
 
-    def run(self, x, weight, bias, how, relu):
+    def run(self, x, weight, bias, how, relu, kept=None):
         return _OPS.atrous_conv2d_direct(x, weight, bias, *how, relu)
 
     def grad_input(self, grad_y, weight, image_size, how):
@@ -84,7 +85,7 @@ class Library(Algorithm):
     def forward(self, x, weight, how):
         return self.run(x, weight, None, how, False)
 
-    def run(self, x, weight, bias, how, relu):
+    def run(self, x, weight, bias, how, relu, kept=None):
         with torch_tf32(x, how.precision == "tf32"):
             y = F.conv2d(x, weight, bias, how.stride, how.padding, how.rate, how.groups)
         return y.relu_() if relu else y
@@ -206,14 +207,12 @@ class Winograd(Algorithm):
         return BY_NAME["direct"].grad_weight(grad_y, x, kernel_size, how)
 
 
-_WINOGRAD: Final = Winograd()
-
 BY_NAME: Final[dict[str, Algorithm]] = {
     "direct": Direct(),
     "im2col": Im2col(),
     "interlace": Interlace(),
     "library": Library(),
-    "winograd": _WINOGRAD,
+    "winograd": Winograd(),
 }
 
 
@@ -271,9 +270,7 @@ def convolve(
     room = kept is not None and kept.has_room(weight, how.groups)
     sizes = x.shape[2:], weight.shape[2:]
     name = chosen(asked, "forward", x, x.shape[1], weight.shape[0], *sizes, how, room)
-    if name == "winograd":
-        return _WINOGRAD.run(x, weight, bias, how, relu, kept)
-    return BY_NAME[name].run(x, weight, bias, how, relu)
+    return BY_NAME[name].run(x, weight, bias, how, relu, kept)
 
 
 class Convolution(torch.autograd.Function):

@@ -5,9 +5,11 @@ The instruction set is chosen once for a process, by DEEPLAB_REPRO_CPU_ISA.
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import sys
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -164,16 +166,19 @@ def large_bands() -> None:
         assert relative(got, exact) < LIMITS[torch.float32], (shape, rate)
 
 
-def main() -> None:
+def check_random(random_case: Callable, check: Callable, count: int) -> None:
+    """Check so many cases of those that are possible; the seed is the program's argument."""
     assert OPS.cpu_instruction_set() == os.environ["DEEPLAB_REPRO_CPU_ISA"]
     torch.manual_seed(0)
     torch.set_num_threads(1)
     draw = random.Random(int(sys.argv[1]))
-    done = 0
-    while done < 150:
-        if (case := random_case(draw)) is not None:
-            check(case)
-            done += 1
+    cases = (random_case(draw) for _ in itertools.count())
+    for case in itertools.islice(filter(None, cases), count):
+        check(case)
+
+
+def main() -> None:
+    check_random(random_case, check, 150)
     special_shapes()
     as_close_as_torch()
     what_float32_can_hold()

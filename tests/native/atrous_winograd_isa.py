@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import random
-import sys
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 import deeplab_repro.native.backends  # noqa: F401  loads the library
-from tests.native.atrous_conv2d_isa import LIMITS, relative
+from tests.native.atrous_conv2d_isa import LIMITS, check_random, relative
 
 OPS = torch.ops.deeplab_repro
 
@@ -119,15 +117,7 @@ def the_same_for_any_threads() -> None:
 
 
 def main() -> None:
-    assert OPS.cpu_instruction_set() == os.environ["DEEPLAB_REPRO_CPU_ISA"]
-    torch.manual_seed(0)
-    torch.set_num_threads(1)
-    draw = random.Random(int(sys.argv[1]))
-    done = 0
-    while done < 200:
-        if (case := random_case(draw)) is not None:
-            check(case)
-            done += 1
+    check_random(random_case, check, 200)
     filters_of_other_maps_are_refused()
     as_close_as_its_transforms()
     the_same_for_any_threads()
