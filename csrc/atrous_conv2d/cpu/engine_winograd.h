@@ -4,189 +4,13 @@
 // A transformed pixel is one column of such a product, of all channels; kDepth channels lie side by
 // side, so that sums and differences of pixels are those of whole vectors, and the products read
 // them where they were written. Filters lie in panels of kTileLanes, of which a few at a time are
-// transformed, multiplied and transformed back: they and their products stay in the caches.
+// multiplied and transformed back: they and their products stay in the caches.
 
 constexpr int kDepth = 64;
 
-template <typename T, int kLanes>
-struct Wide {
-  typedef T Vector __attribute__((vector_size(sizeof(T) * kLanes), aligned(sizeof(T)), may_alias));
-  static Vector load(const T* at) { return *reinterpret_cast<const Vector*>(at); }
-  static void store(T* at, Vector v) { *reinterpret_cast<Vector*>(at) = v; }
-};
-
-// A row of a matrix without its zeros.
-template <typename T>
-struct Combination {
-  static constexpr int kMost = 4;
-  int count = 0;
-  int index[kMost] = {};
-  T factor[kMost] = {};
-
-  Combination() = default;
-  Combination(const float* row, int size) {
-    for (int i = 0; i < size; ++i) {
-      if (row[i] == 0) continue;
-      index[count] = i;
-      factor[count++] = static_cast<T>(row[i]);
-    }
-  }
-
-  // to[l] = the combination of from[i][l], for l in [0, lanes), whole vectors.
-  template <int kLanes>
-  void apply(const T* const* from, int lanes, T* to) const {
-    switch (count) {
-      case 1:
-        return sum<kLanes, 1>(from, lanes, to);
-      case 2:
-        return sum<kLanes, 2>(from, lanes, to);
-      case 3:
-        return sum<kLanes, 3>(from, lanes, to);
-      default:
-        return sum<kLanes, 4>(from, lanes, to);
-    }
-  }
-
- private:
-  template <int kLanes, int kCount>
-  void sum(const T* const* from, int lanes, T* to) const {
-    using W = Wide<T, kLanes>;
-    const T* terms[kCount];
-    for (int i = 0; i < kCount; ++i) terms[i] = from[index[i]];
-    for (int l = 0; l < lanes; l += kLanes) {
-      auto total = W::load(terms[0] + l) * factor[0];
-      for (int i = 1; i < kCount; ++i) total += W::load(terms[i] + l) * factor[i];
-      W::store(to + l, total);
-    }
-  }
-};
-
-// F(2,3) in registers, for the pieces that are most of the work.
-template <typename V>
-inline __attribute__((always_inline)) void pair_of_inputs(const V* from, int step, V* to) {
-  to[0] = from[0] - from[2 * step];
-  to[step] = from[step] + from[2 * step];
-  to[2 * step] = from[2 * step] - from[step];
-  to[3 * step] = from[step] - from[3 * step];
-}
-
-template <typename V>
-inline __attribute__((always_inline)) void pair_of_products(const V* from, int step, V* to,
-                                                            int to_step) {
-  to[0] = from[0] + from[step] + from[2 * step];
-  to[to_step] = from[step] - from[2 * step] - from[3 * step];
-}
-
-// A WinogradForm, ready to be applied.
-template <typename T>
-struct Transform {
-  int outputs, inputs, products;
-  int filter[WinogradForm::kProducts];
-  Combination<T> of_inputs[WinogradForm::kProducts];
-  Combination<T> of_products[WinogradForm::kOutputs];
-
-  Transform() = default;
-  explicit Transform(const WinogradForm& form)
-      : outputs(form.outputs), inputs(form.inputs), products(form.products) {
-    for (int p = 0; p < products; ++p) {
-      filter[p] = form.filter[p];
-      of_inputs[p] = Combination<T>(form.of_inputs[p], inputs);
-    }
-    for (int o = 0; o < outputs; ++o) {
-      of_products[o] = Combination<T>(form.of_products[o], products);
-    }
-  }
-};
-
-// Transformed filters: [group][filter][panel][channel][kTileLanes].
-template <typename T, int kLanes>
-class WinogradFilters {
- public:
-  explicit WinogradFilters(const WinogradJob<T>& job)
-      : job_(job),
-        panels_(ceil_div(job.target_channels, kTileLanes)),
-        parts_(ceil_div(job.source_channels, kPartChannels)) {
-    for (int a = 0; a < kAxisFilterCount; ++a)
-      combinations_[a] = Combination<T>(kAxisFilters[a], 3);
-    for (int i = 0; i < kAxisFilterCount; ++i) {
-      for (int j = 0; j < kAxisFilterCount; ++j) {
-        if (job.row_filter[i] && job.column_filter[j]) pairs_[count_++] = {i, j};
-      }
-    }
-  }
-
-  struct Pair {
-    int row, column;
-  };
-
-  // How many there are, and which.
-  Index size() const { return count_; }
-  const Pair& operator[](Index f) const { return pairs_[f]; }
-
-  Index panels() const { return panels_; }
-  Index panel_elements() const { return job_.source_channels * kTileLanes; }
-  Index group_elements() const { return count_ * panels_ * panel_elements(); }
-  const T* panel(const T* filters, Index group, Index f, Index p) const {
-    return filters + group * group_elements() + (f * panels_ + p) * panel_elements();
-  }
-
-  // As run_in_team asks.
-  Index shared_bytes() const { return 0; }
-  Index member_bytes() const { return 0; }
-  Index count() const { return job_.groups * group_elements(); }
-  void run(Member& member) const { run(member, job_.filters_out); }
-
-  void run(Member& member, T* filters) const {
-    member.each(job_.groups * panels_ * parts_, [&](Index i) {
-      const Index part = i % parts_, panel = i / parts_ % panels_, group = i / parts_ / panels_;
-      transform(group, panel, part * kPartChannels, filters + group * group_elements());
-    });
-  }
-
- private:
-  // Some channels from c0 on.
-  void transform(Index group, Index p, Index c0, T* filters) const {
-    alignas(64) T taps[3][3][kPartChannels * kTileLanes];
-    alignas(64) T half[3][kPartChannels * kTileLanes];
-    const Index k0 = p * kTileLanes, channels = smaller(kPartChannels, job_.source_channels - c0);
-    const Index present = smaller(kTileLanes, job_.target_channels - k0);
-    const WeightView& w = job_.weights;
-    const T* const weight = job_.weight + group * job_.weight_group_step + k0 * w.target_channel +
-                            c0 * w.source_channel;
-    for (Index k = 0; k < kTileLanes; ++k) {
-      for (Index c = 0; c < channels; ++c) {
-        const T* from = weight + k * w.target_channel + c * w.source_channel;
-        for (int r = 0; r < 3; ++r) {
-          for (int s = 0; s < 3; ++s) {
-            taps[r][s][c * kTileLanes + k] = k < present ? from[r * w.row + s * w.column] : 0;
-          }
-        }
-      }
-    }
-    const int lanes = static_cast<int>(channels) * kTileLanes;
-    int row = -1;
-    for (Index f = 0; f < count_; ++f) {
-      if (pairs_[f].row != row) {
-        row = pairs_[f].row;
-        for (int s = 0; s < 3; ++s) {
-          const T* from[3] = {taps[0][s], taps[1][s], taps[2][s]};
-          combinations_[row].template apply<kLanes>(from, lanes, half[s]);
-        }
-      }
-      const T* from[3] = {half[0], half[1], half[2]};
-      T* to = filters + (f * panels_ + p) * panel_elements() + c0 * kTileLanes;
-      combinations_[pairs_[f].column].template apply<kLanes>(from, lanes, to);
-    }
-  }
-
-  static constexpr Index kPartChannels = 8;
-
-  const WinogradJob<T>& job_;
-  Combination<T> combinations_[kAxisFilterCount];
-  Pair pairs_[kAxisFilterCount * kAxisFilterCount];
-  Index count_ = 0;
-  Index panels_, parts_;
-};
+#include "winograd_transforms.h"
+// In this order.
+#include "winograd_filters.h"
 
 template <typename T, int kLanes, int kMostRows, int kVectors>
 class WinogradForward {
@@ -615,7 +439,8 @@ class WinogradForward {
       const Index image = i / parts, first = i % parts * kPixelsTogether;
       const T* from = job_.source + (image * job_.groups + group_) * channels * pixels + first;
       T* to = copy + (image * pixels + first) * channels;
-      transpose_map(from, pixels, channels, smaller(kPixelsTogether, pixels - first), to, channels);
+      transpose_map<T, kLanes>(from, pixels, channels, smaller(kPixelsTogether, pixels - first), to,
+                               channels);
     });
   }
 
@@ -626,52 +451,9 @@ class WinogradForward {
       const Index image = i / parts, first = i % parts * kPixelsTogether;
       const T* from = copy + (image * pixels + first) * channels;
       T* to = job_.target + (image * job_.groups + group_) * channels * pixels + first;
-      transpose_map(from, channels, smaller(kPixelsTogether, pixels - first), channels, to, pixels);
+      transpose_map<T, kLanes>(from, channels, smaller(kPixelsTogether, pixels - first), channels,
+                               to, pixels);
     });
-  }
-
-  // to[j][i] = from[i][j] for i < rows, j < columns; steps in elements between rows.
-  static void transpose_map(const T* from, Index from_step, Index rows, Index columns, T* to,
-                            Index to_step) {
-    for (Index i = 0; i < rows; i += kLanes) {
-      for (Index j = 0; j < columns; j += kLanes) {
-        const Index height = smaller(kLanes, rows - i), width = smaller(kLanes, columns - j);
-        const T* const here = from + i * from_step + j;
-        T* const there = to + j * to_step + i;
-        if (height == kLanes && width == kLanes) {
-          transpose_square(here, from_step, there, to_step);
-          continue;
-        }
-        for (Index a = 0; a < width; ++a) {
-          for (Index b = 0; b < height; ++b) there[a * to_step + b] = here[b * from_step + a];
-        }
-      }
-    }
-  }
-
-  // Exchanges the elements off the diagonal of 2x2 squares of ever larger blocks.
-  static void transpose_square(const T* from, Index from_step, T* to, Index to_step) {
-    using Mask = decltype(Vector{} == Vector{});
-    Vector rows[kLanes];
-#pragma GCC unroll 16
-    for (int i = 0; i < kLanes; ++i) rows[i] = W::load(from + i * from_step);
-#pragma GCC unroll 4
-    for (int step = 1; step < kLanes; step *= 2) {
-      Mask first, second;
-      for (int l = 0; l < kLanes; ++l) {
-        first[l] = l & step ? kLanes + l - step : l;
-        second[l] = l & step ? kLanes + l : l + step;
-      }
-#pragma GCC unroll 16
-      for (int i = 0; i < kLanes; ++i) {
-        if (i & step) continue;
-        const Vector a = rows[i], b = rows[i + step];
-        rows[i] = __builtin_shuffle(a, b, first);
-        rows[i + step] = __builtin_shuffle(a, b, second);
-      }
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < kLanes; ++i) W::store(to + i * to_step, rows[i]);
   }
 
   // Sums of more products would lose digits, and a panel of fewer stays in the first-level cache.
