@@ -57,9 +57,11 @@ std::vector<int64_t> filter_sizes(const ConvGeometry& g, unsigned filter_set) {
           g.group_in(), kTileLanes};
 }
 
-int64_t filter_set(const Sizes image_size, const Sizes padding, const Sizes rate) {
+int64_t filter_set(const Sizes image_size, const Sizes padding, const Sizes rate, bool /*fast*/) {
   return winograd_filter_set(geometry("atrous_winograd_filter_set", image_size, padding, rate));
 }
+
+int64_t filter_count(int64_t set) { return winograd_filter_count(set); }
 
 Tensor filters(const Tensor& weight, int64_t set, int64_t groups, int64_t) {
   const char* op = "atrous_winograd_filters";
@@ -78,7 +80,8 @@ Tensor filters(const Tensor& weight, int64_t set, int64_t groups, int64_t) {
 
 Tensor forward(const Tensor& x_any, const Tensor& weight, const std::optional<Tensor>& filters,
                int64_t set, const std::optional<Tensor>& bias_any, const Sizes padding,
-               const Sizes rate, int64_t groups, bool transposed, bool relu, int64_t) {
+               const Sizes rate, bool /*fast*/, int64_t groups, bool transposed, bool relu,
+               int64_t) {
   const char* op = "atrous_conv2d_winograd";
   check_map(op, "x", x_any);
   check_dtype(op, "x", x_any);
@@ -131,4 +134,5 @@ STABLE_TORCH_LIBRARY_IMPL(deeplab_repro, CPU, m) {
 
 STABLE_TORCH_LIBRARY_IMPL(deeplab_repro, CompositeImplicitAutograd, m) {
   m.impl("atrous_winograd_filter_set", TORCH_BOX(&deeplab::filter_set));
+  m.impl("atrous_winograd_filter_count", TORCH_BOX(&deeplab::filter_count));
 }
