@@ -14,8 +14,7 @@ constexpr int kDepth = 64;
 
 template <typename T, int kLanes, int kMostRows, int kVectors>
 class WinogradForward {
-  using W = Wide<T, kLanes>;
-  using Vector = typename W::Vector;
+  using Rows = Product<T, kLanes, kMostRows, kVectors, kDepth>;
 
  public:
   explicit WinogradForward(const WinogradJob<T>& job) : job_(job), filters_(job) {
@@ -218,20 +217,19 @@ class WinogradForward {
         for (Index g = 0; g < groups; ++g) {
           const Index at = first + (last - first) * g / groups;
           const Index rows = first + (last - first) * (g + 1) / groups - at;
-          const Product product = {left + (c0 / kDepth * n + at) * kDepth,
-                                   n * kDepth,
-                                   right + c0 * kTileLanes,
-                                   depth,
-                                   to + at * step,
-                                   step,
-                                   c0 > 0};
+          typename Rows::Run runs[kSumDepth / kDepth];
+          int count = 0;
+          for (Index d = 0; d < depth; d += kDepth) {
+            runs[count++] = {left + ((c0 + d) / kDepth * n + at) * kDepth,
+                             right + (c0 + d) * kTileLanes, smaller(kDepth, depth - d)};
+          }
           const Index lines = depth * kTileLanes * static_cast<Index>(sizeof(T)) / 64;
           for (Index i = lines * g / groups; i < lines * (g + 1) / groups; ++i) {
             __builtin_prefetch(
-                product.right + depth * kTileLanes + i * (64 / static_cast<Index>(sizeof(T))), 0,
-                2);
+                right + (c0 + depth) * kTileLanes + i * (64 / static_cast<Index>(sizeof(T))), 0, 2);
           }
-          multiply_rows<kMostRows>(static_cast<int>(rows), filters, product);
+          Rows::multiply(runs, count, static_cast<int>(rows), filters, to + at * step, step,
+                         c0 > 0);
         }
       }
     }
@@ -284,86 +282,8 @@ class WinogradForward {
       for (int f = 0; f < across.outputs; ++f) {
         const Index x = pc.target + f * job_.column_rate;
         if (y >= job_.out_height || x >= job_.out_width) continue;
-        finish(whole[e * kOutputs + f], bias, lanes,
-               map + (y * job_.out_width + x) * job_.targets.pixel);
-      }
-    }
-  }
-
-  // y = act(sums + bias)
-  void finish(const T* sums, const T* bias, int lanes, T* y) const {
-    const bool relu = job_.relu;
-    for (int k = 0; k < lanes; ++k) {
-      const T value = bias ? sums[k] + bias[k] : sums[k];
-      y[k] = relu && value < 0 ? 0 : value;  // not a maximum: NaN stays NaN
-    }
-  }
-
-  // ---- products
-
-  // Rows of pixels, `depth` numbers of each, in chunks chunk_step apart, times a panel.
-  struct Product {
-    const T* left;
-    Index chunk_step;
-    const T* right;
-    Index depth;
-    T* to;
-    Index to_step;
-    bool add;  // to what is there
-  };
-
-  template <int kCandidate>
-  static void multiply_rows(int rows, int filters, const Product& product) {
-    if constexpr (kCandidate > 0) {
-      if (rows < kCandidate) return multiply_rows<kCandidate - 1>(rows, filters, product);
-      constexpr int kColumns = kLanes * kVectors;
-      for (int first = 0; first < filters; first += kColumns) {
-        Product part = product;
-        part.right += first;
-        part.to += first;
-        if (filters - first <= kLanes) {
-          multiply_block<kCandidate, 1>(part);
-        } else {
-          multiply_block<kCandidate, kVectors>(part);
-        }
-      }
-    }
-  }
-
-  // Every loop over the accumulators is unrolled, or the compiler keeps them in memory.
-  template <int kR, int kV>
-  static void multiply_block(const Product& product) {
-    const T *left = product.left, *right = product.right;
-    Vector sums[kR][kV];
-#pragma GCC unroll 16
-    for (int r = 0; r < kR; ++r) {
-#pragma GCC unroll 4
-      for (int v = 0; v < kV; ++v) sums[r][v] = Vector{};
-    }
-    for (Index rest = product.depth; rest > 0; rest -= kDepth, left += product.chunk_step) {
-      const int depth = static_cast<int>(smaller(kDepth, rest));
-      for (int d = 0; d < depth; ++d, right += kTileLanes) {
-        Vector x[kV];
-#pragma GCC unroll 4
-        for (int v = 0; v < kV; ++v) {
-          x[v] = W::load(right + v * kLanes);
-        }
-        // The next pixels follow these.
-        __builtin_prefetch(left + kR * kDepth + d * (64 / sizeof(T)));
-#pragma GCC unroll 16
-        for (int r = 0; r < kR; ++r) {
-          const T factor = left[r * kDepth + d];
-#pragma GCC unroll 4
-          for (int v = 0; v < kV; ++v) sums[r][v] += x[v] * factor;
-        }
-      }
-    }
-    T* to = product.to;
-#pragma GCC unroll 16
-    for (int r = 0; r < kR; ++r, to += product.to_step) {
-#pragma GCC unroll 4
-      for (int v = 0; v < kV; ++v) {
-        W::store(to + v * kLanes, product.add ? W::load(to + v * kLanes) + sums[r][v] : sums[r][v]);
+        store_pixel(whole[e * kOutputs + f], bias, lanes, job_.relu,
+                    map + (y * job_.out_width + x) * job_.targets.pixel);
       }
     }
   }
@@ -396,7 +316,6 @@ class WinogradForward {
 
   // Sums of more products would lose digits, and a panel of fewer stays in the first-level cache.
   static constexpr Index kSumDepth = 2 * kDepth;
-  static constexpr int kRowsAhead = 16;  // from the second-level cache
   static constexpr Index kPixelsTogether = 64;
   static constexpr Index kPartBytes = 1 << 19;
   static constexpr int kBackLanes = 64;  // filters
