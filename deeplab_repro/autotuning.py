@@ -137,6 +137,7 @@ def autotune(
     *,
     seconds: float = 0.3,
     cache: bool = True,
+    progress: bool = True,
 ) -> Tuning:
     """Measure which algorithms are the fastest for a network here, and let "auto" take them.
 
@@ -154,6 +155,7 @@ def autotune(
         seconds: for each problem.
         cache: False measures everything anew, and keeps it for this process only; so does
             DEEPLAB_REPRO_AUTOTUNE_CACHE=0 in the environment. `print` of the result names the file.
+        progress: show a bar, where there is a terminal.
 
     Returns:
         the times of every algorithm, and the choices.
@@ -180,7 +182,7 @@ def autotune(
             met = _met(net, x)
             # Once other algorithms are chosen, other layers find room to keep their filters.
             while new := [problem for problem in met if problem not in timings]:
-                for problem in _tracked(new):
+                for problem in _tracked(new, progress):
                     found = before.get(problem)
                     if found is None or found.keys() != set(candidates(problem)):
                         found = measured[problem] = measure(problem, seconds)
@@ -289,7 +291,7 @@ def _unchanged(net: nn.Module) -> Iterator[None]:
                     buffers[name].copy_(value)
 
 
-def _tracked(problems: Sequence[Problem]) -> Iterator[Problem]:
+def _tracked(problems: Sequence[Problem], progress: bool) -> Iterator[Problem]:
     """One after the other, with a bar on a terminal."""
     errors = Console(stderr=True)
     yield from track(
@@ -297,7 +299,7 @@ def _tracked(problems: Sequence[Problem]) -> Iterator[Problem]:
         "measuring",
         console=errors,
         transient=True,
-        disable=not errors.is_terminal,
+        disable=not (progress and errors.is_terminal),
     )
 
 
