@@ -107,8 +107,7 @@ class Tuning:
             table.add_column(heading, justify="right" if heading in names else "left", no_wrap=True)
         for t in self.timings:
             shown = (
-                "-" if name not in t.milliseconds else f"{t.milliseconds[name]:.3g}"
-                for name in names
+                _rounded(t.milliseconds[name]) if name in t.milliseconds else "-" for name in names
             )
             chosen = t.chosen if t.chosen == t.by_rules else f"[bold green]{t.chosen}[/]"
             layers = escape(printable(_shortened(t.layers)))
@@ -127,7 +126,8 @@ class Tuning:
         kept = "" if self.cache is None else f"; kept in {escape(str(self.cache))}"
         return (
             f"milliseconds on {threads}, {' and '.join(accuracies)}; all convolutions of a pass:"
-            f" {self.total():.3g} as chosen, {self.total(by_rules=True):.3g} by the rules{kept}"
+            f" {_rounded(self.total())} as chosen, {_rounded(self.total(by_rules=True))} by the"
+            f" rules{kept}"
         )
 
 
@@ -301,6 +301,10 @@ def _tracked(problems: Sequence[Problem], progress: bool) -> Iterator[Problem]:
         transient=True,
         disable=not (progress and errors.is_terminal),
     )
+
+
+def _rounded(milliseconds: float) -> str:
+    return f"{milliseconds:,.0f}" if milliseconds >= 100 else f"{milliseconds:.3g}"
 
 
 def _shortened(layers: Sequence[str]) -> str:
