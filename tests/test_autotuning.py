@@ -157,19 +157,31 @@ def test_medians_of_turns(monkeypatch):
 
     times = {"library": 0.012, "interlace": noisy, "direct": 0.011, "winograd": 0.013}
     clock = FakeClock(monkeypatch, **times)
-    found = measure(problem(), seconds=0.2, clock=clock)
+    found = measure(problem(), seconds=0.8, clock=clock)
     names = ["library", "interlace", "direct", "winograd"]
     assert clock.ran == names * (len(clock.ran) // 4)
-    assert clock.now >= 0.2
+    assert clock.now >= 0.8
     assert found == pytest.approx({"library": 12, "interlace": 10, "direct": 11, "winograd": 13})
 
 
 def test_the_hopeless_get_no_turns(monkeypatch):
-    clock = FakeClock(monkeypatch, library=0.010, interlace=0.021, direct=0.019, winograd=5.0)
+    clock = FakeClock(monkeypatch, library=0.010, interlace=0.021, direct=0.019, winograd=0.041)
+    found = measure(problem(), seconds=0.05, clock=clock)
+    assert found == pytest.approx({"library": 10, "interlace": 21, "direct": 19, "winograd": 41})
+    assert clock.ran == [
+        *("library", "interlace", "direct", "winograd"),  # prepares what is made once
+        *("library", "interlace", "direct"),
+        *("library", "direct") * 2,
+    ]
+
+
+def test_what_is_prepared_once_does_not_count(monkeypatch):
+    def first(run):
+        return 0.030 if run <= 4 else 0.001
+
+    clock = FakeClock(monkeypatch, library=0.010, interlace=0.021, direct=first, winograd=0.011)
     found = measure(problem(), seconds=0, clock=clock)
-    assert found == pytest.approx({"library": 10, "interlace": 21, "direct": 19, "winograd": 5000})
-    # A run that prepares and a first one of each, then three turns of two.
-    assert clock.ran[8:] == ["library", "direct"] * 3
+    assert found["direct"] == pytest.approx(1)
 
 
 @pytest.mark.skipif(not backends.has_cpu(), reason="the compiled CPU kernels are not loaded")
