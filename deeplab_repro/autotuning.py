@@ -171,7 +171,8 @@ def autotune(
         raise InputError(
             "input_shape", expected="(N, C, H, W) of at least 1", got=tuple(input_shape)
         )
-    like = next(chain(net.parameters(), net.buffers()), torch.empty(0))
+    tensors = (t for t in chain(net.parameters(), net.buffers()) if t.is_floating_point())
+    like = next(tensors, torch.empty(0))
     file = TimingsFile(like.device.type) if cache and is_wanted() else None
     before = {} if file is None else file.read()
     measured: dict[Problem, Milliseconds] = {}
@@ -259,7 +260,7 @@ def _met(net: nn.Module, x: Tensor) -> dict[Problem, list[str]]:
         other = {str(getattr(layer, "algorithm", "auto")) for layer in layers.values()}
         raise InputError(
             "the network has no convolution to choose an algorithm for",
-            expected="one with algorithm 'auto', and float32 in full precision",
+            expected="one with algorithm 'auto' and precision 'fp32', not compiled by torch",
             got=f"{len(layers)} by {', '.join(sorted(other))}" if layers else "none with holes",
         )
     return met

@@ -175,6 +175,15 @@ def test_the_hopeless_get_no_turns(monkeypatch):
     ]
 
 
+def test_a_short_run_is_not_hopeless(monkeypatch):
+    def disturbed(run):  # its second run
+        return 0.004 if run == 7 else 0.0001
+
+    times = {"library": 0.0003, "interlace": 0.0003, "direct": disturbed, "winograd": 0.0003}
+    found = measure(problem(), seconds=0.3, clock=FakeClock(monkeypatch, **times))
+    assert found["direct"] == pytest.approx(0.1)
+
+
 def test_what_is_prepared_once_does_not_count(monkeypatch):
     def first(run):
         return 0.030 if run <= 4 else 0.001
