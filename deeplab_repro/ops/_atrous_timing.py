@@ -20,8 +20,8 @@ from deeplab_repro.ops._atrous_rules import (
 )
 
 # So many times as slow as the fastest is hopeless: in the first run, which prepares what is made
-# once (memory, the library's code, kept filters), and in the second. Not where a run takes less than
-# this share of the time there is: another program may have come in between.
+# once (memory, the library's code, kept filters), and in the second. A run that takes no more than
+# this share of the time there is says little: another program may have come in between.
 _HOPELESS: Final = (4, 2)
 _SHORT: Final = 0.1
 
