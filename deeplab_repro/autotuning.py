@@ -105,13 +105,17 @@ class Tuning:
         table.add_column("convolution", no_wrap=True)
         for heading in (*names, "chosen", "by rules"):
             table.add_column(heading, justify="right" if heading in names else "left", no_wrap=True)
+        some_kept = any(t.problem.kept for t in self.timings)
         for t in self.timings:
             shown = (
                 _rounded(t.milliseconds[name]) if name in t.milliseconds else "-" for name in names
             )
             chosen = t.chosen if t.chosen == t.by_rules else f"[bold green]{t.chosen}[/]"
             layers = escape(printable(_shortened(t.layers)))
-            table.add_row(layers, _described(t.problem), *shown, chosen, t.by_rules)
+            words = _described(t.problem)
+            if some_kept and t.problem.direction == "forward" and not t.problem.kept:
+                words += ", filters not kept" if "winograd" in t.milliseconds else ""
+            table.add_row(layers, words, *shown, chosen, t.by_rules)
         return table
 
     def __str__(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import warnings
@@ -18,6 +19,7 @@ from deeplab_repro.ops import (
     AtrousConv2d,
     _atrous_algorithms,
     _atrous_cache,
+    _atrous_filters,
     _atrous_rules,
     _atrous_timing,
     _atrous_tuned,
@@ -331,6 +333,25 @@ def test_the_table(timed):
     assert lines[2].split()[-6:] == ["2", "1", "2", "2", "interlace", "library"]
     assert lines[3].split()[-6:] == ["2", "-", "2", "-", "library", "library"]
     assert "all convolutions of a pass: 5 as chosen, 8 by the rules" in " ".join(lines)
+
+
+@pytest.mark.skipif(not backends.has_cpu(), reason="the compiled CPU kernels are not loaded")
+def test_layers_that_find_no_room_for_their_filters(timed, monkeypatch):
+    timed.fastest = "winograd"
+    network = net()
+    gc.collect()
+    with torch.no_grad():
+        network[0].algorithm = "winograd"
+        network(torch.randn(SHAPE))
+        limit = _atrous_filters.kept_bytes()  # room for the first layer, and then for no other
+        network[0].algorithm = "auto"
+        network[0].kept.clear()
+    monkeypatch.setattr(_atrous_filters, "limit", lambda: limit)
+    tuning = autotune(network, SHAPE)
+    found = [(t.layers, t.problem.kept) for t in tuning.timings]
+    assert found == [(("0",), True), (("2", "3"), False), (("4",), False)]
+    lines = str(tuning).splitlines()
+    assert [i for i, line in enumerate(lines) if "filters not kept" in line] == [2]
 
 
 def test_a_real_network():
