@@ -105,8 +105,10 @@ def _fewer_products(p: Problem) -> bool:
     if p.groups > 1 or not suits_winograd(p.device, p.kernel_size, p.stride):
         return False
     least = min(p.channels, p.filters)
-    # To transform the filters takes as long as is gained where the library is at its best.
-    return least >= 128 if backends.instruction_set() == "avx2" else p.kept and least >= 256
+    if backends.instruction_set() == "avx512":
+        # To transform the filters takes as long as is gained.
+        return p.kept and least >= (64 if p.fast else 128)
+    return least >= (64 if p.kept else 128)
 
 
 #: The first row that fits decides; without one it is the library.

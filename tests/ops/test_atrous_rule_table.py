@@ -121,19 +121,33 @@ KEPT = map_of_pixels(256, kernel_size=(3, 3), kept=True)
 #: The same of minimal filtering.
 FEWER_PRODUCTS = {
     "avx512, kept": ("avx512", KEPT, KEPT._replace(kept=False)),
-    "avx512, 256 channels": ("avx512", KEPT, KEPT._replace(channels=255)),
-    "avx512, 256 filters": ("avx512", KEPT, KEPT._replace(filters=255)),
+    "avx512, 128 channels": (
+        "avx512",
+        KEPT._replace(channels=128),
+        KEPT._replace(channels=127),
+    ),
+    "avx512, 128 filters": ("avx512", KEPT._replace(filters=128), KEPT._replace(filters=127)),
+    "avx512, fast, 64 channels": (
+        "avx512",
+        KEPT._replace(channels=64, fast=True),
+        KEPT._replace(channels=63, fast=True),
+    ),
+    "avx512, fast": (
+        "avx512",
+        KEPT._replace(channels=64, fast=True),
+        KEPT._replace(channels=64),
+    ),
     "avx512, 3x3": ("avx512", KEPT, KEPT._replace(kernel_size=(3, 5))),
     "avx512, stride": ("avx512", KEPT, KEPT._replace(stride=(2, 1))),
     "avx512, groups": ("avx512", KEPT, KEPT._replace(groups=2, channels=512, filters=512)),
     "avx512, float32": ("avx512", KEPT, KEPT._replace(dtype=torch.float64)),
     "avx512, forward": ("avx512", KEPT, KEPT._replace(direction="grad_input")),
-    "avx2, 128 channels, kept or not": (
+    "avx2, 128 channels": (
         "avx2",
         KEPT._replace(channels=128, kept=False),
-        KEPT._replace(channels=127),
+        KEPT._replace(channels=127, kept=False),
     ),
-    "avx2, 128 filters": ("avx2", KEPT._replace(filters=128), KEPT._replace(filters=127)),
+    "avx2, 64 filters, kept": ("avx2", KEPT._replace(filters=64), KEPT._replace(filters=63)),
 }
 
 
