@@ -77,10 +77,12 @@ const typename Way::Operand* packed_map(const T* x, Index images, Index pixels, 
     const bool aligned = reinterpret_cast<unsigned long long>(x) % kChunkBytes == 0;
     if (options.channels_last && padded == channels / groups && aligned) return x;
   }
-  const PackMap map = pack_map_of(images, pixels, channels, groups, padded, options.channels_last);
-  const Index bytes = images * pixels * map.width() * static_cast<Index>(sizeof(Operand));
-  auto* const packed = static_cast<Operand*>(allocate(bytes));
-  if (map.squares() > 0) {
+  const Index elements = images * pixels * groups * padded;
+  auto* const packed =
+      static_cast<Operand*>(allocate(elements * static_cast<Index>(sizeof(Operand))));
+  if (elements > 0) {
+    const PackMap map =
+        pack_map_of(images, pixels, channels, groups, padded, options.channels_last);
     launch(pack_map_kernel<Way, T>, grid_size(map.squares(), 1, options.max_blocks), kPackThreads,
            stream, map, x, packed);
   }

@@ -230,6 +230,12 @@ def geometry(
     return np.array([values], dtype=_GEOMETRY)
 
 
+def _divisor(value: int) -> tuple[int, int, int]:
+    """struct Divisor."""
+    shift = 31 + (value - 1).bit_length()
+    return value, -(-(1 << shift) // value), shift
+
+
 def _words(*values: int) -> np.ndarray:
     """A struct of int64 fields, which CuPy passes by value."""
     return np.array([(values,)], dtype=[("words", "i8", (len(values),))])
@@ -284,9 +290,13 @@ class _Call:
         if in_place and as_is and t.data_ptr() % CHUNK_BYTES == 0:
             return t
         packed = t.new_empty(batch * pixels * groups * padded, dtype=self.way.operand)
+        if packed.numel() == 0:
+            return packed
+        across, down = -(-pixels // PACK_SIDE), -(-groups * padded // PACK_SIDE)
+        divisors = (word for value in (padded, batch, across) for word in _divisor(value))
         steps = (1, channels) if self.channels_last else (pixels, 1)
-        sizes = (batch, pixels, groups, channels // groups, padded, channels * pixels, *steps)
-        squares = batch * -(-pixels // PACK_SIDE) * -(-groups * padded // PACK_SIDE)
+        sizes = (pixels, groups * padded, channels // groups, *divisors, channels * pixels, *steps)
+        squares = batch * across * down
         args = (_words(*sizes), t, packed)
         self.launch("pack_map_kernel", None, squares, PACK_THREADS, args)
         return packed
