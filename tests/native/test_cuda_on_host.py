@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from deeplab_repro.native.cupy_backend import atrous_conv2d
+from deeplab_repro.native.cupy_backend import runtime
 from tests.native.conftest import ORDERS
 
 each_order = pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS.keys())
@@ -103,4 +103,4 @@ def test_divisor_is_exact_below_2_to_31(harness, value):
     words, quotients = np.zeros(3, np.int64), np.zeros_like(numbers)
     harness.call("divide", value, words, numbers, numbers.size, quotients)
     assert np.array_equal(quotients, numbers // value)
-    assert tuple(words) == atrous_conv2d._divisor(value)
+    assert tuple(words) == runtime.divisor(value)

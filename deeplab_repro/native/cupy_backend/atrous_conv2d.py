@@ -230,12 +230,6 @@ def geometry(
     return np.array([values], dtype=_GEOMETRY)
 
 
-def _divisor(value: int) -> tuple[int, int, int]:
-    """struct Divisor."""
-    shift = 31 + (value - 1).bit_length()
-    return value, -(-(1 << shift) // value), shift
-
-
 def _words(*values: int) -> np.ndarray:
     """A struct of int64 fields, which CuPy passes by value."""
     return np.array([(values,)], dtype=[("words", "i8", (len(values),))])
@@ -293,7 +287,7 @@ class _Call:
         if packed.numel() == 0:
             return packed
         across, down = -(-pixels // PACK_SIDE), -(-groups * padded // PACK_SIDE)
-        divisors = (word for value in (padded, batch, across) for word in _divisor(value))
+        divisors = (word for value in (padded, batch, across) for word in runtime.divisor(value))
         steps = (1, channels) if self.channels_last else (pixels, 1)
         sizes = (pixels, groups * padded, channels // groups, *divisors, channels * pixels, *steps)
         squares = batch * across * down
