@@ -76,6 +76,14 @@ WORK = (
     Work(f"direct_kernel<Tf32, {_WIDE}, float>", "product", 64, _PRODUCTS, (1,)),
     Work(f"direct_kernel<Bf16, {_WIDE}, BFloat16>", "product", 64, _PRODUCTS, (1,)),
     Work(f"grad_weight_kernel<Tf32x3, {_WIDE}>", "product, 3 x tf32", 96, _PRODUCTS, (1,) * 5),
+    # Of nine regions that a 3 x 3 filter cuts, a tile lies in the fifth, or in the sixth too.
+    Work(
+        f"direct_kernel<Tf32x3, {_WIDE}, float>",
+        "tile, outside its products",
+        1,
+        ("HMMA", "STG"),
+        (5, 2, 5, 1, 1, 0, 1, 2),
+    ),
     Work("pack_map_kernel<Tf32x3, float>", "32 elements", 4, ("BAR",)),
     Work("pack_map_kernel<Bf16, BFloat16>", "32 elements", 4, ("BAR",)),
     # Two kernels, with 3 and 6 corners, three corners at a time; no matrices.
