@@ -86,6 +86,8 @@ WORK = (
     ),
     Work("pack_map_kernel<Tf32x3, float>", "32 elements", 4, ("BAR",)),
     Work("pack_map_kernel<Bf16, BFloat16>", "32 elements", 4, ("BAR",)),
+    # Nine taps, four at a time and the last one by itself.
+    Work("pack_weight_kernel<Tf32x3, float>", "32 rows of 9 taps", 1, ("UIMAD", "LDG"), (2,)),
     # Two kernels, with 3 and 6 corners, three corners at a time; no matrices.
     Work("update_kernel<8, 1>", "pixel of 21 labels", 4, ("SHFL",), (2, 1.5, 0, 0, 0, 0, 0)),
     # Four entries at a time, as a vertex of the colours has them in most pictures, and two more.

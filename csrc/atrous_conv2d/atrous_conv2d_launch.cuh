@@ -98,10 +98,11 @@ const typename Way::Operand* packed_weight(const ConvGeometry& g, const T* weigh
   using Operand = typename Way::Operand;
   constexpr Index kPerChunk = kChunkBytes / sizeof(Operand);
   const Index padded = round_up(transposed ? g.group_out() : g.group_in(), kPerChunk);
-  const PackWeight bank = pack_weight_of(g, strides, padded, transposed);
-  const Index bytes = bank.items() * bank.taps() * static_cast<Index>(sizeof(Operand));
-  auto* const packed = static_cast<Operand*>(allocate(bytes));
-  if (bank.items() > 0) {
+  const Index elements = g.groups * g.taps() * padded * (transposed ? g.group_in() : g.group_out());
+  auto* const packed =
+      static_cast<Operand*>(allocate(elements * static_cast<Index>(sizeof(Operand))));
+  if (elements > 0) {
+    const PackWeight bank = pack_weight_of(g, strides, padded, transposed);
     launch(pack_weight_kernel<Way, T>, grid_size(bank.items(), kPackThreads, options.max_blocks),
            kPackThreads, stream, bank, weight, packed);
   }

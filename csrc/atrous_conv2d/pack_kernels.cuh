@@ -107,22 +107,24 @@ __global__ __launch_bounds__(kPackThreads) void pack_map_kernel(const __grid_con
 // Forward, rows are a group's filters and columns its channels; for the gradient with respect to x
 // the other way round.
 struct PackWeight {
-  Index groups, rows, columns, padded;
+  Index groups, columns;
+  Divisor padded, rows;  // padded: by the columns as written
   Index kernel_h, kernel_w;
   Index group_step, row_step, column_step;  // in weight, in elements
   Index tap_row_step, tap_column_step;
 
   HOST_DEVICE Index taps() const { return kernel_h * kernel_w; }
-  HOST_DEVICE Index items() const { return groups * rows * padded; }
+  HOST_DEVICE Index items() const { return groups * rows.value * padded.value; }
 };
 
+// There must be filters and channels.
 HOST_DEVICE PackWeight pack_weight_of(const ConvGeometry& g, const WeightStrides& strides,
                                       Index padded, bool transposed) {
   const Index filters = g.group_out(), channels = g.group_in();
   return {g.groups,
-          transposed ? channels : filters,
           transposed ? filters : channels,
-          padded,
+          divisor_of(padded),
+          divisor_of(transposed ? channels : filters),
           g.kernel_h,
           g.kernel_w,
           filters * strides.out,
@@ -134,22 +136,30 @@ HOST_DEVICE PackWeight pack_weight_of(const ConvGeometry& g, const WeightStrides
 
 // One thread owns all taps of one row and column: weight keeps them side by side.
 template <typename Way, typename T>
-__global__ void pack_weight_kernel(PackWeight bank, const T* weight,
-                                   typename Way::Operand* packed) {
-  GRID_STRIDE_LOOP(i, bank.items()) {
-    const Index column = i % bank.padded;
-    const Index row = i / bank.padded % bank.rows;
-    const Index group = i / bank.padded / bank.rows;
-    const T* const from =
+__global__ __launch_bounds__(kPackThreads) void pack_weight_kernel(
+    const __grid_constant__ PackWeight bank, const T* weight, typename Way::Operand* packed) {
+  using Operand = typename Way::Operand;
+  const auto rows = static_cast<unsigned>(bank.rows.value);
+  const auto padded = static_cast<unsigned>(bank.padded.value);
+  const Index tap_step = Index{rows} * padded;
+  const auto taps = static_cast<int>(bank.taps()), across = static_cast<int>(bank.kernel_w);
+  const Index next_line = bank.tap_row_step - across * bank.tap_column_step;
+  GRID_STRIDE_LOOP(item, bank.items()) {
+    const unsigned line = bank.padded.quotient(static_cast<unsigned>(item));
+    const unsigned column = static_cast<unsigned>(item) - line * padded;
+    const unsigned group = bank.rows.quotient(line), row = line - group * rows;
+    const bool exists = column < bank.columns;
+    const T* from =
         weight + group * bank.group_step + row * bank.row_step + column * bank.column_step;
-    const Index tap_step = bank.rows * bank.padded;
-    typename Way::Operand* to =
-        packed + group * bank.taps() * tap_step + row * bank.padded + column;
-    for (Index r = 0; r < bank.kernel_h; ++r) {
-      for (Index s = 0; s < bank.kernel_w; ++s, to += tap_step) {
-        const bool exists = column < bank.columns;
-        *to = exists ? Way::operand(to_real(from[r * bank.tap_row_step + s * bank.tap_column_step]))
-                     : typename Way::Operand{};
+    Operand* to = packed + group * taps * tap_step + Index{row} * padded + column;
+    int s = 0;
+    for (int tap = 0; tap < taps; ++tap) {
+      *to = exists ? Way::operand(to_real(*from)) : Operand{};
+      to += tap_step;
+      from += bank.tap_column_step;
+      if (++s == across) {
+        s = 0;
+        from += next_line;
       }
     }
   }

@@ -304,7 +304,10 @@ class _Call:
         padded = self.padded(columns)
         items = groups * rows * padded
         packed = weight.new_empty(items * kernel[0] * kernel[1], dtype=self.way.operand)
-        sizes = (groups, rows, columns, padded, *kernel, filters * strides[0], *steps, *strides[2:])
+        if packed.numel() == 0:
+            return packed
+        divisors = (*runtime.divisor(padded), *runtime.divisor(rows))
+        sizes = (groups, columns, *divisors, *kernel, filters * strides[0], *steps, *strides[2:])
         blocks = -(-items // PACK_THREADS)
         args = (_words(*sizes), weight, packed)
         self.launch("pack_weight_kernel", None, blocks, PACK_THREADS, args)
