@@ -138,6 +138,7 @@ __global__ __launch_bounds__(T::kThreads) void direct_kernel(
     const __grid_constant__ DirectPlan plan, const typename Way::Operand* x,
     const typename Way::Operand* w, const Out* bias, Out* y, typename Way::Sum* partial,
     Index* targets) {
+  RETURN_WITHOUT_TENSOR_CORES(Way)
   using Sum = typename Way::Sum;
   DYNAMIC_SHARED(unsigned char, stages);
   auto* const sources = reinterpret_cast<PixelSource*>(stages + T::kStages * T::kStageBytes);
