@@ -156,8 +156,16 @@ def readable(names: list[str]) -> list[str]:
     if program is None:
         return names
     text = subprocess.run([program], input="\n".join(names), capture_output=True, text=True).stdout
+    text = text.replace("(anonymous namespace)::", "")
     lines = (re.sub(r"\(.*|void |deeplab::", "", line) for line in text.splitlines())
     return [line.replace("> >", ">>") for line in lines]
+
+
+def _release() -> str:
+    """Of nvcc, since another one may issue other instructions."""
+    command = [str(build.find_tools().nvcc), "--version"]
+    text = subprocess.run(command, capture_output=True, text=True).stdout
+    return re.search(r"V([\d.]+)", text)[1]
 
 
 def print_counts(found: list[Count]) -> None:
@@ -174,7 +182,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--arch", nargs="+", default=ARCHITECTURES)
     parser.add_argument("--match", default="", help="only kernels whose name contains this")
-    parser.add_argument("--json", type=Path, help="write both tables to this file too")
+    parser.add_argument("--json", type=Path, help="write the instructions to this file")
     options = parser.parse_args()
     sources = [p for p in build.source_files() if p.name.endswith("_cuda.cu")]
     jobs = [(source, arch) for source in sources for arch in options.arch]
@@ -194,10 +202,9 @@ def main() -> int:
     found = list(dict.fromkeys(count for count in found if options.match in count.kernel))
     print_counts(found)
     if options.json:
-        from _timing import write_json
+        from _timing import write_json  # imports torch, which nothing else here needs
 
-        kernels = [{**asdict(usage), "kernel": name} for name, usage in rows]
-        write_json(options.json, "cuda_report", [*kernels, *map(asdict, found)])
+        write_json(options.json, "cuda_report", [{**asdict(c), "nvcc": _release()} for c in found])
     spilling = sum(u.spilled > 0 for _, u in rows)
     print(f"{len(rows)} kernels, {spilling} spill")
     return int(spilling > 0)
