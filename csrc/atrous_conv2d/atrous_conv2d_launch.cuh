@@ -13,6 +13,7 @@
 #include "im2col_kernels.cuh"
 #include "options.h"
 #include "pack_kernels.cuh"
+#include "plan_cache.h"
 
 namespace deeplab {
 
@@ -77,10 +78,12 @@ const typename Way::Operand* packed_map(const T* x, Index images, Index pixels, 
     const bool aligned = reinterpret_cast<unsigned long long>(x) % kChunkBytes == 0;
     if (options.channels_last && padded == channels / groups && aligned) return x;
   }
-  const PackMap map = pack_map_of(images, pixels, channels, groups, padded, options.channels_last);
-  const Index bytes = images * pixels * map.width() * static_cast<Index>(sizeof(Operand));
-  auto* const packed = static_cast<Operand*>(allocate(bytes));
-  if (map.squares() > 0) {
+  const Index elements = images * pixels * groups * padded;
+  auto* const packed =
+      static_cast<Operand*>(allocate(elements * static_cast<Index>(sizeof(Operand))));
+  if (elements > 0) {
+    const PackMap map =
+        pack_map_of(images, pixels, channels, groups, padded, options.channels_last);
     launch(pack_map_kernel<Way, T>, grid_size(map.squares(), 1, options.max_blocks), kPackThreads,
            stream, map, x, packed);
   }
@@ -95,10 +98,11 @@ const typename Way::Operand* packed_weight(const ConvGeometry& g, const T* weigh
   using Operand = typename Way::Operand;
   constexpr Index kPerChunk = kChunkBytes / sizeof(Operand);
   const Index padded = round_up(transposed ? g.group_out() : g.group_in(), kPerChunk);
-  const PackWeight bank = pack_weight_of(g, strides, padded, transposed);
-  const Index bytes = bank.items() * bank.taps() * static_cast<Index>(sizeof(Operand));
-  auto* const packed = static_cast<Operand*>(allocate(bytes));
-  if (bank.items() > 0) {
+  const Index elements = g.groups * g.taps() * padded * (transposed ? g.group_in() : g.group_out());
+  auto* const packed =
+      static_cast<Operand*>(allocate(elements * static_cast<Index>(sizeof(Operand))));
+  if (elements > 0) {
+    const PackWeight bank = pack_weight_of(g, strides, padded, transposed);
     launch(pack_weight_kernel<Way, T>, grid_size(bank.items(), kPackThreads, options.max_blocks),
            kPackThreads, stream, bank, weight, packed);
   }
@@ -133,8 +137,10 @@ void launch_direct(const ConvGeometry& g, const T* x, const T* weight, const Wei
                    const T* bias, T* y, const ConvOptions& options, const Allocate& allocate,
                    cudaStream_t stream) {
   check_extents(g);
-  const DirectPlan plan =
-      forward_plan(g, setup_of<Way, TileOfPlan>(), options.channels_last, options.relu);
+  const Setup setup = setup_of<Way, TileOfPlan>();
+  const DirectPlan plan = cached_plan({g, setup, options.channels_last, options.relu}, [&] {
+    return forward_plan(g, setup, options.channels_last, options.relu);
+  });
   const auto* const map = packed_map<Way>(x, g.batch, g.in_pixels(), g.in_channels, g.groups,
                                           options, allocate, stream);
   const auto* const bank =
@@ -154,7 +160,10 @@ void launch_grad_input(const ConvGeometry& g, const T* grad_y, const T* weight,
   const Setup setup = setup_of<Way, TileOfPlan>();
   for (Index r = 0; r < least(g.stride_h, g.height); ++r) {
     for (Index s = 0; s < least(g.stride_w, g.width); ++s) {
-      const DirectPlan plan = grad_input_plan(g, setup, options.channels_last, r, s);
+      const Index remainder = r * g.stride_w + s;
+      const DirectPlan plan = cached_plan({g, setup, options.channels_last, remainder}, [&] {
+        return grad_input_plan(g, setup, options.channels_last, r, s);
+      });
       launch_plan<Way, TileOfPlan>(plan, map, bank, static_cast<const T*>(nullptr), grad_x,
                                    options.max_blocks, allocate, stream);
     }
@@ -171,7 +180,9 @@ void launch_grad_weight(const ConvGeometry& g, const T* grad_y, const T* x, T* g
                                             g.groups, options, allocate, stream);
   const auto* const x_map = packed_map<Way>(x, g.batch, g.in_pixels(), g.in_channels, g.groups,
                                             options, allocate, stream);
-  const GradWeightPlan plan = grad_weight_plan(g, setup_of<Way, TileOfPlan>());
+  const Setup setup = setup_of<Way, TileOfPlan>();
+  const GradWeightPlan plan =
+      cached_plan({g, setup, 0, 0}, [&] { return grad_weight_plan(g, setup); });
   const Index sums = plan.pieces * g.taps() * plan.weights();
   auto* const partial = static_cast<Sum*>(allocate(sums * static_cast<Index>(sizeof(Sum))));
   launch_with_shared(grad_weight_kernel<Way, TileOfPlan>,

@@ -138,6 +138,7 @@ __global__ __launch_bounds__(T::kThreads) void direct_kernel(
     const __grid_constant__ DirectPlan plan, const typename Way::Operand* x,
     const typename Way::Operand* w, const Out* bias, Out* y, typename Way::Sum* partial,
     Index* targets) {
+  RETURN_WITHOUT_TENSOR_CORES(Way)
   using Sum = typename Way::Sum;
   DYNAMIC_SHARED(unsigned char, stages);
   auto* const sources = reinterpret_cast<PixelSource*>(stages + T::kStages * T::kStageBytes);
@@ -230,24 +231,37 @@ __global__ __launch_bounds__(T::kThreads) void direct_kernel(
     // The last iterations copy nothing, so all have read their sources a barrier ago.
     if (thread < T::kPixels) sources[thread].offset = y_offset;
     __syncthreads();
+    Index offsets[T::kM][2];
     UNROLL
     for (int m = 0; m < T::kM; ++m) {
       UNROLL
       for (int half = 0; half < 2; ++half) {
-        const Index offset = sources[warp_row + 16 * m + half * 8 + g].offset;
-        if (offset < 0) continue;
+        offsets[m][half] = sources[warp_row + 16 * m + half * 8 + g].offset;
+      }
+    }
+    const bool relu = plan.relu != 0;
+    UNROLL
+    for (int n = 0; n < T::kN; ++n) {
+      Out* to[2];  // where the columns are in y, null where there is none
+      Sum shift[2];
+      UNROLL
+      for (int i = 0; i < 2; ++i) {
+        const Index column = first_filter + warp_column + 8 * n + 2 * t + i;
+        const Index filter = group * plan.filters + column;
+        const bool exists = column < plan.filters;
+        to[i] = exists ? y + filter * plan.y_filter : nullptr;
+        shift[i] = exists && bias ? to_real(bias[filter]) : 0;
+      }
+      UNROLL
+      for (int m = 0; m < T::kM; ++m) {
         UNROLL
-        for (int n = 0; n < T::kN; ++n) {
+        for (int half = 0; half < 2; ++half) {
           UNROLL
           for (int i = 0; i < 2; ++i) {
-            const Index column = first_filter + warp_column + 8 * n + 2 * t + i;
-            if (column >= plan.filters) continue;
-            const Index filter = group * plan.filters + column;
-            Sum sum = sums[m][n][2 * half + i];
-            if (bias) sum += to_real(bias[filter]);
+            const Sum sum = sums[m][n][2 * half + i] + shift[i];
             // Written so that NaN stays NaN.
-            y[offset + filter * plan.y_filter] =
-                from_real<Out>(plan.relu && sum < 0 ? Sum{0} : sum);
+            const Out value = from_real<Out>(relu && sum < 0 ? Sum{0} : sum);
+            if (to[i] && offsets[m][half] >= 0) to[i][offsets[m][half]] = value;
           }
         }
       }

@@ -125,6 +125,7 @@ template <typename Way, typename T>
 __global__ __launch_bounds__(T::kThreads) void grad_weight_kernel(
     const __grid_constant__ GradWeightPlan plan, const typename Way::Operand* grad_y,
     const typename Way::Operand* x, typename Way::Sum* partial) {
+  RETURN_WITHOUT_TENSOR_CORES(Way)
   using Operand = typename Way::Operand;
   using Grad = GradTile<T, Operand>;
   DYNAMIC_SHARED(Operand, stages);

@@ -99,33 +99,64 @@ struct Fragments {
   }
 };
 
-// What all tensor-core ways share: Way::add(sums, fragments) multiplies 32 bytes of k. The lanes of
-// a warp may come here apart, from the loops that chose what to copy.
+// What all tensor-core ways share: Way::add(sums, fragments) multiplies 32 bytes of k, a step. The
+// lanes of a warp may come here apart, from the loops that chose what to copy. All steps of a tile
+// are unrolled, so that the fragments of one step are loaded while another is multiplied.
 template <typename Way>
 struct OnTensorCores {
   using Sum = float;
   static constexpr bool kOnTensorCores = true;
+  static constexpr int kStepsApart = 0;  // so many are summed by themselves, 0: none
 
   template <int kM, int kN>
   static DEVICE_INLINE void add_rows(float (&sums)[kM][kN][4], const unsigned char* a_tile,
                                      const unsigned char* b_tile) {
-    __syncwarp();
-    NO_UNROLL
-    for (int step = 0; step < kRowChunks / 2; ++step) {
-      Fragments<kM, kN> fragments;
+    add_steps<kRowChunks / 2>(sums, [&](Fragments<kM, kN>& fragments, int step) {
       fragments.load_rows(a_tile, b_tile, step);
-      Way::add(sums, fragments);
-    }
+    });
   }
 
   template <int kLineA, int kLineB, int kLines, int kM, int kN, typename Operand>
   static DEVICE_INLINE void add_columns(float (&sums)[kM][kN][4], const Operand* a_tile,
                                         const Operand* b_tile) {
-    __syncwarp();
-    NO_UNROLL
-    for (int step = 0; step < kLines * static_cast<int>(sizeof(Operand)) / 32; ++step) {
-      Fragments<kM, kN> fragments;
+    constexpr int kSteps = kLines * static_cast<int>(sizeof(Operand)) / 32;
+    add_steps<kSteps>(sums, [&](Fragments<kM, kN>& fragments, int step) {
       fragments.template load_columns<kLineA, kLineB>(a_tile, b_tile, step);
+    });
+  }
+
+ private:
+  template <int kSteps, int kM, int kN, typename Load>
+  static DEVICE_INLINE void add_steps(float (&sums)[kM][kN][4], const Load& load) {
+    constexpr int kTogether = Way::kStepsApart > 0 ? Way::kStepsApart : kSteps;
+    static_assert(kSteps % kTogether == 0, "no steps are left over");
+    __syncwarp();
+    // Not unrolled: two sets of sums apart at a time would not fit the registers.
+    NO_UNROLL
+    for (int first = 0; first < kSteps; first += kTogether) {
+      if constexpr (Way::kStepsApart > 0) {
+        float apart[kM][kN][4] = {};
+        multiply<kTogether>(apart, load, first);
+        UNROLL
+        for (int m = 0; m < kM; ++m) {
+          UNROLL
+          for (int n = 0; n < kN; ++n) {
+            UNROLL
+            for (int i = 0; i < 4; ++i) sums[m][n][i] += apart[m][n][i];
+          }
+        }
+      } else {
+        multiply<kTogether>(sums, load, first);
+      }
+    }
+  }
+
+  template <int kSteps, int kM, int kN, typename Load>
+  static DEVICE_INLINE void multiply(float (&sums)[kM][kN][4], const Load& load, int first) {
+    UNROLL
+    for (int step = first; step < first + kSteps; ++step) {
+      Fragments<kM, kN> fragments;
+      load(fragments, step);
       Way::add(sums, fragments);
     }
   }
@@ -176,21 +207,23 @@ struct Fp16 : OnTensorCores<Fp16> {
   }
 };
 
-// float32 by three TF32 products: an operand is high + low, each with TF32's 11 bits, and of the
-// four products only low * low is dropped, below float32's own rounding. Tensor cores cut their
-// sums off towards zero, which over thousands of channels would be a bias far above float32's
-// error; so they only ever add the 24 products of one step, and the long sum is a float32 addition
-// that rounds to nearest. An infinite operand has no rest: it gives NaN.
+// float32 by three TF32 products: an operand is high + low, and of the four products only low * low
+// is dropped, below float32's own rounding. High is the operand rounded to TF32's 11 bits, so low
+// has 12 at most and either sign alike: that the hardware ignores its last bit is no bias. Tensor
+// cores cut their sums off towards zero, which over thousands of channels would be a bias far above
+// float32's error; so they only ever add the 48 products of two steps, and the long sum is a
+// float32 addition that rounds to nearest. An infinite operand has no rest: it gives NaN.
 struct Tf32x3 : OnTensorCores<Tf32x3> {
   using Operand = float;
   static constexpr bool kExact = true;
+  static constexpr int kStepsApart = 2;
   static DEVICE_INLINE float operand(float value) { return value; }
 
+  // Rounds as an integer, ties away from zero: three instructions, where conversions take seven. A
+  // NaN may become a high of zero, and is then in low.
   static DEVICE_INLINE void split(unsigned bits, unsigned& high, unsigned& low) {
-    const float value = bits_as<float>(bits);
-    const float rounded = round_tf32(value);
-    high = bits_as<unsigned>(rounded);
-    low = bits_as<unsigned>(round_tf32(value - rounded));
+    high = (bits + 0x1000u) & 0xffffe000u;
+    low = bits_as<unsigned>(bits_as<float>(bits) - bits_as<float>(high));
   }
 
   template <int kM, int kN>
@@ -207,18 +240,12 @@ struct Tf32x3 : OnTensorCores<Tf32x3> {
       UNROLL
       for (int i = 0; i < 4; ++i) split(f.a[m][i], a_high[i], a_low[i]);
       // Loops apart, so that neighbouring products do not wait for each other.
-      float step[kN][4] = {};
       UNROLL
-      for (int n = 0; n < kN; ++n) mma_tf32(step[n], a_low, b_high[n]);
+      for (int n = 0; n < kN; ++n) mma_tf32(sums[m][n], a_low, b_high[n]);
       UNROLL
-      for (int n = 0; n < kN; ++n) mma_tf32(step[n], a_high, b_low[n]);
+      for (int n = 0; n < kN; ++n) mma_tf32(sums[m][n], a_high, b_low[n]);
       UNROLL
-      for (int n = 0; n < kN; ++n) mma_tf32(step[n], a_high, b_high[n]);
-      UNROLL
-      for (int n = 0; n < kN; ++n) {
-        UNROLL
-        for (int i = 0; i < 4; ++i) sums[m][n][i] += step[n][i];
-      }
+      for (int n = 0; n < kN; ++n) mma_tf32(sums[m][n], a_high, b_high[n]);
     }
   }
 };

@@ -19,6 +19,7 @@ namespace deeplab {
 constexpr Index kMaxExtent = (1 << 28) - 1;
 
 constexpr int kMaxSegments = 8;
+constexpr int kMaxRegions = kMaxSegments * kMaxSegments;
 constexpr int kRowBytes = 128;  // of one pixel or filter in a tile: its share of an iteration
 constexpr int kRowChunks = 8;   // the same in copies of 16 bytes
 
@@ -110,6 +111,7 @@ struct DirectPlan {
   // Work of a tile is done in pieces of piece_length iterations, at most `pieces` of them. With
   // more than one, partial sums are written out and added in order by another kernel.
   Index pieces, piece_length;
+  Index region_end[kMaxRegions];  // the first pixel behind each, so that to look one up is short
 
   HOST_DEVICE Index pixels() const { return batch * rows.count * columns.count; }
   HOST_DEVICE Index pixel_tiles() const { return ceil_div(pixels(), tile_pixels); }
@@ -118,21 +120,36 @@ struct DirectPlan {
   HOST_DEVICE Index tile_size() const { return tile_pixels * tile_filters; }
   HOST_DEVICE Index targets() const { return pixel_tiles() * (tile_pixels + 1); }
 
-  // The k-th region of the snake.
-  HOST_DEVICE void region(Index k, Index& a, Index& b) const {
-    a = k / columns.segments;
-    b = k % columns.segments;
-    if (a % 2 == 1) b = columns.segments - 1 - b;
+  // The k-th region of the snake: its segments of rows and of columns.
+  HOST_DEVICE void region(int k, int& a, int& b) const {
+    const int across = static_cast<int>(columns.segments);
+    a = k / across;
+    b = k % across;
+    if (a % 2 == 1) b = across - 1 - b;
   }
 
-  HOST_DEVICE Pixel locate(Index m) const {
-    Index a = 0, b = 0;
-    for (Index k = 0; k < rows.segments * columns.segments; ++k) {
+  HOST_DEVICE void number_regions() {
+    Index end = 0;
+    for (int k = 0; k < static_cast<int>(rows.segments * columns.segments); ++k) {
+      int a, b;
       region(k, a, b);
-      const Index size = batch * rows.length(a) * columns.length(b);
-      if (m < size) break;
-      m -= size;
+      end += batch * rows.length(a) * columns.length(b);
+      region_end[k] = end;
     }
+  }
+
+  // The region of a pixel, which must be there.
+  HOST_DEVICE int region_of(Index pixel) const {
+    int k = 0;
+    while (region_end[k] <= pixel) ++k;
+    return k;
+  }
+
+  HOST_DEVICE Pixel locate(Index pixel) const {
+    const int k = region_of(pixel);
+    int a, b;
+    region(k, a, b);
+    const Index m = k > 0 ? pixel - region_end[k - 1] : pixel;
     const Index width = columns.length(b);
     const Index image_size = rows.length(a) * width;
     return {m / image_size, rows.start[a] + m % image_size / width, columns.start[b] + m % width};
@@ -148,15 +165,14 @@ struct DirectPlan {
     const Index begin = tile * tile_pixels;
     const Index end = least(begin + tile_pixels, pixels());
     Box result{{0, 0}, {0, 0}};
-    Index first = 0;
-    for (Index k = 0; k < rows.segments * columns.segments; ++k) {
-      Index a, b;
+    int k = region_of(begin);
+    for (bool more = true; more; ++k) {
+      int a, b;
       region(k, a, b);
-      const Index last = first + batch * rows.length(a) * columns.length(b);
-      if (first < end && last > begin && rows.range[a].count() * columns.range[b].count() > 0) {
+      if (rows.range[a].count() * columns.range[b].count() > 0) {
         result = {result.r.joined(rows.range[a]), result.s.joined(columns.range[b])};
       }
-      first = last;
+      more = region_end[k] < end;
     }
     return result;
   }
@@ -263,6 +279,7 @@ HOST_DEVICE void describe_operands(DirectPlan& plan, const ConvGeometry& g, cons
   plan.tile_pixels = setup.tile_rows;
   plan.tile_filters = setup.tile_columns;
   plan.slots = setup.slots;
+  plan.number_regions();
 }
 
 HOST_DEVICE Axis forward_axis(Index in, Index out, Index taps, Index stride, Index pad,

@@ -19,7 +19,7 @@ inline unsigned grid_size(Index items, Index per_block, Index max_blocks) {
 // kernel<<<blocks, threads>>> with `shared_bytes` of DYNAMIC_SHARED.
 #if defined(__CUDACC__)
 template <typename Kernel, typename... Args>
-void launch_with_shared(Kernel kernel, unsigned blocks, unsigned threads, int shared_bytes,
+void launch_with_shared(Kernel kernel, unsigned blocks, dim3 threads, int shared_bytes,
                         cudaStream_t stream, Args... args) {
   constexpr int kGrantedUnasked = 48 * 1024;
   if (shared_bytes > kGrantedUnasked) {
@@ -29,14 +29,14 @@ void launch_with_shared(Kernel kernel, unsigned blocks, unsigned threads, int sh
 }
 #else
 template <typename Kernel, typename... Args>
-void launch_with_shared(Kernel kernel, unsigned blocks, unsigned threads, int shared_bytes,
+void launch_with_shared(Kernel kernel, unsigned blocks, dim3 threads, int shared_bytes,
                         cudaStream_t, Args... args) {
   cuda_on_host::launch(blocks, threads, [=] { kernel(args...); }, shared_bytes);
 }
 #endif
 
 template <typename Kernel, typename... Args>
-void launch(Kernel kernel, unsigned blocks, unsigned threads, cudaStream_t stream, Args... args) {
+void launch(Kernel kernel, unsigned blocks, dim3 threads, cudaStream_t stream, Args... args) {
   launch_with_shared(kernel, blocks, threads, 0, stream, args...);
 }
 

@@ -21,11 +21,14 @@
 // The loop that follows, unrolled: its arrays then live in registers.
 #define UNROLL _Pragma("unroll")
 #define NO_UNROLL _Pragma("unroll 1")
+#define UNROLL_BY(times) _Pragma(PRAGMA_TEXT(unroll times))
+#define PRAGMA_TEXT(text) #text
 
 #else
 
 #define UNROLL
 #define NO_UNROLL
+#define UNROLL_BY(times)
 #include "cuda_on_host.h"
 
 #endif

@@ -28,6 +28,17 @@ namespace deeplab {
 #define TENSOR_CORE_ARCHITECTURE 80
 [[maybe_unused]] constexpr int kTensorCoreArchitecture = TENSOR_CORE_ARCHITECTURE;
 
+// Begins a kernel that no launcher takes for `Way` on an older architecture: nothing follows there.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 10 * TENSOR_CORE_ARCHITECTURE
+#define RETURN_WITHOUT_TENSOR_CORES(Way) \
+  if (Way::kOnTensorCores) {             \
+    __trap();                            \
+    return;                              \
+  }
+#else
+#define RETURN_WITHOUT_TENSOR_CORES(Way)
+#endif
+
 constexpr int kChunkBytes = 16;  // what one copy moves, and a row of a matrix for load_matrices
 
 struct alignas(kChunkBytes) Chunk {

@@ -2,8 +2,9 @@
 // term and the softmax, in one launch.
 #pragma once
 
+#include "../common/float16.h"
 #include "../common/kernel.cuh"
-#include "../permutohedral/slice.cuh"
+#include "../permutohedral/rows.cuh"
 
 namespace deeplab {
 
@@ -17,7 +18,7 @@ struct UpdateKernel {
   Index corners;
   const int* vertex;           // (points, corners)
   const float* weight;         // (points, corners)
-  const float* table;          // (vertices, C), blurred
+  const float* table;          // (vertices, quads), blurred
   const float* scale;          // (points) or null = 1
   const float* kernel_weight;  // one value
   const float* mu;             // (C) or (C, C)
@@ -25,104 +26,192 @@ struct UpdateKernel {
   Compatibility compatibility;
 };
 
+// Rows (points, quads) hold the classes of a point, padded to quads of four.
 struct UpdateArguments {
-  Index points;   // of all pictures
-  Index picture;  // points of one
+  Index points;  // of all pictures
   Index classes;
-  Index kernels;  // 0: softmax of -unary alone
+  Index kernels;  // 0: softmax of the logits alone
   float cutoff;
   float relaxation;
-  const float* unary;  // (B, C, P)
-  const float* old;    // (points, C), the last marginals; read where relaxation is not 1
-  float* message;      // (points, C), for matrices
-  float* marginals;    // (points, C)
-  float* result;       // (B, C, P) or null
+  const float* logits;  // rows of -unary; the padding is -infinity, and its marginals 0
+  const float* old;     // rows of the last marginals; read where relaxation is not 1
+  float* message;       // rows, for matrices
+  float* marginals;     // rows
   UpdateKernel kernel[kMaxKernels];
-
-  HOST_DEVICE Index planar(Index point, Index c) const {
-    return (point / picture * classes + c) * picture + point % picture;
-  }
 };
 
-__device__ inline float warp_max(float value) {
-  for (int step = kWarp / 2; step > 0; step /= 2) {
+// Over kLanes neighbouring lanes.
+template <int kLanes>
+__device__ float most_of_lanes(float value) {
+  UNROLL
+  for (int step = kLanes / 2; step > 0; step /= 2) {
     value = fmaxf(value, __shfl_xor_sync(0xffffffff, value, step));
   }
   return value;
 }
 
-__device__ inline float warp_sum(float value) {
-  for (int step = kWarp / 2; step > 0; step /= 2) {
+template <int kLanes>
+__device__ float sum_of_lanes(float value) {
+  UNROLL
+  for (int step = kLanes / 2; step > 0; step /= 2) {
     value += __shfl_xor_sync(0xffffffff, value, step);
   }
   return value;
 }
 
-// row[c] -= what kernel k says of class c, for the classes lane, lane + 32, ... of a point.
-__device__ inline void subtract_message(const UpdateArguments& a, const UpdateKernel& k,
-                                        Index point, Index lane, float* row) {
-  const float factor = *k.kernel_weight * k.alpha * (k.scale ? k.scale[point] : 1.0f);
-  float* message = a.message + point * a.classes;
-  for (Index c = lane; c < a.classes; c += kWarp) {
-    const float value =
-        factor * sliced(k.corners, a.classes, k.vertex, k.weight, k.table, point, c);
-    if (k.compatibility == Compatibility::potts) {
-      row[c] += value;
-    } else if (k.compatibility == Compatibility::diagonal) {
-      row[c] -= k.mu[c] * value;
-    } else {
-      message[c] = value;
-    }
-  }
-  if (k.compatibility != Compatibility::matrix) return;
-  __syncwarp();
-  for (Index c = lane; c < a.classes; c += kWarp) {
-    float sum = 0;
-    for (Index other = 0; other < a.classes; ++other) {
-      sum += k.mu[c * a.classes + other] * message[other];
-    }
-    row[c] -= sum;
-  }
-  __syncwarp();  // the next kernel writes the message anew
-}
+// The quads of one point that a lane owns, lane, lane + kLanes, ...: in registers, or where there
+// are more than kHeld, for which 0 stands, in the row of the marginals that they become.
+template <int kHeld>
+struct OwnQuads {
+  Quad<float> held[kHeld];
 
-// One warp, one point.
-static __global__ void update_kernel(UpdateArguments a) {
-  const Index lane = threadIdx.x % kWarp;
-  const Index warps = static_cast<Index>(gridDim.x) * (blockDim.x / kWarp);
-  for (Index point = (static_cast<Index>(blockIdx.x) * blockDim.x + threadIdx.x) / kWarp;
-       point < a.points; point += warps) {
-    float* row = a.marginals + point * a.classes;
-    for (Index c = lane; c < a.classes; c += kWarp) row[c] = -a.unary[a.planar(point, c)];
-    for (Index k = 0; k < a.kernels; ++k) subtract_message(a, a.kernel[k], point, lane, row);
-    float top = kLowest;
-    for (Index c = lane; c < a.classes; c += kWarp) top = fmaxf(top, row[c]);
-    top = warp_max(top);
-    float total = 0;
-    for (Index c = lane; c < a.classes; c += kWarp) {
-      const float below = row[c] - top;
-      row[c] = below < -a.cutoff ? 0.0f : expf(below);
-      total += row[c];
+  __device__ OwnQuads(float*, unsigned, unsigned) {}
+  __device__ Quad<float> get(int i, unsigned) const { return held[i]; }
+  __device__ void set(int i, unsigned, const Quad<float>& quad) { held[i] = quad; }
+};
+
+template <>
+struct OwnQuads<0> {
+  float* marginals;
+  unsigned quads, point;
+
+  __device__ OwnQuads(float* marginals, unsigned quads, unsigned point)
+      : marginals(marginals), quads(quads), point(point) {}
+  __device__ Quad<float> get(int, unsigned q) const {
+    return Column<float>(marginals, quads, q)[point];
+  }
+  __device__ void set(int, unsigned q, const Quad<float>& quad) {
+    WrittenColumn<float>(marginals, quads, q).write(point, quad);
+  }
+};
+
+// A point as kLanes lanes of a warp work on it.
+template <int kLanes, int kHeld>
+struct PointUpdate {
+  const UpdateArguments& a;
+  unsigned quads, lane, point;
+  OwnQuads<kHeld> own;
+
+  __device__ PointUpdate(const UpdateArguments& a, unsigned point)
+      : a(a),
+        quads(static_cast<unsigned>(quads_of(a.classes))),
+        lane(threadIdx.x % kLanes),
+        point(point),
+        own(a.marginals, quads, point) {}
+
+  // f(quad, q) for every quad that the lane owns; what it does to the quad stays.
+  template <typename F>
+  __device__ void each(const F& f) {
+    const int count = kHeld > 0 ? kHeld : static_cast<int>((quads + kLanes - 1) / kLanes);
+    UNROLL
+    for (int i = 0; i < count; ++i) {
+      const unsigned q = lane + i * kLanes;
+      if (q >= quads) break;
+      Quad<float> quad = own.get(i, q);
+      f(quad, q);
+      own.set(i, q, quad);
     }
-    total = warp_sum(total);
-    for (Index c = lane; c < a.classes; c += kWarp) {
-      float q = row[c] / total;
-      if (a.kernels > 0 && a.relaxation != 1) {
-        q = (1 - a.relaxation) * a.old[point * a.classes + c] + a.relaxation * q;
+  }
+
+  // Adds what kernel k says of each class.
+  __device__ void add_message(const UpdateKernel& k) {
+    const auto corners = static_cast<int>(k.corners);
+    const Index first = Index{point} * corners;
+    const float factor = *k.kernel_weight * k.alpha * (k.scale ? k.scale[point] : 1.0f);
+    each([&](Quad<float>& quad, unsigned q) {
+      Quad<float> message =
+          sliced(corners, k.vertex + first, k.weight + first, Column<float>(k.table, quads, q));
+      if (k.compatibility == Compatibility::potts) {
+        add_product(quad, factor, message);
+        return;
       }
-      row[c] = q;
-      if (a.result) a.result[a.planar(point, c)] = q;
-    }
+      UNROLL
+      for (int i = 0; i < kQuad; ++i) message.at[i] *= factor;
+      if (k.compatibility == Compatibility::matrix) {
+        WrittenColumn<float>(a.message, quads, q).write(point, message);
+        return;
+      }
+      UNROLL
+      for (int i = 0; i < kQuad; ++i) {
+        const Index c = Index{q} * kQuad + i;
+        if (c < a.classes) quad.at[i] -= k.mu[c] * message.at[i];
+      }
+    });
+    if (k.compatibility == Compatibility::matrix) subtract_mixed(k);
   }
-}
 
-// marginals (points, C) = planes (B, C, P), and to result too where that is not null.
-static __global__ void start_from_kernel(UpdateArguments a, const float* planes) {
-  GRID_STRIDE_LOOP(i, a.points * a.classes) {
-    const Index point = i / a.classes;
-    const Index c = i - point * a.classes;
-    a.marginals[i] = planes[a.planar(point, c)];
-    if (a.result) a.result[a.planar(point, c)] = a.marginals[i];
+  // Every class's message is in a.message; of each, mu's row of them all is subtracted.
+  __device__ void subtract_mixed(const UpdateKernel& k) {
+    __syncwarp();
+    const float* const message = a.message + Index{point} * quads * kQuad;
+    each([&](Quad<float>& quad, unsigned q) {
+      UNROLL
+      for (int i = 0; i < kQuad; ++i) {
+        const Index c = Index{q} * kQuad + i;
+        if (c >= a.classes) break;
+        float sum = 0;
+        NO_UNROLL
+        for (Index other = 0; other < a.classes; ++other) {
+          sum += k.mu[c * a.classes + other] * message[other];
+        }
+        quad.at[i] -= sum;
+      }
+    });
+    __syncwarp();  // the next kernel writes the message anew
+  }
+
+  __device__ void softmax() {
+    float top = kLowest;
+    each([&](const Quad<float>& quad, unsigned) {
+      UNROLL
+      for (int i = 0; i < kQuad; ++i) top = fmaxf(top, quad.at[i]);
+    });
+    top = most_of_lanes<kLanes>(top);
+    float total = 0;
+    each([&](Quad<float>& quad, unsigned) {
+      UNROLL
+      for (int i = 0; i < kQuad; ++i) {
+        const float below = quad.at[i] - top;
+        quad.at[i] = below < -a.cutoff ? 0.0f : expf(below);
+        total += quad.at[i];
+      }
+    });
+    const float share = 1 / sum_of_lanes<kLanes>(total);
+    each([&](Quad<float>& quad, unsigned) {
+      UNROLL
+      for (int i = 0; i < kQuad; ++i) quad.at[i] *= share;
+    });
+  }
+};
+
+// kLanes lanes, one point. kHeld quads of a lane at most, 0 for any number.
+template <int kLanes, int kHeld>
+__global__ void update_kernel(const __grid_constant__ UpdateArguments a) {
+  static_assert(kHeld > 0 || kLanes == kWarp, "no two lanes may write one place");
+  const auto points = static_cast<unsigned>(a.points);
+  const unsigned in_block = blockDim.x / kLanes;
+  // All lanes of a warp stay together, for the shuffles: behind the last point, they repeat it.
+  const unsigned own = threadIdx.x / kLanes, in_warp = own % (kWarp / kLanes);
+  for (unsigned first = blockIdx.x * in_block + own - in_warp; first < points;
+       first += gridDim.x * in_block) {
+    const bool exists = first + in_warp < points;
+    PointUpdate<kLanes, kHeld> update(a, exists ? first + in_warp : points - 1);
+    update.each([&](Quad<float>& quad, unsigned q) {
+      quad = Column<float>(a.logits, update.quads, q)[update.point];
+    });
+    NO_UNROLL
+    for (int k = 0; k < static_cast<int>(a.kernels); ++k) update.add_message(a.kernel[k]);
+    update.softmax();
+    update.each([&](Quad<float>& quad, unsigned q) {
+      if (a.kernels > 0 && a.relaxation != 1) {
+        const Quad<float> old = Column<float>(a.old, update.quads, q)[update.point];
+        UNROLL
+        for (int i = 0; i < kQuad; ++i) {
+          quad.at[i] = (1 - a.relaxation) * old.at[i] + a.relaxation * quad.at[i];
+        }
+      }
+      if (exists) WrittenColumn<float>(a.marginals, update.quads, q).write(update.point, quad);
+    });
   }
 }
 

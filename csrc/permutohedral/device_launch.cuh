@@ -19,4 +19,14 @@ void launch_items(const Device& device, Index items, Kernel kernel, Args... args
          device.stream, args...);
 }
 
+// One thread a quad of a row, as FOR_ROWS walks them.
+template <typename Device, typename Kernel, typename... Args>
+void launch_rows(const Device& device, Index rows, Index quads, Kernel kernel, Args... args) {
+  if (rows == 0 || quads == 0) return;
+  const auto across = static_cast<unsigned>(quads < kLatticeThreads ? quads : kLatticeThreads);
+  const unsigned down = kLatticeThreads / across;
+  launch(kernel, grid_size(rows, down, device.max_blocks), dim3(across, down), device.stream,
+         args...);
+}
+
 }  // namespace deeplab

@@ -23,6 +23,14 @@ struct BuildGeometry {
   }
 };
 
+// Rows of values are padded to quads, four channels that one instruction moves.
+constexpr int kQuad = 4;
+HOST_DEVICE Index quads_of(Index channels) { return ceil_div(channels, kQuad); }
+
+// Sorted entries that one thread adds up at most. A flat region of a picture has vertices with
+// thousands of entries, which must not be left to one thread.
+constexpr int kPieceEntries = 256;
+
 // Points of all pictures.
 struct FilterGeometry {
   Index points;
@@ -31,6 +39,8 @@ struct FilterGeometry {
   Index channels;
 
   HOST_DEVICE Index entries() const { return points * corners; }
+  HOST_DEVICE Index quads() const { return quads_of(channels); }
+  HOST_DEVICE Index pieces() const { return ceil_div(entries(), kPieceEntries); }
 };
 
 }  // namespace deeplab

@@ -102,6 +102,23 @@ extern "C" int taps_run(const Index* sizes, Index tile_pixels, Index* result) {
   });
 }
 
+// How often a plan was made for the geometries, `count` in all, one after another; plans[i]: what
+// was given for number i, the number of the first that is equal.
+extern "C" int cached_plans(const Index* geometries, Index count, Index* plans, Index* made) {
+  return guarded(0, [&] {
+    Index number = 0;
+    *made = 0;
+    for (Index i = 0; i < count; ++i) {
+      const auto make = [&] {
+        ++*made;
+        return number;
+      };
+      number = i;
+      plans[i] = cached_plan({geometry_of(geometries + 16 * i), {4, 32, 32, 132}, 0, 1}, make);
+    }
+  });
+}
+
 #define FOR_TYPE(T, name)                                                                          \
   extern "C" int im2col_##name(const Index* sizes, const T* x, T* columns, Index max_blocks,       \
                                int order) {                                                        \

@@ -9,11 +9,11 @@
 
 namespace {
 
-using Run = std::function<void(unsigned blocks, unsigned threads, void* const* arguments)>;
+using Run = std::function<void(unsigned blocks, dim3 threads, void* const* arguments)>;
 
 template <typename... Args, std::size_t... kIndex>
 Run bind_each(void (*kernel)(Args...), std::index_sequence<kIndex...>) {
-  return [=](unsigned blocks, unsigned threads, void* const* arguments) {
+  return [=](unsigned blocks, dim3 threads, void* const* arguments) {
     cuda_on_host::launch(blocks, threads,
                          [=] { kernel(*static_cast<Args*>(arguments[kIndex])...); });
   };
@@ -29,9 +29,10 @@ Run bind(void (*kernel)(Args...)) {
 #define FOR_DIMENSION(d)                                                                         \
   KERNEL(simplex_kernel<float, d>), KERNEL(simplex_kernel<double, d>), KERNEL(insert_kernel<d>), \
       KERNEL(neighbours_kernel<d>)
-#define FOR_TYPE(T)                                                           \
-  KERNEL(splat_kernel<T>), KERNEL(combine_kernel<T>), KERNEL(blur_kernel<T>), \
-      KERNEL(slice_kernel<T>), KERNEL(corner_product_kernel<T>)
+#define FOR_TYPE(T)                                                                      \
+  KERNEL(pair_kernel<T>), KERNEL(splat_kernel<T>), KERNEL(combine_kernel<T>),            \
+      KERNEL(blur_kernel<T>), KERNEL(slice_kernel<T>), KERNEL(corner_product_kernel<T>), \
+      KERNEL(rows_of_planes_kernel<T>), KERNEL(planes_of_rows_kernel<T>)
 
 const std::map<std::string, Run> kKernels = {
     KERNEL(scan_tiles_kernel),
@@ -48,19 +49,26 @@ const std::map<std::string, Run> kKernels = {
     FOR_DIMENSION(5),
     FOR_TYPE(float),
     FOR_TYPE(double),
-    KERNEL(update_kernel),
-    KERNEL(start_from_kernel),
+    KERNEL(update_kernel<1, 1>),
+    KERNEL(update_kernel<2, 1>),
+    KERNEL(update_kernel<4, 1>),
+    KERNEL(update_kernel<8, 1>),
+    KERNEL(update_kernel<16, 1>),
+    KERNEL(update_kernel<32, 1>),
+    KERNEL(update_kernel<32, 2>),
+    KERNEL(update_kernel<32, 0>),
     KERNEL(normalizer_kernel),
 };
 
 }  // namespace
 
-extern "C" int run_kernel(const char* name, deeplab::Index blocks, deeplab::Index threads,
-                          void* const* arguments) {
+extern "C" int run_kernel(const char* name, deeplab::Index blocks, deeplab::Index across,
+                          deeplab::Index down, void* const* arguments) {
   return guarded(0, [&] {
     const auto found = kKernels.find(name);
     if (found == kKernels.end()) throw std::runtime_error(std::string("no kernel ") + name);
-    found->second(static_cast<unsigned>(blocks), static_cast<unsigned>(threads), arguments);
+    const dim3 threads(static_cast<unsigned>(across), static_cast<unsigned>(down));
+    found->second(static_cast<unsigned>(blocks), threads, arguments);
   });
 }
 
@@ -70,7 +78,7 @@ extern "C" int update_layout(deeplab::Index* sizes) {
   using deeplab::UpdateKernel;
   sizes[0] = sizeof(UpdateArguments);
   sizes[1] = sizeof(UpdateKernel);
-  sizes[2] = offsetof(UpdateArguments, result);
+  sizes[2] = offsetof(UpdateArguments, marginals);
   sizes[3] = offsetof(UpdateKernel, compatibility);
   return 0;
 }

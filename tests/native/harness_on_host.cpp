@@ -1,4 +1,5 @@
 // Kernels whose results are known, some of them wrong on purpose: they show what the harness sees.
+#include "common/divisor.h"
 #include "on_host.h"
 
 // Reverses each block's values through shared memory; without the barrier it is wrong.
@@ -117,5 +118,15 @@ extern "C" int warp_sum(const float* in, float* out, int threads, int order) {
 extern "C" int position(int* out, int gx, int gy, int gz, int bx, int by, int bz) {
   return guarded(0, [=] {
     cuda_on_host::launch(dim3(gx, gy, gz), dim3(bx, by, bz), [=] { position_kernel(out); });
+  });
+}
+
+// words: the divisor as kernels are handed it.
+extern "C" int divide(long long value, long long* words, const unsigned* numbers, long long count,
+                      unsigned* quotients) {
+  return guarded(0, [=] {
+    const deeplab::Divisor divisor = deeplab::divisor_of(value);
+    std::memcpy(words, &divisor, sizeof(divisor));
+    for (long long i = 0; i < count; ++i) quotients[i] = divisor.quotient(numbers[i]);
   });
 }

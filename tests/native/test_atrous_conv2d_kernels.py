@@ -195,6 +195,24 @@ def test_tiles_skip_taps_outside_the_map(on_host, batch, rate, share):
     assert taps[0] / (9 * batch * 41 * 41) == pytest.approx(share, abs=0.006)
 
 
+def test_plans_are_made_once_for_each_geometry(on_host):
+    case = CASES["atrous"]
+    cases = [
+        case,
+        dataclasses.replace(case, groups=2),
+        case,
+        dataclasses.replace(case, size=(9, 9)),
+    ]
+    cases += [dataclasses.replace(case, batch=10 + i) for i in range(1100)]
+    geometries = np.concatenate([c.geometry() for c in [*cases, case, case]])
+    plans, made = np.zeros(len(cases) + 2, np.int64), np.zeros(1, np.int64)
+    on_host("atrous_conv2d").call("cached_plans", geometries, plans.size, plans, made)
+    assert plans[:4].tolist() == [0, 1, 0, 3]
+    # After more than are kept, the first is made anew, and kept again.
+    assert plans[-2:].tolist() == [len(cases)] * 2
+    assert made[0] == len(cases)
+
+
 def test_extents_beyond_32_bits_are_refused(on_host):
     case = Case(1, 1, 1, (1, 1), (3, 1), padding=(2**28, 0), rate=(2**28, 1))
     on = OnHost(on_host("atrous_conv2d"), case, torch.float32)

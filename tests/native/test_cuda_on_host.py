@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from deeplab_repro.native.cupy_backend import runtime
 from tests.native.conftest import ORDERS
 
 each_order = pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS.keys())
@@ -90,3 +91,16 @@ def test_three_dimensional_grid(harness):
     out = np.zeros((2 * 3 * 2, 2 * 2 * 3), np.int32)
     harness.call("position", out, 2, 3, 2, 2, 2, 3)
     assert np.array_equal(out, 1000 * np.arange(12)[:, None] + np.arange(12))
+
+
+@pytest.mark.parametrize("value", [1, 2, 3, 5, 7, 8, 53, 1000, 65537, 2**30, 2**30 + 1, 2**31 - 1])
+def test_divisor_is_exact_below_2_to_31(harness, value):
+    # Where a quotient that is off by a little shows: around the multiples, the last ones above all.
+    top = 2**31 - 1
+    multiples = np.concatenate([np.arange(50), top // value - np.arange(50)]) * value
+    numbers = (multiples[:, None] + [-1, 0, 1]).ravel()
+    numbers = np.append(numbers[(numbers >= 0) & (numbers <= top)], top).astype(np.uint32)
+    words, quotients = np.zeros(3, np.int64), np.zeros_like(numbers)
+    harness.call("divide", value, words, numbers, numbers.size, quotients)
+    assert np.array_equal(quotients, numbers // value)
+    assert tuple(words) == runtime.divisor(value)

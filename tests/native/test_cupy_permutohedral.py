@@ -25,7 +25,7 @@ def fake_gpu(monkeypatch, on_host):
         assert not any(type(a) in (int, float) for a in args)  # of which size?
         values = [np.ascontiguousarray(as_value(a)) for a in args]
         pointers = np.array([v.ctypes.data for v in values], np.uint64)
-        library.call("run_kernel", np.frombuffer(name.encode() + b"\0", np.uint8), blocks, threads,
+        library.call("run_kernel", np.frombuffer(name.encode() + b"\0", np.uint8), blocks, *threads,
                      pointers)  # fmt: skip
 
     def as_value(argument):
@@ -99,7 +99,7 @@ def test_layouts_and_constants_are_those_of_the_kernels(fake_gpu):
     fake_gpu.call("update_layout", sizes)
     update, kernel = permutohedral._UPDATE, permutohedral._UPDATE_KERNEL
     assert sizes.tolist() == [
-        update.itemsize, kernel.itemsize, update.fields["result"][1],
+        update.itemsize, kernel.itemsize, update.fields["marginals"][1],
         kernel.fields["compatibility"][1],
     ]  # fmt: skip
 
@@ -110,7 +110,7 @@ def test_layouts_and_constants_are_those_of_the_kernels(fake_gpu):
     for file, names in {
         "permutohedral/device_launch.cuh": {"kLatticeThreads": "THREADS"},
         "permutohedral/build_kernels.cuh": {"kFreeSlot": "FREE_SLOT"},
-        "permutohedral/filter_kernels.cuh": {"kChunkEntries": "CHUNK_ENTRIES"},
+        "permutohedral/geometry.h": {"kPieceEntries": "PIECE_ENTRIES", "kQuad": "QUAD"},
         "permutohedral/sort_kernels.cuh": {
             "kSortThreads": "SORT_THREADS",
             "kSortBits": "SORT_BITS",
@@ -122,6 +122,16 @@ def test_layouts_and_constants_are_those_of_the_kernels(fake_gpu):
             assert constant(file, theirs) == getattr(permutohedral, ours), theirs
     items = constant("permutohedral/sort_kernels.cuh", "kSortItems")
     assert items * permutohedral.SORT_THREADS == permutohedral.SORT_TILE
+
+
+def test_lanes_and_held_quads_are_those_of_the_launcher():
+    text = (build.source_dir() / "mean_field/mean_field_launch.cuh").read_text()
+    runs = re.findall(
+        r"(?:quads <= (\d+)\) )?return run\(update_kernel<(\d+), (\d+)>, (\d+)\)", text
+    )
+    theirs = [(float(most or "inf"), int(lanes), int(held)) for most, lanes, held, _ in runs]
+    assert theirs == list(permutohedral.UPDATES)
+    assert all(lanes == threads for _, lanes, _, threads in runs)
 
 
 @pytest.mark.parametrize("file", permutohedral.NAMES)

@@ -187,12 +187,13 @@ def test_gradient_of_the_weights_agrees_with_reference_on_host(on_host, shape, d
     assert results[1].equal(results[0])
 
 
-@pytest.mark.parametrize("channels", [1, 2, 21, 33])
-def test_filter_does_not_depend_on_grid_or_order(on_host, channels):
-    # Vertices with one entry, with a chunk of 32, and with hundreds.
-    lattice = random_lattice((1, 400, 2, 1.0))
+@pytest.mark.parametrize(("channels", "spread"), [(1, 1.0), (21, 1.0), (32, 1.0), (2, 0.01)])
+def test_filter_does_not_depend_on_grid_or_order(on_host, channels, spread):
+    # Vertices with one entry and with hundreds; if all features are nearly the same, vertices that
+    # go on over three pieces and more.
+    lattice = random_lattice((1, 800 if spread < 1 else 400, 2, spread))
     counts = lattice.splat_start.diff()
-    assert counts.max() > 64
+    assert counts.max() > (64 if spread == 1 else 2 * 256)
     values = values_for(lattice, channels)
     results = [
         filter_on_host(on_host("permutohedral"), lattice, values, False, max_blocks, order)
@@ -203,9 +204,17 @@ def test_filter_does_not_depend_on_grid_or_order(on_host, channels):
     assert_filtered(results[0], reference.permutohedral_filter(values, *lattice), torch.float32)
 
 
-@pytest.mark.parametrize("classes", [1, 2, 21, 32, 33, 70])
+def test_filter_of_more_channels_than_a_block_has_threads_on_host(on_host):
+    lattice = random_lattice((1, 9, 2, 1.0))
+    values = values_for(lattice, 4 * 256 + 3)
+    got = filter_on_host(on_host("permutohedral"), lattice, values, False)
+    assert_filtered(got, reference.permutohedral_filter(values, *lattice), torch.float32)
+
+
+# From one lane of a warp for a point to all 32, and to several quads of a lane.
+@pytest.mark.parametrize("classes", [1, 2, 8, 13, 21, 33, 70, 130, 259])
 @pytest.mark.parametrize("kind", ["potts", "diagonal", "matrix"])
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(6)
 def test_mean_field_agrees_with_reference_on_host(on_host, classes, kind):
     unary, lattices, weights = problem((2, 19, 5, 2.0), classes)
     unary[0, 0, 3] = torch.inf if classes > 1 else 0

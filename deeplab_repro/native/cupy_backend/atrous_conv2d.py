@@ -284,9 +284,13 @@ class _Call:
         if in_place and as_is and t.data_ptr() % CHUNK_BYTES == 0:
             return t
         packed = t.new_empty(batch * pixels * groups * padded, dtype=self.way.operand)
+        if packed.numel() == 0:
+            return packed
+        across, down = -(-pixels // PACK_SIDE), -(-groups * padded // PACK_SIDE)
+        divisors = (word for value in (padded, batch, across) for word in runtime.divisor(value))
         steps = (1, channels) if self.channels_last else (pixels, 1)
-        sizes = (batch, pixels, groups, channels // groups, padded, channels * pixels, *steps)
-        squares = batch * -(-pixels // PACK_SIDE) * -(-groups * padded // PACK_SIDE)
+        sizes = (pixels, groups * padded, channels // groups, *divisors, channels * pixels, *steps)
+        squares = batch * across * down
         args = (_words(*sizes), t, packed)
         self.launch("pack_map_kernel", None, squares, PACK_THREADS, args)
         return packed
@@ -300,7 +304,10 @@ class _Call:
         padded = self.padded(columns)
         items = groups * rows * padded
         packed = weight.new_empty(items * kernel[0] * kernel[1], dtype=self.way.operand)
-        sizes = (groups, rows, columns, padded, *kernel, filters * strides[0], *steps, *strides[2:])
+        if packed.numel() == 0:
+            return packed
+        divisors = (*runtime.divisor(padded), *runtime.divisor(rows))
+        sizes = (groups, columns, *divisors, *kernel, filters * strides[0], *steps, *strides[2:])
         blocks = -(-items // PACK_THREADS)
         args = (_words(*sizes), weight, packed)
         self.launch("pack_weight_kernel", None, blocks, PACK_THREADS, args)

@@ -15,7 +15,8 @@ from deeplab_repro.native.cupy_backend import runtime
 THREADS = 256
 SORT_THREADS, SORT_TILE, SORT_BITS = 256, 2048, 4
 FREE_SLOT = 0x7FFFFFFF
-CHUNK_ENTRIES = 32
+PIECE_ENTRIES = 256
+QUAD = 4
 MAX_KERNELS = 16
 TINY_NORM = 1e-20
 CUTOFF = {False: 20.0, True: 87.0}
@@ -25,6 +26,13 @@ _BUILD = "permutohedral/build_kernels.cuh"
 _FILTER = "permutohedral/filter_kernels.cuh"
 _MEAN_FIELD = "mean_field/mean_field_kernels.cuh"
 _TYPES = ("float", "double")
+_ROWS = ("rows_of_planes", "planes_of_rows")
+# (most quads, lanes of a point, quads that a lane holds) of update_kernel: launch_update.
+UPDATES = (
+    *((lanes, lanes, 1) for lanes in (1, 2, 4, 8, 16, 32)),
+    (64, 32, 2),
+    (math.inf, 32, 0),
+)
 _NAMES = {
     _SORT: [
         "scan_tiles_kernel",
@@ -44,11 +52,15 @@ _NAMES = {
     _FILTER: [
         *(
             f"{k}_kernel<{t}>"
-            for k in ("splat", "combine", "blur", "slice", "corner_product")
+            for k in ("pair", "splat", "combine", "blur", "slice", "corner_product", *_ROWS)
             for t in _TYPES
         ),
     ],
-    _MEAN_FIELD: ["update_kernel", "start_from_kernel", "normalizer_kernel"],
+    _MEAN_FIELD: [
+        *(f"update_kernel<{lanes}, {held}>" for _, lanes, held in UPDATES),
+        *(f"{k}_kernel<float>" for k in _ROWS),
+        "normalizer_kernel",
+    ],
 }
 NAMES = {file: tuple(f"deeplab::{n}" for n in names) for file, names in _NAMES.items()}
 
@@ -63,10 +75,10 @@ _UPDATE_KERNEL = np.dtype(
 )
 _UPDATE = np.dtype(
     [
-        *((n, "i8") for n in ("points", "picture", "classes", "kernels")),
+        *((n, "i8") for n in ("points", "classes", "kernels")),
         ("cutoff", "f4"),
         ("relaxation", "f4"),
-        *((n, "u8") for n in ("unary", "old", "message", "marginals", "result")),
+        *((n, "u8") for n in ("logits", "old", "message", "marginals")),
         ("kernel", _UPDATE_KERNEL, (MAX_KERNELS,)),
     ],
     align=True,
@@ -162,8 +174,11 @@ def grad_weight(
     if values.numel() > 0:
         lattice = _Lattice((vertex, weight, neighbours, splat_start, splat_entry))
         run = _Launcher(values.device, max_blocks)
-        lattice.add_products(run, values, grad, reverse, result)
-        lattice.add_products(run, grad, values, not reverse, result)
+        pairs, channels = lattice.pairs(run, None), values.shape[-1]
+        rows = lattice.rows(run, values), lattice.rows(run, grad)
+        for splatted, sliced, back in ((*rows, False), (*rows[::-1], True)):
+            table = lattice.blurred(run, pairs, splatted, channels, reverse != back)
+            lattice.add_products(run, table, sliced, channels, result)
     return result
 
 
@@ -191,22 +206,27 @@ def mean_field(
         return result
     batch, classes, points = unary.shape
     run = _Launcher(unary.device, max_blocks)
-    rows = (batch * points, classes)
-    marginals = [unary.new_empty(rows)]
-    marginals.append(marginals[0] if relaxation == 1 else unary.new_empty(rows))
-    message = unary.new_empty(rows) if any(mu.dim() == 2 for mu in compatibility) else None
+    planes = _planes(batch * points, points, classes)
+    marginals = [_new_rows(unary, batch * points, classes)]
+    marginals.append(marginals[0] if relaxation == 1 else torch.empty_like(marginals[0]))
+    matrices = any(mu.dim() == 2 for mu in compatibility)
+    message = torch.empty_like(marginals[0]) if matrices else None
+    logits = torch.empty_like(marginals[0])
+    of_planes = ("rows_of_planes_kernel<float>", batch * points)
+    run(_MEAN_FIELD, *of_planes, (planes, unary, np.float32(-1), np.float32(-np.inf), logits))
 
     a = np.zeros(1, _UPDATE)
-    for name, value in (("points", batch * points), ("picture", points), ("classes", classes),
+    for name, value in (("points", batch * points), ("classes", classes),
                         ("cutoff", CUTOFF[exact]), ("relaxation", relaxation),
-                        ("unary", _pointer(unary)), ("message", _pointer(message))):  # fmt: skip
+                        ("logits", _pointer(logits)), ("message", _pointer(message))):  # fmt: skip
         a[name] = value
-    kernels, scales, mus = [], [], []
+    kernels, pairs, mus = [], [], []
     for k, (mu, norm) in enumerate(zip(compatibility, normalization, strict=True)):
         lattice = _Lattice(lattices[5 * k : 5 * k + 5])
-        scale = lattice.normalizer(run, root=norm == 3) if norm else None
+        plain = lattice.pairs(run, None)
+        scale = lattice.normalizer(run, plain, root=norm == 3) if norm else None
         kernels.append(lattice)
-        scales.append(None if norm == 1 else scale)  # of what is splatted
+        pairs.append(plain if norm in (0, 1) else lattice.pairs(run, scale))
         mus.append((mu.contiguous(), scale))  # alive until the kernels are launched
         a["kernel"][0, k] = (
             lattice.corners,
@@ -219,20 +239,24 @@ def mean_field(
             lattice.alpha,
             mu.dim() if mu.numel() else 0,
         )
+    quads = _quads(classes)
+    _, lanes, held = next(update for update in UPDATES if quads <= update[0])
     for step in range(iterations + 1):
         old, new = marginals
         a["kernels"] = len(kernels) if step else 0
         a["old"], a["marginals"] = _pointer(old), _pointer(new)
-        a["result"] = _pointer(result) if step == iterations else 0
         tables = []
         for k, lattice in enumerate(kernels if step else []):
-            tables.append(lattice.blurred(run, old, scales[k], False))
+            tables.append(lattice.blurred(run, pairs[k], old, classes, False))
             a["kernel"][0, k]["table"] = _pointer(tables[-1])
         if step == 0 and initial is not None:
-            run(_MEAN_FIELD, "start_from_kernel", new.numel(), (a.copy(), initial))
+            run(_MEAN_FIELD, *of_planes, (planes, initial, np.float32(1), np.float32(0), new))
         else:
-            run(_MEAN_FIELD, "update_kernel", 32 * len(new), (a.copy(),))
+            name = f"update_kernel<{lanes}, {held}>"
+            run(_MEAN_FIELD, name, lanes * batch * points, (a.copy(),))
         marginals.reverse()
+    args = (planes, marginals[0], result)
+    run(_MEAN_FIELD, "planes_of_rows_kernel<float>", batch * points, args)
     return result
 
 
@@ -245,9 +269,27 @@ class _Launcher:
 
     def __call__(self, file: str, name: str, items: int, args: tuple, per_block: int = THREADS):
         if items > 0:
-            blocks = runtime.grid_size(items, per_block, self._max_blocks)
-            name = f"deeplab::{name}"
-            runtime.launch(file, NAMES[file], name, self._device, blocks, THREADS, args)
+            self._launch(file, name, items, per_block, (THREADS, 1), args)
+
+    def rows(self, file: str, name: str, rows: int, quads: int, args: tuple):
+        """launch_rows of the launchers."""
+        if rows > 0 and quads > 0:
+            across = min(quads, THREADS)
+            down = THREADS // across
+            self._launch(file, name, rows, down, (across, down), args)
+
+    def _launch(
+        self,
+        file: str,
+        name: str,
+        items: int,
+        per_block: int,
+        threads: tuple[int, int],
+        args: tuple,
+    ):
+        blocks = runtime.grid_size(items, per_block, self._max_blocks)
+        name = f"deeplab::{name}"
+        runtime.launch(file, NAMES[file], name, self._device, blocks, threads, args)
 
 
 class _Lattice:
@@ -258,53 +300,97 @@ class _Lattice:
         self.vertex, self.weight, self.neighbours, self._start, self._entry = contiguous
         self.corners = self.vertex.shape[2]
         self.alpha = 1 / (1 + 2.0 ** (1 - self.corners))
+        self._kind = runtime.TYPES[self.weight.dtype]
         self._points = self.vertex.shape[0] * self.vertex.shape[1]
         self._vertices = self.neighbours.shape[1]
 
-    def blurred(self, run: _Launcher, values: Tensor, scale: Tensor | None, reverse: bool):
-        """The blurred values of the vertices, (vertices, channels)."""
+    def pairs(self, run: _Launcher, scale: Tensor | None) -> Tensor:
+        """launch_pairs: (entries, 2), of which a pair has the bytes."""
+        entries = self.vertex.numel()
+        pairs = self.weight.new_empty((entries, 2))
+        corners = _struct(runtime.divisor(self.corners), "i8")
+        args = (np.int64(entries), corners, self._entry, self.weight, scale, pairs)
+        run(_FILTER, f"pair_kernel<{self._kind}>", entries, args)
+        return pairs
+
+    def rows(self, run: _Launcher, values: Tensor) -> Tensor:
+        """launch_rows_of."""
         channels = values.shape[-1]
-        kind = runtime.TYPES[values.dtype]
-        chunks = -(-self.vertex.numel() // CHUNK_ENTRIES)
-        table, spare = (values.new_empty((self._vertices, channels)) for _ in range(2))
-        partial = values.new_empty((chunks, 2, channels))
+        if channels % QUAD == 0 and values.data_ptr() % 16 == 0:
+            return values
+        rows = _new_rows(values, self._points, channels)
+        factor, padding = _scalar(1, values), _scalar(0, values)
+        args = (_planes(self._points, 1, channels), values, factor, padding, rows)
+        run(_FILTER, f"rows_of_planes_kernel<{self._kind}>", self._points, args)
+        return rows
+
+    def blurred(self, run: _Launcher, pairs: Tensor, rows: Tensor, channels: int, reverse: bool):
+        """splat_and_blur: the blurred rows of the vertices."""
+        quads = _quads(channels)
+        pieces = -(-self.vertex.numel() // PIECE_ENTRIES)
+        table, spare = (_new_rows(rows, self._vertices, channels) for _ in range(2))
+        partial = _new_rows(rows, pieces, channels)
         g = self._geometry(channels)
-        run(_FILTER, f"splat_kernel<{kind}>", chunks * channels,
-            (g, self.vertex, self.weight, self._entry, scale, values, table, partial))  # fmt: skip
-        run(_FILTER, f"combine_kernel<{kind}>", table.numel(), (g, self._start, partial, table))
+        sorted_entries = (g, self.vertex, self._start, self._entry)
+        run.rows(_FILTER, f"splat_kernel<{self._kind}>", self._vertices + pieces, quads,
+                 (*sorted_entries, pairs, rows, table, partial))  # fmt: skip
+        run.rows(_FILTER, f"combine_kernel<{self._kind}>", pieces, quads,
+                 (*sorted_entries, partial, table))  # fmt: skip
         for axis in reversed(range(self.corners)) if reverse else range(self.corners):
-            args = (g, self.neighbours[axis], table, spare)
-            run(_FILTER, f"blur_kernel<{kind}>", table.numel(), args)
+            run.rows(_FILTER, f"blur_kernel<{self._kind}>", self._vertices, quads,
+                     (g, self.neighbours[axis], table, spare))  # fmt: skip
             table, spare = spare, table
         return table
 
+    def slice(self, run: _Launcher, table: Tensor, result: Tensor) -> None:
+        channels = result.shape[-1]
+        run.rows(_FILTER, f"slice_kernel<{self._kind}>", self._points, _quads(channels),
+                 (self._geometry(channels), self.vertex, self.weight, self._alpha(), table,
+                  result))  # fmt: skip
+
     def filter(self, run: _Launcher, values: Tensor, reverse: bool, result: Tensor) -> None:
-        channels = values.shape[-1]
-        table = self.blurred(run, values, None, reverse)
-        alpha = (np.float32 if values.dtype == torch.float32 else np.float64)(self.alpha)
-        run(_FILTER, f"slice_kernel<{runtime.TYPES[values.dtype]}>", self._points * channels,
-            (self._geometry(channels), self.vertex, self.weight, alpha, table, result))  # fmt: skip
+        rows = self.rows(run, values)
+        pairs = self.pairs(run, None)
+        self.slice(run, self.blurred(run, pairs, rows, values.shape[-1], reverse), result)
 
     def add_products(
-        self, run: _Launcher, splatted: Tensor, sliced: Tensor, reverse: bool, result: Tensor
+        self, run: _Launcher, table: Tensor, sliced: Tensor, channels: int, result: Tensor
     ) -> None:
-        channels = splatted.shape[-1]
-        table = self.blurred(run, splatted, None, reverse)
-        alpha = (np.float32 if splatted.dtype == torch.float32 else np.float64)(self.alpha)
-        run(_FILTER, f"corner_product_kernel<{runtime.TYPES[splatted.dtype]}>",
-            self.vertex.numel(), (self._geometry(channels), self.vertex, sliced, alpha,
-            np.bool_(True), table, result))  # fmt: skip
+        run.rows(_FILTER, f"corner_product_kernel<{self._kind}>", self._points, self.corners,
+                 (self._geometry(channels), self.vertex, sliced, self._alpha(), np.bool_(True),
+                  table, result))  # fmt: skip
 
-    def normalizer(self, run: _Launcher, root: bool) -> Tensor:
+    def normalizer(self, run: _Launcher, pairs: Tensor, root: bool) -> Tensor:
         """(points) 1 / norm, or its root."""
         norm = self.weight.new_empty((self._points, 1))
-        self.filter(run, torch.ones_like(norm), False, norm)
+        ones = self.weight.new_ones((self._points, QUAD))
+        self.slice(run, self.blurred(run, pairs, ones, 1, False), norm)
         args = (np.int64(self._points), np.bool_(root), np.float32(TINY_NORM), norm)
         run(_MEAN_FIELD, "normalizer_kernel", self._points, args)
         return norm
 
+    def _alpha(self) -> np.floating:
+        return _scalar(self.alpha, self.weight)
+
     def _geometry(self, channels: int) -> np.ndarray:
         return _struct([self._points, self._vertices, self.corners, channels], "i8")
+
+
+def _quads(channels: int) -> int:
+    return -(-channels // QUAD)
+
+
+def _new_rows(like: Tensor, rows: int, channels: int) -> Tensor:
+    return like.new_empty((rows, _quads(channels) * QUAD))
+
+
+def _planes(points: int, picture: int, channels: int) -> np.ndarray:
+    """struct Planes."""
+    return _struct([points, *runtime.divisor(picture), channels], "i8")
+
+
+def _scalar(value: float, like: Tensor) -> np.floating:
+    return np.float32(value) if like.dtype == torch.float32 else np.float64(value)
 
 
 def _exclusive_scan(run: _Launcher, values: Tensor) -> Tensor:

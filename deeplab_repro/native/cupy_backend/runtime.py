@@ -51,6 +51,12 @@ def grid_size(items: int, per_block: int, max_blocks: int) -> int:
     return min(-(-items // per_block), max_blocks if max_blocks > 0 else AUTOMATIC_MAX_BLOCKS)
 
 
+def divisor(value: int) -> tuple[int, int, int]:
+    """struct Divisor: (value, factor, shift)."""
+    shift = 31 + (value - 1).bit_length()
+    return value, -(-(1 << shift) // value), shift
+
+
 @functools.cache
 def _module(kernel_file: str, names: tuple[str, ...], device: int) -> Any:
     """The compiled module; one per device, because a module belongs to one context."""
@@ -65,7 +71,7 @@ def launch(
     name: str,
     device: torch.device,
     blocks: int,
-    threads: int,
+    threads: int | tuple[int, int],
     args: tuple,
     shared_bytes: int = 0,
 ) -> None:
@@ -83,7 +89,8 @@ def launch(
         function = _module(kernel_file, names, index).get_function(name)
         if shared_bytes > GRANTED_UNASKED:
             function.max_dynamic_shared_size_bytes = shared_bytes
-        function((blocks,), (threads,), tuple(map(_argument, args)), shared_mem=shared_bytes)
+        block = (threads,) if isinstance(threads, int) else threads
+        function((blocks,), block, tuple(map(_argument, args)), shared_mem=shared_bytes)
 
 
 def _argument(value: Any) -> Any:
