@@ -25,16 +25,22 @@ Results = list[dict[str, Any]]
 
 
 def atrous_vs_cudnn(results: Results) -> Iterator[tuple[str, Figure]]:
-    """The library's time over ours for each direction, a line for each shape."""
-    for direction in ("forward", "backward"):
+    """The library's time over ours for each direction and number of threads, a line a shape."""
+    timed = [r for r in results if "seconds" in r]
+    for direction, threads in dict.fromkeys((r["direction"], r.get("threads")) for r in timed):
         lines: dict[str, dict[int, float]] = {}
-        for r in results:
-            if r["direction"] == direction and "seconds" in r:
+        for r in timed:
+            if (r["direction"], r.get("threads")) == (direction, threads):
                 best = r["best_seconds"]
                 name = f"{r['channels']} to {r['filters']}, {r['size']}x{r['size']}"
-                ratio = best["library fp32"] / best["direct fp32"]
+                # Older results have a file for each number of threads, and are of one algorithm.
+                ratio = best["library fp32"] / best["auto" if threads else "direct fp32"]
                 lines.setdefault(f"{name}, batch {r['batch']}", {})[r["rate"]] = ratio
-        yield f"_{direction}", _ratios_over_rate(f"Library's time over ours, {direction}", lines)
+        ending, title = f"_{direction}", f"Library's time over ours, {direction}"
+        if threads:
+            count = f"{threads} thread{'s' * (threads > 1)}"
+            ending, title = f"{ending}_{count.replace(' ', '_')}", f"{title}, {count}"
+        yield ending, _ratios_over_rate(title, lines)
 
 
 def crf_vs_peers(results: Results) -> Iterator[tuple[str, Figure]]:

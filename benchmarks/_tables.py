@@ -124,6 +124,61 @@ def atrous() -> str:
     return "\n".join(lines)
 
 
+def convolutions(results: Path) -> list[str]:
+    """For each run of atrous_vs_cudnn.py: its geometric means with their goals, then all shapes."""
+    blocks = []
+    for path in sorted(results.glob("*/atrous_vs_cudnn*.json")):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        timed = [r for r in content["results"] if "seconds" in r]
+        if "_full" in path.stem or "threads" not in timed[0]:
+            continue
+        about, capped = content["machine"], path.stem.rpartition("_")[2] in ("avx2", "avx512")
+        threads = list(dict.fromkeys(r["threads"] for r in timed))
+        lines = [
+            f"`{content['command']}`, on {about['cpu']}, torch {about['torch']}: layers in"
+            " evaluation mode, forward, in float32, for one picture. The numbers say how many times"
+            " as long torch's convolution (oneDNN) takes, each in the memory format that it is"
+            " faster in"
+            + (f", both limited to {timed[0]['instruction_set']}." if capped else ".")
+            + ' `fast` is accuracy="fast". The share of the peak is that of torch\'s product of two'
+            " matrices, and counts the multiply-adds that are not on the padding.",
+            "",
+            "| convolution, map | threads | `auto` | goal | `fast` | goal | `direct` | `winograd`"
+            " | share of the peak, torch | `auto` |",
+            "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        ]
+        for r in content["results"]:
+            if "group" not in r:
+                continue
+            over, share = r["library_over"], r["share_of_product_peak"]
+            cells = [r["group"].replace("|", " or "), str(r["threads"]), _plain(over.get("auto"))]
+            cells += [_plain(r["goal"]), _plain(over.get("auto fast")), _plain(r["fast_goal"])]
+            cells += [_plain(over.get(name)) for name in ("direct fp32", "winograd")]
+            cells += [f"{100 * share[name]:.0f} %" for name in ("library fp32", "auto")]
+            lines.append(f"| {' | '.join(cells)} |")
+        for first in timed:
+            if first["threads"] != threads[0]:
+                continue
+            for r in timed:
+                if r["shape"] == first["shape"]:
+                    lines.append(_shape_row(r))
+        blocks.append("\n".join(lines))
+    return blocks
+
+
+def _shape_row(result: dict[str, Any]) -> str:
+    best = result["best_seconds"]
+    over = {name: best["library fp32"] / value for name, value in best.items()}
+    shape, size = result["shape"].split("@")
+    names = ("auto", "", "auto fast", "", "direct fp32", "winograd", "", "")
+    cells = [_plain(over.get(name)) if name else "" for name in names]
+    return f"| {shape}, {size} | {result['threads']} | {' | '.join(cells)} |"
+
+
+def _plain(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
 def crf() -> str:
     """The dense CRF's time and memory beside its peers'."""
     sys.path.insert(0, str(ROOT / "benchmarks"))  # a test loads this file by its path
@@ -162,7 +217,7 @@ def crf() -> str:
 
 def filled(page: str) -> str:
     """The page with its block of numbers made anew."""
-    parts = ["", atrous(), crf(), forward(), convert(), fuzz(), ""]
+    parts = ["", *convolutions(RESULTS.parent), atrous(), crf(), forward(), convert(), fuzz(), ""]
     numbers = "\n\n".join(parts).lstrip("\n")
     return _BLOCK.sub(lambda _: "\n" + numbers.rstrip("\n") + "\n\n", page)
 

@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -291,11 +291,21 @@ def machine_name() -> str:
     return re.sub(r"[^a-z0-9]+", "-", re.sub(r"\((r|tm)\)", "", text.lower())).strip("-")
 
 
-def arguments(description: str | None) -> argparse.ArgumentParser:
-    """The options that every benchmark has."""
-    parser = argparse.ArgumentParser(description=description)
+def arguments(description: str | None, several_threads: bool = False) -> argparse.ArgumentParser:
+    """The options that every benchmark has.
+
+    several_threads: --threads takes several numbers, one after another in the same run.
+    """
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=description, formatter_class=form)
     parser.add_argument("--json", type=Path, help="default: results/<machine>/<name>.json")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's own choice)")
+    parser.add_argument(
+        "--threads",
+        type=_threads,
+        nargs="+" if several_threads else None,
+        metavar="N",
+        help="CPU threads" if several_threads else "CPU threads (default: torch's own choice)",
+    )
     parser.add_argument("--runs", type=int, default=20, help="timed runs of each candidate")
     devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
     parser.add_argument("--device", choices=devices, default=devices[-1])
@@ -304,17 +314,31 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
 
 def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
     options = parser.parse_args()
-    if options.threads:
+    if isinstance(options.threads, int):
         torch.set_num_threads(options.threads)
     return options
 
 
-def write_json(path: Path | None, name: str, results: list[dict[str, Any]]) -> Path:
+def refuse(message: str) -> NoReturn:
+    """End the program for input that it cannot take: one line, exit code 2."""
+    print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def _threads(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a number of threads from 1 on, got {text!r}")
+    return int(text)
+
+
+def write_json(
+    path: Path | None, name: str, results: list[dict[str, Any]], variant: str = ""
+) -> Path:
     """Write {name, machine, command, results} as JSON, whole or not at all; returns the path.
 
-    path: None = results/<machine>/<name>.json beside this file.
+    path: None = results/<machine>/<name><variant>.json beside this file.
     """
-    path = path or RESULTS / machine_name() / f"{name}.json"
+    path = path or RESULTS / machine_name() / f"{name}{variant}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *_without_json(sys.argv)])
     content = {"name": name, "machine": machine(), "command": command, "results": results}
