@@ -5,9 +5,12 @@ Libraries look at these variables once, when they are loaded, so a benchmark run
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
+
+from _timing import refuse
 
 #: Instruction set -> what each library is told.
 CAPS = {
@@ -21,12 +24,22 @@ CAPS = {
 }
 
 
-def is_capped(isa: str) -> bool:
-    """Whether this process was started under that cap."""
-    return all(os.environ.get(name) == value for name, value in CAPS[isa].items())
+def add_option(parser: argparse.ArgumentParser) -> None:
+    """--isa."""
+    parser.add_argument("--isa", choices=CAPS, help="cap the instruction set of both sides")
 
 
-def run_capped(isa: str) -> int:
-    """Run this program again with its own arguments, capped; returns the exit code."""
-    command = [sys.executable, *sys.argv]
-    return subprocess.run(command, env={**os.environ, **CAPS[isa]}).returncode
+def obey(isa: str | None) -> None:
+    """Where this process is not capped so, run the program again in one that is, and end.
+
+    A processor that has less than that is refused.
+    """
+    if isa is None:
+        return
+    if any(os.environ.get(name) != value for name, value in CAPS[isa].items()):
+        command = [sys.executable, *sys.argv]
+        raise SystemExit(subprocess.run(command, env={**os.environ, **CAPS[isa]}).returncode)
+    from deeplab_repro.native import backends
+
+    if backends.instruction_set() != isa:
+        refuse(f"--isa {isa}: this machine has {backends.instruction_set() or 'no kernels'}")

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from _conv_candidates import CHANNELS_LAST, LIBRARY
 from _live import LiveTable, table
+from _timing import thread_count
 from rich.table import Table
 
 Results = list[dict[str, Any]]
@@ -103,8 +104,8 @@ class ShapeTable:
     def __init__(self, title: str, threads: list[int]):
         headings = ["", "\n\ninside"]
         for count in threads:
-            about = f"{count}\nthread{'s' * (count > 1)}:"
-            headings += [f"{about}\ntorch", "\n\nours  ", "\n\nratio", "\n\nfast"]
+            about = thread_count(count).replace(" ", "\n")
+            headings += [f"{about}:\ntorch", "\n\nours  ", "\n\nratio", "\n\nfast"]
         self._table = LiveTable(title, headings)
 
     def __enter__(self) -> ShapeTable:

@@ -135,13 +135,13 @@ def convolutions(results: Path) -> list[str]:
         about, capped = content["machine"], path.stem.rpartition("_")[2] in ("avx2", "avx512")
         threads = list(dict.fromkeys(r["threads"] for r in timed))
         lines = [
-            f"`{content['command']}`, on {about['cpu']}, torch {about['torch']}: layers in"
-            " evaluation mode, forward, in float32, for one picture. The numbers say how many times"
-            " as long torch's convolution (oneDNN) takes, each in the memory format that it is"
-            " faster in"
+            "`benchmarks/atrous_vs_cudnn.py` times layers in evaluation mode, forward, in float32,"
+            f" for one picture, on {about['cpu']}, torch {about['torch']}"
             + (f", both limited to {timed[0]['instruction_set']}." if capped else ".")
-            + ' `fast` is accuracy="fast". The share of the peak is that of torch\'s product of two'
-            " matrices, and counts the multiply-adds that are not on the padding.",
+            + " The numbers say how many times as long torch's convolution (oneDNN) takes, each in"
+            ' the memory format that it is faster in. `fast` is accuracy="fast". A share of the'
+            " peak is one of the speed of torch's product of two matrices, and counts the"
+            " multiply-adds that are not on the padding.",
             "",
             "| convolution, map | threads | `auto` | goal | `fast` | goal | `direct` | `winograd`"
             " | share of the peak, torch | `auto` |",
@@ -179,46 +179,64 @@ def _plain(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
-def crf() -> str:
-    """The dense CRF's time and memory beside its peers'."""
+def crf(results: Path) -> list[str]:
+    """For each run of crf_vs_peers.py: time and memory, beside the peers that ran there."""
     sys.path.insert(0, str(ROOT / "benchmarks"))  # a test loads this file by its path
+    from _plots import STORED
     from crf_vs_peers import CASES
 
-    content = load("crf_vs_peers")
-    about = content["machine"]
-    lines = [
-        "`benchmarks/crf_vs_peers.py` times the dense CRF: one picture, 10 iterations, with the"
-        f" building of the lattices, on {about['cpu']}, torch {about['torch']}. Behind each peer"
-        " stands how many times as long it takes. Those called stored were recorded once, on"
-        " another machine. Kernels are given by their standard deviations, in pixels and grey"
-        " levels.",
-        "",
-        "| case | spatial kernel | bilateral kernel | 1 thread | 2 threads | memory"
-        " | peers, against 1 thread | against 2 threads |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for r in content["results"]:
-        if r["batch"] > 1:
-            continue
-        total = [1e3 * r["seconds"][f"ours, {t} threads"]["median"] for t in (1, 2)]
-        peers = [
-            ", ".join(f"{peer} {times[t]:.1f}" for peer, times in r["times_faster"].items())
-            for t in ("1", "2")
+    blocks = []
+    for path in sorted(results.glob("*/crf_vs_peers*.json")):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        about = content["machine"]
+        lines = [
+            "`benchmarks/crf_vs_peers.py` times the dense CRF: one picture, 10 iterations, with the"
+            f" building of the lattices, on {about['cpu']}, torch {about['torch']}. Behind each"
+            " peer, measured in the same run, stands how many times as long it takes. Kernels are"
+            " given by their standard deviations, in pixels and grey levels.",
+            "",
+            "| case | spatial kernel | bilateral kernel | 1 thread | 2 threads | memory"
+            " | peers, against 1 thread | against 2 threads | memory, of a peer's |",
+            "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
         ]
-        width, height = r["size"]
-        p = CASES[r["case"]].params
-        lines.append(
-            f"| {r['case']}: {width}x{height}, {r['labels']} labels | {p.pos_xy_std:g}"
-            f" | {p.bi_xy_std:g} and {p.bi_rgb_std:g} | {total[0]:.0f} ms"
-            f" | {total[1]:.0f} ms | {r['memory_mb']:.0f} MB | {peers[0]} | {peers[1]} |"
-        )
-    return "\n".join(lines)
+        for r in content["results"]:
+            if r["batch"] > 1:
+                continue
+            seconds = r["seconds"]
+            names = [f"ours, {t} threads" for t in (1, 2)]
+            total = [f"{1e3 * seconds[n]['median']:.0f} ms" if n in seconds else "" for n in names]
+            over = {p: times for p, times in r["times_faster"].items() if STORED not in p}
+            peers = [
+                ", ".join(f"{peer} {times[t]:.1f}" for peer, times in over.items() if t in times)
+                for t in ("1", "2")
+            ]
+            shares = ", ".join(
+                f"{peer} {r['memory_mb'] / mb:.2f}"
+                for peer, mb in r.get("peers_memory_mb", {}).items()
+            )
+            width, height = r["size"]
+            p = CASES[r["case"]].params
+            cells = [f"{r['case']}: {width}x{height}, {r['labels']} labels", f"{p.pos_xy_std:g}"]
+            cells += [f"{p.bi_xy_std:g} and {p.bi_rgb_std:g}", *total, f"{r['memory_mb']:.0f} MB"]
+            cells += [cell or "none was there" for cell in (*peers, shares)]
+            lines.append(f"| {' | '.join(cells)} |")
+        blocks.append("\n".join(lines))
+    return blocks
 
 
 def filled(page: str) -> str:
     """The page with its block of numbers made anew."""
-    parts = ["", *convolutions(RESULTS.parent), atrous(), crf(), forward(), convert(), fuzz(), ""]
-    numbers = "\n\n".join(parts).lstrip("\n")
+    everywhere = RESULTS.parent
+    parts = [
+        "",
+        *convolutions(everywhere),
+        atrous(),
+        *crf(everywhere),
+        forward(),
+        convert(),
+        fuzz(),
+    ]
+    numbers = "\n\n".join([*parts, ""]).lstrip("\n")
     return _BLOCK.sub(lambda _: "\n" + numbers.rstrip("\n") + "\n\n", page)
 
 

@@ -319,6 +319,16 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
     return options
 
 
+def one_and_two() -> list[int]:
+    """The numbers of threads that the goals are for, as far as there are cores."""
+    return [1, 2] if len(os.sched_getaffinity(0)) > 1 else [1]
+
+
+def thread_count(threads: int) -> str:
+    """As "1 thread", "2 threads"."""
+    return f"{threads} thread{'s' * (threads > 1)}"
+
+
 def refuse(message: str) -> NoReturn:
     """End the program for input that it cannot take: one line, exit code 2."""
     print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)

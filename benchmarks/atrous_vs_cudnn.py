@@ -41,7 +41,7 @@ from typing import Any
 os.environ.setdefault("DEEPLAB_REPRO_KEPT_FILTERS", "4000")
 
 import torch
-from _capped import CAPS, is_capped, run_capped
+from _capped import add_option, obey
 from _conv_candidates import CHANNELS_LAST, HAS_FAST, Run, best, candidates, passes
 from _conv_goals import ShapeTable, means, means_tables
 from _convolutions import LIMITS, SIXTEEN, Shape, make, sample, sampled
@@ -52,9 +52,11 @@ from _timing import (
     check_agreement,
     compare,
     machine,
+    one_and_two,
     parse,
     peak_memory,
     refuse,
+    thread_count,
     write_json,
 )
 
@@ -230,7 +232,7 @@ def parsed() -> argparse.Namespace:
         metavar="NAME",
         help="like 512-1024-r12@41, or sixteen (the default), or networks (with --full)",
     )
-    parser.add_argument("--isa", choices=CAPS, help="cap the instruction set of both sides")
+    add_option(parser)
     parser.add_argument("--max-seconds", type=float, default=4.0, help="of a case's timing")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     parser.set_defaults(runs=None)
@@ -238,8 +240,7 @@ def parsed() -> argparse.Namespace:
     on_gpu = options.device == "cuda"
     options.full = options.full or on_gpu
     options.runs = options.runs or (20 if on_gpu else 5)
-    cores = len(os.sched_getaffinity(0))
-    options.threads = options.threads or ([1] if on_gpu or cores == 1 else [1, 2])
+    options.threads = options.threads or ([1] if on_gpu else one_and_two())
     known = {"networks": shapes_of_networks, "sixteen": lambda: list(SIXTEEN)}
     words = options.shapes or (["networks", "sixteen"] if options.full else ["sixteen"])
     names = [name for word in words for name in (known[word]() if word in known else [word])]
@@ -252,11 +253,7 @@ def parsed() -> argparse.Namespace:
 
 def main() -> None:
     options = parsed()
-    if options.isa and not is_capped(options.isa):
-        raise SystemExit(run_capped(options.isa))
-    if options.isa and backends.instruction_set() != options.isa:
-        has = backends.instruction_set() or "no compiled kernels"
-        refuse(f"--isa: this processor is to have {options.isa}, got {has}")
+    obey(options.isa)
     if options.child:
         print(json.dumps(measure_memory(options)))
         return
@@ -282,8 +279,7 @@ def main() -> None:
             results += found
     peaks = {} if on_gpu else {threads: product_peak(threads) for threads in options.threads}
     for threads, peak in peaks.items():
-        name = f"{threads} thread{'s' * (threads > 1)}"
-        print(f"Peak, a plain product of torch's on {name}: {peak:.0f} GFLOP/s")
+        print(f"Peak, torch's plain product on {thread_count(threads)}: {peak:.0f} GFLOP/s")
     summary = means(results, peaks, bool(options.isa))
     console().print("", *means_tables(summary), sep="\n")
     found_peaks = [{"threads": t, "product_gflop_per_second": peak} for t, peak in peaks.items()]
