@@ -57,9 +57,12 @@ std::vector<int64_t> filter_sizes(const ConvGeometry& g, unsigned filter_set) {
           g.group_in(), kTileLanes};
 }
 
-int64_t filter_set(const Sizes image_size, const Sizes padding, const Sizes rate) {
-  return winograd_filter_set(geometry("atrous_winograd_filter_set", image_size, padding, rate));
+int64_t filter_set(const Sizes image_size, const Sizes padding, const Sizes rate, bool fast) {
+  return winograd_filter_set(geometry("atrous_winograd_filter_set", image_size, padding, rate),
+                             fast);
 }
+
+int64_t filter_count(int64_t set) { return winograd_filter_count(set); }
 
 Tensor filters(const Tensor& weight, int64_t set, int64_t groups, int64_t) {
   const char* op = "atrous_winograd_filters";
@@ -78,7 +81,7 @@ Tensor filters(const Tensor& weight, int64_t set, int64_t groups, int64_t) {
 
 Tensor forward(const Tensor& x_any, const Tensor& weight, const std::optional<Tensor>& filters,
                int64_t set, const std::optional<Tensor>& bias_any, const Sizes padding,
-               const Sizes rate, int64_t groups, bool transposed, bool relu, int64_t) {
+               const Sizes rate, bool fast, int64_t groups, bool transposed, bool relu, int64_t) {
   const char* op = "atrous_conv2d_winograd";
   check_map(op, "x", x_any);
   check_dtype(op, "x", x_any);
@@ -94,7 +97,7 @@ Tensor forward(const Tensor& x_any, const Tensor& weight, const std::optional<Te
   }
   if (filters) {
     check_like(op, "filters", *filters, "x", x_any);
-    const unsigned needed = winograd_filter_set(g);
+    const unsigned needed = winograd_filter_set(g, fast);
     check(set == needed, op, ": filters are of set ", set, ", these maps need set ", needed);
     const auto sizes = filter_sizes(g, needed);
     bool fits = filters->dim() == 5 && filters->is_contiguous();
@@ -116,7 +119,7 @@ Tensor forward(const Tensor& x_any, const Tensor& weight, const std::optional<Te
     winograd_forward(g, static_cast<const T*>(x.data_ptr()), w,
                      filters ? static_cast<const T*>(filters->data_ptr()) : nullptr,
                      bias_any ? static_cast<const T*>(bias.data_ptr()) : nullptr,
-                     static_cast<T*>(y.data_ptr()), options, torch_threads());
+                     static_cast<T*>(y.data_ptr()), options, fast, torch_threads());
   });
   return y;
 }
@@ -131,4 +134,5 @@ STABLE_TORCH_LIBRARY_IMPL(deeplab_repro, CPU, m) {
 
 STABLE_TORCH_LIBRARY_IMPL(deeplab_repro, CompositeImplicitAutograd, m) {
   m.impl("atrous_winograd_filter_set", TORCH_BOX(&deeplab::filter_set));
+  m.impl("atrous_winograd_filter_count", TORCH_BOX(&deeplab::filter_count));
 }

@@ -16,7 +16,7 @@ from deeplab_repro.caffe.checkpointing import checkpointed, layer_parts
 from deeplab_repro.caffe.layers.base import CaffeLayer, straight_through
 from deeplab_repro.caffe.layers.conv import Convolution
 from deeplab_repro.caffe.quirks import SHARED_MEMORY, Quirks
-from deeplab_repro.ops import ALGORITHMS
+from deeplab_repro.ops import ALGORITHMS, set_accuracy
 from prototxt_import import CaffeImportError, Layer, Net, Shape, infer_net
 from prototxt_import.inference import check_blob_bytes
 from prototxt_import.layers import Memory
@@ -181,6 +181,15 @@ class GraphModule(nn.Module):
         for module in self.modules():
             if isinstance(module, Convolution):
                 module.algorithm = algorithm
+
+    def set_accuracy(self, accuracy: str) -> None:
+        """Say which forms of the algorithms the convolutions may use.
+
+        Args:
+            accuracy: ``"exact"``, or ``"fast"`` for forms that round more; see
+                :func:`~deeplab_repro.ops.atrous_conv2d`.
+        """
+        set_accuracy(self, accuracy)
 
     def _run(self, given: Mapping[str, Any], *, keep: bool) -> dict[str, Tensor]:
         if torch.compiler.is_compiling():

@@ -112,7 +112,7 @@ class CaffeNet(GraphModule):
 
     # ---------------------------------------------------------------- running
 
-    def fuse(self) -> FusedNet:
+    def fuse(self, *, accuracy: str | None = None) -> FusedNet:
         """A network for inference that computes the same with fewer passes over the blobs.
 
         BatchNorm with fixed statistics, Scale and Bias are folded into the convolution or matrix
@@ -122,15 +122,22 @@ class CaffeNet(GraphModule):
         The values differ from this network's by rounding (about 1e-6 of a blob's norm), so hold
         this one, not the fused one, against Caffe.
 
+        Args:
+            accuracy: of its convolutions, ``"exact"`` or ``"fast"``; None: as here.
+
         Returns:
             a new module with weights of its own; this one stays as it is.
 
         Raises:
             CaffeImportError: this network is in train mode.
+            ValueError: another accuracy.
         """
         from deeplab_repro.caffe.fuse import FusedNet
 
-        return FusedNet(self)
+        fused = FusedNet(self)
+        if accuracy is not None:
+            fused.set_accuracy(accuracy)
+        return fused
 
     def loss(self, blobs: Mapping[str, Tensor]) -> Tensor:
         """The objective: the sum of ``loss_weight`` times top over all losses.
@@ -346,6 +353,7 @@ def load_caffe(
     dialect: Dialect | None = None,
     placeholders: Mapping[str, str] | None = None,
     algorithm: str = "auto",
+    accuracy: str = "exact",
     quirks: bool = True,
 ) -> CaffeNet:
     """Make a PyTorch module of a Caffe network.
@@ -361,6 +369,8 @@ def load_caffe(
         dialect: ``"bvlc"``, ``"dl2"`` or ``"dl1"`` if the files' own evidence is to be overruled.
         placeholders: values of ``${NAME}`` in the prototxt.
         algorithm: how convolutions are computed, see :meth:`GraphModule.set_algorithm`.
+        accuracy: ``"exact"``, or ``"fast"`` for forms that round more, see
+            :meth:`GraphModule.set_accuracy`.
         quirks: faults of the original programs are computed as they were, each with one warning;
             False computes what was meant.
 
@@ -394,6 +404,7 @@ def load_caffe(
         file = model.weights_file if model else net.file
         raise (error.with_file(file) if file else error) from None
     module.set_algorithm(algorithm)
+    module.set_accuracy(accuracy)
     return module
 
 

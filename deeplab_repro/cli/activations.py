@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from deeplab_repro.cli.common import (
+    accuracy_option,
     algorithm_option,
     console,
     load_net,
@@ -31,6 +32,7 @@ from prototxt_import import Dialect
 @click.option("-o", "--output", type=click.Path(), callback=writable, required=True, help="OUT.h5")
 @picture_options
 @algorithm_option
+@accuracy_option
 @quirks_option
 def command(
     model: str,
@@ -44,6 +46,7 @@ def command(
     pad_to: int | None,
     resize: str | None,
     algorithm: str,
+    accuracy: str,
     quirks: bool,
 ) -> None:
     """Run MODEL in the TEST phase and write every blob to OUT.h5, as /blobs/NAME."""
@@ -54,7 +57,7 @@ def command(
         from deeplab_repro.parity.comparison import write_activations
         from deeplab_repro.pictures.reading import load_inputs
 
-        net = load_net(model, prototxt, dialect, settings, algorithm, quirks)
+        net = load_net(model, prototxt, dialect, settings, algorithm, quirks, accuracy)
         inputs = load_inputs(input_file, net.net, preparation)
         advance()
         with torch.inference_mode():

@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from deeplab_repro.pictures.reading import Preparation
 
 __all__ = [
+    "ACCURACIES",
     "ALGORITHMS",
+    "accuracy_option",
     "algorithm_option",
     "channel_options",
     "console",
@@ -63,6 +65,7 @@ _Command = TypeVar("_Command", bound=Callable[..., Any])
 
 #: As of `deeplab_repro.ops.atrous_conv2d`, which is not loaded for a help text.
 ALGORITHMS = ("auto", "direct", "im2col", "interlace", "library", "winograd")
+ACCURACIES = ("exact", "fast")
 
 
 def algorithm_option(command: _Command) -> _Command:
@@ -73,6 +76,18 @@ def algorithm_option(command: _Command) -> _Command:
         default="auto",
         show_default=True,
         help="How convolutions are computed; the values differ by rounding only.",
+    )
+    return decorate(command)
+
+
+def accuracy_option(command: _Command) -> _Command:
+    """``--accuracy NAME``."""
+    decorate = click.option(
+        "--accuracy",
+        type=click.Choice(ACCURACIES),
+        default="exact",
+        show_default=True,
+        help="fast: convolutions may take forms with fewer products that round more.",
     )
     return decorate(command)
 
@@ -168,12 +183,13 @@ def load_net(
     settings: Sequence[str],
     algorithm: str = "auto",
     quirks: bool = True,
+    accuracy: str = "exact",
 ) -> CaffeNet:
     """The network of :func:`read` as a module, in the TEST phase."""
     from deeplab_repro.caffe.net import load_caffe
 
     source = read(model, prototxt, dialect, settings)
-    return load_caffe(source, algorithm=algorithm, quirks=quirks)
+    return load_caffe(source, algorithm=algorithm, accuracy=accuracy, quirks=quirks)
 
 
 def mean_option(command: _Command) -> _Command:

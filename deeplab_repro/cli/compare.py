@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deeplab_repro.cli.common import (
+    accuracy_option,
     algorithm_option,
     console,
     json_option,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     help="Write the report here as a page.",
 )
 @algorithm_option
+@accuracy_option
 @quirks_option
 @json_option
 def command(
@@ -55,6 +57,7 @@ def command(
     recorded: str,
     page: str | None,
     algorithm: str,
+    accuracy: str,
     quirks: bool,
     json_file: str | None,
 ) -> None:
@@ -75,7 +78,7 @@ def command(
 
         tolerance = AGREEMENT["caffe"]
         source = read(model, prototxt, dialect, settings)
-        net = load_caffe(source, algorithm=algorithm, quirks=quirks)
+        net = load_caffe(source, algorithm=algorithm, accuracy=accuracy, quirks=quirks)
         advance()
         recording = Recording(net.net.name, Path(recorded), Path(model), None)
         comparison = compare_blobs(net, recording, tolerance)

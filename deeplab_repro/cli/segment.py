@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from deeplab_repro.cli.common import (
+    accuracy_option,
     console,
     json_option,
     mean_option,
@@ -152,6 +153,7 @@ def _is_number(text: str) -> bool:
     help="Turn pictures as their EXIF data say; Caffe took them as they are stored.",
 )
 @tile_options
+@accuracy_option
 @quirks_option
 @json_option
 def command(
@@ -179,6 +181,7 @@ def command(
     upright: bool,
     tile: int | None,
     overlap: int | None,
+    accuracy: str,
     quirks: bool,
     json_file: str | None,
 ) -> None:
@@ -209,6 +212,7 @@ def command(
             scales=[_scale(text) for text in scales] or [1.0],
             fuse=fuse,
             crf=read_crf_params(crf) if crf is not None else None,
+            accuracy=accuracy,
         )
         if segmenter.rule.zoom != 1 and team.first:
             click.echo(
@@ -233,7 +237,7 @@ def command(
     if team.first:
         _show(jobs, classes, segmenter)
         report = _as_json(model, segmenter, classes, jobs)
-        write_json(json_file, {**report, "tile": tile, "overlap": overlap})
+        write_json(json_file, {**report, "tile": tile, "overlap": overlap, "accuracy": accuracy})
     finish(jobs, quiet=not team.first)
 
 

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from deeplab_repro.cli.common import (
+    accuracy_option,
     algorithm_option,
     console,
     placeholders_of,
@@ -76,6 +77,7 @@ if TYPE_CHECKING:
 @click.option("--caffe-log", is_flag=True, help="Write caffe.log too, in Caffe's own lines.")
 @click.option("--tensorboard", is_flag=True, help="Write TensorBoard's files too.")
 @algorithm_option
+@accuracy_option
 @click.option(
     "--channels-last/--no-channels-last",
     default=None,
@@ -107,6 +109,7 @@ def command(
     caffe_log: bool,
     tensorboard: bool,
     algorithm: str,
+    accuracy: str,
     channels_last: bool | None,
     precision: Precision,
     checkpointing: bool,
@@ -136,6 +139,7 @@ def command(
                 processes=team,
                 quirks=quirks,
                 algorithm=algorithm,
+                accuracy=accuracy,
                 channels_last=channels_last,
                 precision=precision,
                 checkpointing=checkpointing,

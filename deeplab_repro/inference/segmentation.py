@@ -27,6 +27,7 @@ from deeplab_repro.crf import CRFParams, dense_crf
 from deeplab_repro.errors import InputError
 from deeplab_repro.inference.stages import Stages
 from deeplab_repro.models.architectures import Architecture
+from deeplab_repro.ops import ACCURACIES, set_accuracy
 from deeplab_repro.pictures.reading import Preparation, read_picture, resize_picture
 from deeplab_repro.pictures.voc import VOC_MEAN
 from prototxt_import import CaffeImportError
@@ -78,6 +79,8 @@ class Segmenter:
             pixels; OpenCV's bilinear), the scores are resized back the same way.
         fuse: over the scales, ``"max"`` as DeepLab v2 does (section 4.1.2), or ``"mean"``.
         crf: refine the scores by a dense CRF over the picture, as DeepLab's programs do.
+        accuracy: sets that of the network's convolutions, ``"exact"`` or ``"fast"``, see
+            :func:`~deeplab_repro.ops.set_accuracy`; None leaves them as they are.
 
     Scores that the network does not zoom to the picture's size (a train network's) are zoomed here
     by Interp's rule: bilinear, the corners held in place.
@@ -88,7 +91,7 @@ class Segmenter:
 
     Raises:
         CaffeImportError: a CaffeNet without scores for a picture.
-        InputError: scales or a way to fuse them that there are not.
+        InputError: scales, a way to fuse them or an accuracy that there are not.
     """
 
     def __init__(
@@ -102,11 +105,16 @@ class Segmenter:
         scales: Sequence[float] = (1.0,),
         fuse: Fuse = "max",
         crf: CRFParams | None = None,
+        accuracy: str | None = None,
     ) -> None:
         if not scales or not all(0 < scale < float("inf") for scale in scales):
             raise InputError("scales", expected="positive numbers", got=list(scales))
         if fuse not in ("max", "mean"):
             raise InputError("fuse", expected="max or mean", got=fuse)
+        if accuracy not in (None, *ACCURACIES):
+            raise InputError("accuracy", expected=" or ".join(ACCURACIES), got=accuracy)
+        if accuracy is not None:
+            set_accuracy(net, accuracy)
         self.net = net
         self.mean, self.scales, self.fuse = mean, tuple(scales), fuse
         self.pad_to = (pad_to, pad_to) if isinstance(pad_to, int) else pad_to
@@ -305,7 +313,8 @@ def segment(net: nn.Module, picture: Picture, **options: Any) -> Segmentation:
     Args:
         net: the network, in the TEST phase.
         picture: (H, W, 3) uint8, BGR.
-        options: ``rule``, ``blob``, ``mean``, ``pad_to``, ``scales``, ``fuse``, ``crf``.
+        options: ``rule``, ``blob``, ``mean``, ``pad_to``, ``scales``, ``fuse``, ``crf``,
+            ``accuracy``.
 
     Returns:
         labels (H, W) uint8 (int16 beyond 256 classes) and scores (C, H, W) float32.

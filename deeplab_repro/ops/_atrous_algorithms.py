@@ -70,13 +70,13 @@ class Direct(Algorithm):
         return self.run(x, weight, None, how, False)
 
     def run(self, x, weight, bias, how, relu, kept=None):
-        return _OPS.atrous_conv2d_direct(x, weight, bias, *how, relu)
+        return _OPS.atrous_conv2d_direct(x, weight, bias, *how[:5], relu)
 
     def grad_input(self, grad_y, weight, image_size, how):
-        return _OPS.atrous_conv2d_direct_grad_input(grad_y, weight, image_size, *how)
+        return _OPS.atrous_conv2d_direct_grad_input(grad_y, weight, image_size, *how[:5])
 
     def grad_weight(self, grad_y, x, kernel_size, how):
-        return _OPS.atrous_conv2d_direct_grad_weight(grad_y, x, kernel_size, *how)
+        return _OPS.atrous_conv2d_direct_grad_weight(grad_y, x, kernel_size, *how[:5])
 
 
 class Library(Algorithm):
@@ -190,21 +190,22 @@ class Winograd(Algorithm):
             return BY_NAME["direct"].run(x, weight, bias, how, relu)
         filters, filter_set = None, 0
         if kept is not None and backends.has_cpu():
-            filters, filter_set = kept.find(weight, x.shape[2:], *how[1:4])
-        return _OPS.atrous_conv2d_winograd(
-            x, weight, filters, filter_set, bias, how.padding, how.rate, how.groups, False, relu
-        )
+            filters, filter_set = kept.find(weight, x.shape[2:], how)
+        return self._op(x, weight, filters, filter_set, bias, how.padding, how, False, relu)
 
     def grad_input(self, grad_y, weight, image_size, how):
         if not suits_winograd(grad_y.device.type, weight.shape[2:], how.stride):
             return BY_NAME["direct"].grad_input(grad_y, weight, image_size, how)
         padding = [2 * rate - pad for rate, pad in zip(how.rate, how.padding, strict=True)]
-        return _OPS.atrous_conv2d_winograd(
-            grad_y, weight, None, 0, None, padding, how.rate, how.groups, True, False
-        )
+        return self._op(grad_y, weight, None, 0, None, padding, how, True, False)
 
     def grad_weight(self, grad_y, x, kernel_size, how):
         return BY_NAME["direct"].grad_weight(grad_y, x, kernel_size, how)
+
+    @staticmethod
+    def _op(x, weight, filters, filter_set, bias, padding, how, transposed, relu):
+        tail = (padding, how.rate, how.fast, how.groups, transposed, relu)
+        return _OPS.atrous_conv2d_winograd(x, weight, filters, filter_set, bias, *tail)
 
 
 BY_NAME: Final[dict[str, Algorithm]] = {
@@ -251,6 +252,7 @@ def chosen(
             kernel,
             *how[:4],
             kept,
+            how.fast,
         )
     )
 
@@ -267,8 +269,14 @@ def convolve(
     """y without a gradient; kept: where the layer keeps its transformed filters."""
     if x.shape[1] > 1 and x.stride(1) == 1 and not x.is_contiguous():
         x = x.contiguous(memory_format=torch.channels_last)  # a part of a map stored so
-    room = kept is not None and kept.has_room(weight, how.groups)
     sizes = x.shape[2:], weight.shape[2:]
+    room = (
+        asked == "auto"
+        and kept is not None
+        and backends.has_cpu()
+        and suits_winograd(x.device.type, sizes[1], how.stride)
+        and kept.has_room(weight, sizes[0], how)
+    )
     name = chosen(asked, "forward", x, x.shape[1], weight.shape[0], *sizes, how, room)
     return BY_NAME[name].run(x, weight, bias, how, relu, kept)
 

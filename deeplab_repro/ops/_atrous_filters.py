@@ -12,10 +12,13 @@ from typing import Any, Final
 import torch
 from torch import nn
 
+from deeplab_repro.ops._atrous_interlace import How
+
 _OPS = torch.ops.deeplab_repro
 
+_Pair = tuple[int, ...]
+
 _PANEL: Final = 32  # filters
-_MOST_COMBINATIONS: Final = 7 * 7
 _MOST_SETS: Final = 2
 
 _kept_bytes = 0
@@ -67,39 +70,33 @@ class KeptFilters:
             self._made_of = None
             self._filters.clear()
 
-    def has_room(self, weight: torch.Tensor, groups: int) -> bool:
+    def has_room(self, weight: torch.Tensor, image_size: Sequence[int], how: How) -> bool:
         """Whether :meth:`find` will have an answer, as far as one can tell without looking."""
-        return bool(self._filters) or _fits(_size(weight, groups, _MOST_COMBINATIONS))
+        return bool(self._filters) or _fits(_size(weight, how.groups, _needed(image_size, how)))
 
     def find(
-        self,
-        weight: torch.Tensor,
-        image_size: Sequence[int],
-        padding: Sequence[int],
-        rate: Sequence[int],
-        groups: int,
+        self, weight: torch.Tensor, image_size: Sequence[int], how: How
     ) -> tuple[torch.Tensor | None, int]:
         """The filters, made where there are none.
 
         Args:
             weight: (K, C / groups, 3, 3).
             image_size: (H, W) of the maps, in pixels.
-            padding: (h, w) in pixels.
-            rate: (h, w) in pixels.
-            groups: divides K.
+            how: of the convolution, whose stride is 1.
 
         Returns:
             (groups, filters, panels, C / groups, 32), or None where there is no memory left for
-            them; and the set of combinations that they are for.
+            them; and the set of combinations that they are for. It alone says which filters they
+            are, whatever accuracy asks for it.
         """
-        needed = _OPS.atrous_winograd_filter_set(list(image_size), list(padding), list(rate))
+        needed, groups = _needed(image_size, how), how.groups
         made_of = (_OPS.fingerprint(weight), weight.shape, weight.dtype, groups)
         with _lock:
             if made_of != self._made_of:
                 self.clear()
             found = self._filters.pop(needed, None)
             if found is None:
-                size = _size(weight, groups, _combinations(needed))
+                size = _size(weight, groups, needed)
                 while self._filters and (len(self._filters) >= _MOST_SETS or not _fits(size)):
                     del self._filters[next(iter(self._filters))]
                 if not _fits(size):
@@ -112,7 +109,13 @@ class KeptFilters:
 
 
 class KeepsFilters(nn.Module):
-    """A layer with :class:`KeptFilters` while it is in evaluation mode."""
+    """A layer with :class:`KeptFilters` while it is in evaluation mode.
+
+    Attributes:
+        accuracy: "exact" or "fast", as of :func:`~deeplab_repro.ops.atrous_conv2d`.
+    """
+
+    accuracy: str = "exact"
 
     @property
     def kept(self) -> KeptFilters | None:
@@ -134,14 +137,21 @@ def may_keep() -> bool:
     return not torch.jit.is_tracing() and torch._C._len_torch_dispatch_stack() == 0
 
 
-def _combinations(filter_set: int) -> int:
-    return (filter_set & 0x7F).bit_count() * (filter_set >> 7).bit_count()
+def _needed(image_size: Sequence[int], how: How) -> int:
+    """The set of combinations for maps of this size (H, W)."""
+    return _filter_set(tuple(image_size), how.padding, how.rate, how.fast)
 
 
-def _size(weight: torch.Tensor, groups: int, combinations: int) -> int:
-    """Bytes of as many transformed filters, whose panels are filled up."""
+@lru_cache(maxsize=1024)
+def _filter_set(image_size: _Pair, padding: _Pair, rate: _Pair, fast: bool) -> int:
+    return int(_OPS.atrous_winograd_filter_set(image_size, padding, rate, fast))
+
+
+def _size(weight: torch.Tensor, groups: int, filter_set: int) -> int:
+    """Bytes of the transformed filters of a set, whose panels are filled up."""
+    count = _OPS.atrous_winograd_filter_count(filter_set)
     panels = -(-(weight.shape[0] // groups) // _PANEL)
-    return groups * combinations * panels * _PANEL * weight.shape[1] * weight.element_size()
+    return int(groups * count * panels * _PANEL * weight.shape[1] * weight.element_size())
 
 
 def _fits(size: int) -> bool:

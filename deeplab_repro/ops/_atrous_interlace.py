@@ -20,13 +20,14 @@ from deeplab_repro.ops._atrous_native import out_size
 
 
 class How(NamedTuple):
-    """How the window moves (pairs (h, w) in pixels) and how float32 is multiplied."""
+    """How the window moves (pairs (h, w) in pixels), and how products are made and summed."""
 
     stride: tuple[int, int]
     padding: tuple[int, int]
     rate: tuple[int, int]
     groups: int
-    precision: str
+    precision: str  # of the products of float32
+    fast: bool  # minimal filtering may use forms that round more
 
 
 class _Axis(NamedTuple):

@@ -107,7 +107,18 @@ torch.library.register_autograd(_DIRECT, _direct_backward, setup_context=_direct
 
 @torch.library.register_fake("deeplab_repro::atrous_conv2d_winograd")
 def _winograd_fake(
-    x, weight, filters, filter_set, bias, padding, rate, groups, transposed, relu, max_blocks=0
+    x,
+    weight,
+    filters,
+    filter_set,
+    bias,
+    padding,
+    rate,
+    fast,
+    groups,
+    transposed,
+    relu,
+    max_blocks=0,
 ) -> torch.Tensor:
     size = out_size(x.shape[2:], (3, 3), (1, 1), padding, rate)
     channels = weight.shape[1] * groups if transposed else weight.shape[0]

@@ -15,6 +15,7 @@ from deeplab_repro.native import backends
 ALGORITHMS: Final = ("direct", "im2col", "interlace", "library", "winograd")
 DIRECTIONS: Final = ("forward", "grad_input", "grad_weight")
 PRECISIONS: Final = ("fp32", "tf32", "bf16", "fp16")
+ACCURACIES: Final = ("exact", "fast")
 
 #: The instruction set that torch computes with.
 _LIBRARY_CPU: Final = torch.backends.cpu.get_cpu_capability()
@@ -44,6 +45,7 @@ class Problem(NamedTuple):
     rate: tuple[int, int]
     groups: int
     kept: bool = False  # the layer keeps its filters transformed
+    fast: bool = False  # algorithms may round more than the plain sum does
 
     @property
     def taps(self) -> int:

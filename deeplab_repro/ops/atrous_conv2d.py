@@ -16,6 +16,7 @@ from deeplab_repro.ops._atrous_filters import KeepsFilters, KeptFilters, may_kee
 from deeplab_repro.ops._atrous_interlace import How
 from deeplab_repro.ops._atrous_native import out_size
 from deeplab_repro.ops._atrous_rules import (
+    ACCURACIES,
     ALGORITHMS,
     DIRECT_DTYPES,
     DIRECTIONS,
@@ -37,6 +38,7 @@ def atrous_conv2d(
     groups: int = 1,
     *,
     algorithm: str = "auto",
+    accuracy: str = "exact",
     precision: str = "fp32",
     activation: str | None = None,
     kept: KeptFilters | None = None,
@@ -70,10 +72,15 @@ def atrous_conv2d(
             - "winograd": minimal filtering, which needs fewer products than there are taps, of 3x3
               filters with stride 1 on the CPU, forward and back to the input; "direct" computes
               the rest. An infinity makes NaN of its neighbours' results.
-        precision: how float32 is multiplied (sums are float32 always): "fp32" in full, "tf32" (11
-            bits of mantissa), "bf16" (8) or "fp16" (11, and its small range). Other than "fp32" it
-            needs algorithm "auto", which then takes "direct", or "direct"; on a GPU, "library" has
-            "tf32" too. Other dtypes are multiplied as they are.
+        accuracy: what "auto" may choose and "winograd" may use, forward and back to the input.
+
+            - "exact": what rounds about as the plain sum does, in float32 by about 4e-7 of the
+              result's norm.
+            - "fast": larger forms of "winograd", too, with fewer products still; about 1.5e-6.
+        precision: how float32 is multiplied (sums are float32 always), whatever the accuracy:
+            "fp32" in full, "tf32" (11 bits of mantissa), "bf16" (8) or "fp16" (11, and its small
+            range). Other than "fp32" it needs algorithm "auto", which then takes "direct", or
+            "direct"; on a GPU, "library" has "tf32" too. Other dtypes are multiplied as they are.
         activation: None, or "relu" for max(y, 0).
         kept: where a layer that does not learn keeps its filters transformed for "winograd". Read
             where no gradient is asked for.
@@ -97,8 +104,8 @@ def atrous_conv2d(
     tensor([[[[2., 4., 6., 4., 6.]]]])
     """
     x, weight, bias = _autocast(x, weight, bias)
-    how = _checked(x, weight, bias, stride, padding, rate, groups, precision)
-    _check_names(x, algorithm, precision, activation)
+    how = _checked(x, weight, bias, stride, padding, rate, groups, precision, accuracy)
+    _check_names(x, algorithm, accuracy, precision, activation)
     relu = activation == "relu"
     if torch.compiler.is_exporting():  # an exported program runs where this package is not
         y = F.conv2d(x, weight, bias, *how[:4])
@@ -122,6 +129,7 @@ def choose_algorithm(
     rate: Pair = 1,
     groups: int = 1,
     *,
+    accuracy: str = "exact",
     precision: str = "fp32",
     direction: str = "forward",
     kept: bool = False,
@@ -131,7 +139,7 @@ def choose_algorithm(
     Values of x and weight are not read. The rules are in deeplab_repro/ops/_atrous_rules.py.
 
     Args:
-        x, weight, stride, padding, rate, groups, precision: as of :func:`atrous_conv2d`.
+        x, weight, stride, padding, rate, groups, accuracy, precision: as of :func:`atrous_conv2d`.
         direction: "forward", "grad_input" or "grad_weight": each has an algorithm of its own.
         kept: whether the layer keeps transformed filters, as one in evaluation mode does while
             the process has room for them.
@@ -146,8 +154,8 @@ def choose_algorithm(
     'library'
     """
     x, weight, _ = _autocast(x, weight, None)
-    how = _checked(x, weight, None, stride, padding, rate, groups, precision)
-    _check_names(x, "auto", precision, None)
+    how = _checked(x, weight, None, stride, padding, rate, groups, precision, accuracy)
+    _check_names(x, "auto", accuracy, precision, None)
     if direction not in DIRECTIONS:
         raise ValueError(
             f"choose_algorithm: direction must be one of {', '.join(DIRECTIONS)}, got {direction!r}"
@@ -160,7 +168,7 @@ class AtrousConv2d(KeepsFilters):
     """`atrous_conv2d` with a weight and a bias of its own, initialised as torch.nn.Conv2d does.
 
     The arguments are those of torch.nn.Conv2d, with `rate` for its `dilation` (its state dict fits,
-    too), and algorithm, precision and activation as of :func:`atrous_conv2d`.
+    too), and algorithm, accuracy, precision and activation as of :func:`atrous_conv2d`.
 
     >>> AtrousConv2d(512, 1024, 3, padding=12, rate=12, activation="relu")
     AtrousConv2d(512, 1024, kernel_size=(3, 3), padding=(12, 12), rate=(12, 12), activation=relu)
@@ -178,6 +186,7 @@ class AtrousConv2d(KeepsFilters):
         bias: bool = True,
         *,
         algorithm: str = "auto",
+        accuracy: str = "exact",
         precision: str = "fp32",
         activation: str | None = None,
         device: torch.device | str | None = None,
@@ -191,14 +200,15 @@ class AtrousConv2d(KeepsFilters):
         self.rate = _pair("rate", rate, 1)
         _check_groups(groups, in_channels, out_channels)
         self.groups = groups
-        self.algorithm, self.precision, self.activation = algorithm, precision, activation
+        self.algorithm, self.accuracy = algorithm, accuracy
+        self.precision, self.activation = precision, activation
         shape = (out_channels, in_channels // groups, *self.kernel_size)
         self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
         if bias:
             self.bias = nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype))
         else:
             self.register_parameter("bias", None)
-        _check_names(self.weight, algorithm, precision, activation)
+        _check_names(self.weight, algorithm, accuracy, precision, activation)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -218,6 +228,7 @@ class AtrousConv2d(KeepsFilters):
             self.rate,
             self.groups,
             algorithm=self.algorithm,
+            accuracy=self.accuracy,
             precision=self.precision,
             activation=self.activation,
             kept=self.kept,
@@ -232,6 +243,7 @@ class AtrousConv2d(KeepsFilters):
             "rate": (1, 1),
             "groups": 1,
             "algorithm": "auto",
+            "accuracy": "exact",
             "precision": "fp32",
             "activation": None,
         }
@@ -261,9 +273,31 @@ def im2col(
     if torch.compiler.is_exporting():
         columns = atrous_im2col(x, kernel_size, *window)
     else:
-        _check_names(x, "im2col", "fp32", None)
+        _check_names(x, "im2col", "exact", "fp32", None)
         columns = torch.ops.deeplab_repro.atrous_im2col(x, kernel_size, *window)
     return columns.view(x.shape[0], x.shape[1] * kernel_size[0] * kernel_size[1], *size)
+
+
+def set_accuracy(net: nn.Module, accuracy: str) -> None:
+    """Let every convolution with holes in a network be computed so accurately.
+
+    Args:
+        net: with any number of :class:`AtrousConv2d`, or of the layers of a Caffe network.
+        accuracy: "exact" or "fast", as of :func:`atrous_conv2d`.
+
+    Raises:
+        ValueError: another accuracy.
+
+    >>> net = torch.nn.Sequential(AtrousConv2d(3, 8, 3), torch.nn.ReLU())
+    >>> set_accuracy(net, "fast")
+    >>> net[0]
+    AtrousConv2d(3, 8, kernel_size=(3, 3), accuracy=fast)
+    """
+    if accuracy not in ACCURACIES:
+        raise ValueError(f"accuracy: expected {' or '.join(ACCURACIES)}, got {accuracy!r}")
+    for module in net.modules():
+        if isinstance(module, KeepsFilters):
+            module.accuracy = accuracy
 
 
 # -------------------------------------------------------------------- what the arguments mean
@@ -309,6 +343,7 @@ def _checked(
     rate: Pair,
     groups: int,
     precision: str,
+    accuracy: str,
 ) -> How:
     how = How(
         _pair("stride", stride, 1),
@@ -316,6 +351,7 @@ def _checked(
         _pair("rate", rate, 1),
         groups,
         precision,
+        accuracy == "fast",
     )
     op = "atrous_conv2d"
     _check_map(x)
@@ -384,10 +420,13 @@ def _check_groups(groups: int, channels: int, filters: int) -> None:
         )
 
 
-def _check_names(x: torch.Tensor, algorithm: str, precision: str, activation: str | None) -> None:
+def _check_names(
+    x: torch.Tensor, algorithm: str, accuracy: str, precision: str, activation: str | None
+) -> None:
     op = "atrous_conv2d"
     for name, value, allowed in (
         ("algorithm", algorithm, ("auto", *ALGORITHMS)),
+        ("accuracy", accuracy, ACCURACIES),
         ("precision", precision, PRECISIONS),
         ("activation", activation, (None, "relu")),
     ):

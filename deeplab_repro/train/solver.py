@@ -74,7 +74,8 @@ class Solver(Closing):
         log: is told the loss every ``display`` iterations and the results of tests.
         device: where to compute; by default as ``solver_mode`` says, on the CPU where no GPU is.
         quirks: compute faults of the original programs, see :func:`deeplab_repro.load_caffe`.
-        algorithm: how convolutions are computed, see :func:`deeplab_repro.load_caffe`.
+        algorithm, accuracy: how convolutions are computed, see :func:`deeplab_repro.load_caffe`;
+            those of a plain model say so themselves.
         channels_last: keep the channels of a pixel together in memory; values differ by rounding.
             None does so where convolutions are faster then: not on a CPU without AVX-512.
         precision: ``"float32"``, or ``"bfloat16"`` or, on a GPU, ``"float16"`` for the maps and the
@@ -126,6 +127,7 @@ class Solver(Closing):
         device: torch.device | str | None = None,
         quirks: bool = True,
         algorithm: str = "auto",
+        accuracy: str = "exact",
         channels_last: bool | None = None,
         precision: Precision = "float32",
         checkpointing: bool = False,
@@ -172,7 +174,9 @@ class Solver(Closing):
         def build(net: Net, feed: Feed | None) -> tuple[CaffeNet, Batches]:
             batches = Batches(feed)
             with self._random(0):
-                made = load_caffe(batches.shaped(net), quirks=quirks, algorithm=algorithm)
+                made = load_caffe(
+                    batches.shaped(net), quirks=quirks, algorithm=algorithm, accuracy=accuracy
+                )
             return self._placed(made), batches
 
         share = {"rank": team.rank, "count": team.count, "iter_size": settings.iter_size}

@@ -16,7 +16,7 @@ import torch
 from deeplab_repro import load_caffe
 from deeplab_repro.caffe.graph import GraphModule
 from deeplab_repro.cli import common
-from deeplab_repro.ops import ALGORITHMS
+from deeplab_repro.ops import ACCURACIES, ALGORITHMS
 from prototxt_import import read_weights
 
 ROOT = Path(__file__).parents[2]
@@ -77,6 +77,7 @@ def test_compare_and_activations_by_an_algorithm(run, tmp_path, monkeypatch, alg
 
 def test_the_algorithms_are_the_ops():
     assert ("auto", *ALGORITHMS) == common.ALGORITHMS
+    assert ACCURACIES == common.ACCURACIES
 
 
 def spoilt(tmp_path, blob, change):

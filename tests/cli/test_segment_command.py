@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from deeplab_repro import load_caffe
+from deeplab_repro.caffe.layers.conv import Convolution
 from deeplab_repro.inference.segmentation import segment
 from deeplab_repro.pictures.reading import read_picture
 from deeplab_repro.pictures.scores import read_scores
@@ -74,6 +75,24 @@ def test_labels_are_caffes(run, tmp_path):
     assert sum(entry["pixels"] for entry in picture["classes"]) == 97**2
     assert "12  #400080  dog          49.2 %" in out
     assert "1 of 1 pictures labelled by blob 'fc8_interp'" in out
+
+
+def test_the_accuracy_reaches_the_network(run, tmp_path, monkeypatch):
+    seen = []
+    original = Convolution.forward
+
+    def forward(layer, *bottoms):
+        seen.append(layer.accuracy)
+        return original(layer, *bottoms)
+
+    monkeypatch.setattr(Convolution, "forward", forward)
+    for options, expected in ([(), "exact"], [("--accuracy", "fast"), "fast"]):
+        seen.clear()
+        report = tmp_path / "r.json"
+        arguments = ("segment", PICTURE, *SMALL, "-o", tmp_path / expected, "--json", report)
+        assert run(*arguments, *options)[0] == 0
+        assert set(seen) == {expected}
+        assert json.loads(report.read_text())["accuracy"] == expected
 
 
 @pytest.mark.slow
@@ -269,6 +288,10 @@ def test_mean_and_blob(run, tmp_path, net):
         ([PICTURE, "--model", MODEL, "--blob", "conv1_1", "--classes", PICTURE], "is no text"),
         ([PICTURE, "--model", MODEL, "--classes", __file__], "expected 21 lines"),
         ([PICTURE, "--model", MODEL, "--mean", "1,2"], "1,2"),
+        (
+            [PICTURE, "--model", MODEL, "--accuracy", "quick"],
+            "'quick' is not one of 'exact', 'fast'",
+        ),
         ([PICTURE, "--model", MODEL, "--batch", "0"], "0 is not in the range"),
         ([PICTURE, PICTURE.parent / "../largefov_v1_w8/picture.png", "--model", MODEL], "twice"),
         ([ROOT / "tests" / "cli", "--model", MODEL], "holds no pictures"),

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from deeplab_repro import CaffeNet, load_caffe
+from deeplab_repro.caffe.layers.conv import Convolution
 from deeplab_repro.caffe.scoring import InputRule, input_rule, scoring_net
 from deeplab_repro.errors import InputError
 from deeplab_repro.inference.segmentation import Segmenter, segment
@@ -319,6 +320,11 @@ def test_a_network_of_one_size(data: Path) -> None:
         (np.zeros((4, 4, 3), np.uint8), {"scales": []}, "scales; expected positive"),
         (np.zeros((4, 4, 3), np.uint8), {"scales": [1, -1]}, "scales; expected positive"),
         (np.zeros((4, 4, 3), np.uint8), {"fuse": "min"}, "expected max or mean, got min"),
+        (
+            np.zeros((4, 4, 3), np.uint8),
+            {"accuracy": "quick"},
+            "accuracy; expected exact or fast, got quick",
+        ),
         (np.zeros((4, 4, 3), np.uint8), {"mean": (float("nan"), 0, 0)}, "scores hold NaN"),
     ],
 )
@@ -327,6 +333,13 @@ def test_bad_arguments(
 ) -> None:
     with pytest.raises(InputError, match=message):
         segment(sums, picture, **options)
+
+
+def test_the_accuracy_is_the_networks_unless_given(data: Path) -> None:
+    net = load_caffe(data / "caffe" / "train_sgd_poly" / "snap_iter_10.caffemodel", accuracy="fast")
+    for given, expected in ((None, "fast"), ("exact", "exact"), (None, "exact"), ("fast", "fast")):
+        Segmenter(net, accuracy=given)
+        assert {m.accuracy for m in net.modules() if isinstance(m, Convolution)} == {expected}
 
 
 @pytest.mark.filterwarnings("ignore:an input of 100x100 does not suit")

@@ -32,6 +32,7 @@ def random_case(draw: random.Random) -> dict | None:
         "groups": groups,
         "channels_last": draw.random() < 0.5,
         "relu": draw.random() < 0.5,
+        "fast": draw.random() < 0.5,
         "strided": draw.random() < 0.2,
         "dtype": draw.choice([torch.float32, torch.float32, torch.float64]),
     }
@@ -39,7 +40,9 @@ def random_case(draw: random.Random) -> dict | None:
 
 def check(case: dict) -> None:
     """Forward, with filters transformed before and without, and back to the input."""
-    dtype, how = case["dtype"], (case["padding"], case["rate"], case["groups"])
+    dtype, fast = case["dtype"], case["fast"]
+    how = case["padding"], case["rate"], case["groups"]
+    ours = case["padding"], case["rate"], fast, case["groups"]
     x = torch.randn(case["batch"], case["channels"], *case["size"], dtype=torch.float64)
     weight = torch.randn(case["filters"], case["channels"] // case["groups"], 3, 3).double()
     bias = torch.randn(case["filters"], dtype=torch.float64)
@@ -51,18 +54,19 @@ def check(case: dict) -> None:
     layout = torch.channels_last if case["channels_last"] else torch.contiguous_format
     x, grad = (t.detach().to(dtype).contiguous(memory_format=layout) for t in (x, grad))
     weight, bias = weight.to(dtype), bias.to(dtype)
-    filter_set = OPS.atrous_winograd_filter_set(case["size"], *how[:2])
+    filter_set = OPS.atrous_winograd_filter_set(case["size"], *how[:2], fast)
     filters = OPS.atrous_winograd_filters(weight, filter_set, how[2])
+    assert filters.shape[1] == OPS.atrous_winograd_filter_count(filter_set)
     if case["strided"]:
         weight = torch.stack([weight, weight], -1)[..., 0]
     back = [2 * r - p for r, p in zip(case["rate"], case["padding"], strict=True)]
     results = {
-        "y": OPS.atrous_conv2d_winograd(x, weight, None, 0, bias, *how, False, case["relu"]),
+        "y": OPS.atrous_conv2d_winograd(x, weight, None, 0, bias, *ours, False, case["relu"]),
         "y, kept": OPS.atrous_conv2d_winograd(
-            x, weight, filters, filter_set, bias, *how, False, case["relu"]
+            x, weight, filters, filter_set, bias, *ours, False, case["relu"]
         ),
         "grad_x": OPS.atrous_conv2d_winograd(
-            grad, weight, None, 0, None, back, case["rate"], case["groups"], True, False
+            grad, weight, None, 0, None, back, case["rate"], fast, case["groups"], True, False
         ),
     }
     assert results["y"].equal(results["y, kept"])
@@ -74,14 +78,16 @@ def check(case: dict) -> None:
 
 
 def filters_of_other_maps_are_refused() -> None:
-    """Maps of 8 and 9 rows at rate 2 need as many filters, but other ones."""
+    """Maps of 4 and 5 rows at rate 2 need as many filters, but other ones."""
     weight, pair = torch.randn(4, 3, 3, 3), (2, 2)
-    first, second = (OPS.atrous_winograd_filter_set((n, 8), pair, pair) for n in (8, 9))
+    first, second = (OPS.atrous_winograd_filter_set((n, 8), pair, pair, False) for n in (4, 5))
     filters = OPS.atrous_winograd_filters(weight, first, 1)
     assert filters.shape == OPS.atrous_winograd_filters(weight, second, 1).shape
-    x = torch.randn(1, 3, 9, 8)
+    x = torch.randn(1, 3, 5, 8)
     with pytest.raises(RuntimeError, match="these maps need set"):
-        OPS.atrous_conv2d_winograd(x, weight, filters, first, None, pair, pair, 1, False, False)
+        OPS.atrous_conv2d_winograd(
+            x, weight, filters, first, None, pair, pair, False, 1, False, False
+        )
 
 
 def as_close_as_its_transforms() -> None:
@@ -90,7 +96,9 @@ def as_close_as_its_transforms() -> None:
     for rate in (1, 2, 6, 12, 18, 24):
         exact = F.conv2d(x.double(), weight.double(), padding=rate, dilation=rate)
         pair = (rate, rate)
-        ours = OPS.atrous_conv2d_winograd(x, weight, None, 0, None, pair, pair, 1, False, False)
+        ours = OPS.atrous_conv2d_winograd(
+            x, weight, None, 0, None, pair, pair, False, 1, False, False
+        )
         theirs = F.conv2d(x, weight, padding=rate, dilation=rate)
         assert relative(ours, exact) < 3 * relative(theirs, exact) + 1e-7
 
@@ -108,7 +116,9 @@ def the_same_for_any_threads() -> None:
             torch.set_num_threads(threads)
             pair = (rate, rate)
             results.append(
-                OPS.atrous_conv2d_winograd(x, weight, None, 0, bias, pair, pair, 1, False, True)
+                OPS.atrous_conv2d_winograd(
+                    x, weight, None, 0, bias, pair, pair, False, 1, False, True
+                )
             )
         torch.set_num_threads(1)
         assert all(other.equal(results[0]) for other in results[1:])

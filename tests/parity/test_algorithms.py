@@ -75,3 +75,35 @@ def test_the_choice_reaches_every_convolution(monkeypatch: pytest.MonkeyPatch) -
         net.set_algorithm("fft")
     with pytest.raises(ValueError, match="got 'fft'"):
         load_caffe(recording.prototxt, recording.model, algorithm="fft")
+
+
+def test_the_accuracy_reaches_every_convolution() -> None:
+    recording = RECORDINGS[0]
+
+    def accuracies(net: torch.nn.Module) -> list[str]:
+        return [m.accuracy for m in net.modules() if isinstance(m, Convolution)]
+
+    net = load_caffe(recording.prototxt, recording.model)
+    count = len(accuracies(net))
+    assert accuracies(net) == ["exact"] * count
+    assert set(accuracies(net.fuse(accuracy="fast"))) == {"fast"}
+    assert accuracies(net) == ["exact"] * count
+    net = load_caffe(recording.prototxt, recording.model, algorithm="winograd", accuracy="fast")
+    assert accuracies(net) == ["fast"] * count
+    assert set(accuracies(net.fuse())) == {"fast"}
+    assert set(accuracies(net.fuse(accuracy="exact"))) == {"exact"}
+    seen: list[bool] = []
+    winograd = BY_NAME["winograd"]
+
+    class Spy:
+        def run(self, *arguments: Any) -> torch.Tensor:
+            seen.append(arguments[3].fast)
+            return winograd.run(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
+        patch.setitem(BY_NAME, "winograd", Spy())
+        net(data=recording.whole("data"))
+    assert seen == [True] * count
+    for call in (net.fuse, lambda **options: load_caffe(recording.prototxt, **options)):
+        with pytest.raises(ValueError, match="accuracy: expected exact or fast, got 'quick'"):
+            call(accuracy="quick")

@@ -12,7 +12,7 @@ namespace {
 
 constexpr Index kHugePage = 2 << 20;
 // What a thread keeps for its next convolution: fresh pages cost more than small convolutions do.
-constexpr Index kMostKept = 4 << 20;
+constexpr Index kMostKept = 64 << 20;
 constexpr int kSlots = 3;
 
 struct Block {

@@ -23,7 +23,6 @@ class WinogradForward {
       job_.sources = {job.height * job.width * job.source_channels, 1, job.source_channels};
       job_.targets = {job.out_height * job.out_width * job.target_channels, 1, job.target_channels};
     }
-    for (int f = 0; f < kFormCount; ++f) transforms_[f] = Transform<T>(job.forms[f]);
     chunks_ = ceil_div(job.source_channels, kDepth);
     panels_ = filters_.panels();
     for (Index r = 0; r < job.row_block_count; ++r) {
@@ -157,76 +156,44 @@ class WinogradForward {
 
   // One row of pieces of an image, one chunk of channels.
   void transform(const Block& b, Index image, Index row, Index chunk) const {
-    constexpr int kInputs = WinogradForm::kInputs;
+    constexpr int kInputs = WinogradForm::kInputs, kProducts = WinogradForm::kProducts;
     alignas(64) static const T zeros[kDepth] = {};
-    alignas(64) T staged[kInputs * kInputs][kDepth];
+    alignas(64) T staged[kInputs * kInputs][kDepth], half[kInputs * kProducts][kDepth];
+    T* halves[kInputs * kProducts];
+    for (int i = 0; i < kInputs * kProducts; ++i) halves[i] = half[i];
     const WinogradPiece& pr = job_.row_pieces[row];
+    const WinogradForm& down = kWinogradForms[pr.form];
     const Index c0 = chunk * kDepth;
     const int channels = static_cast<int>(smaller(kDepth, job_.source_channels - c0));
     const T* const map = source_ + (b.first_image + image) * job_.sources.image + c0;
     for (Index column = b.columns->begin; column < b.columns->end; ++column) {
       const WinogradPiece& pc = job_.column_pieces[column];
-      const Transform<T>&down = transforms_[pr.form], &across = transforms_[pc.form];
-      const T* from[kInputs * kInputs];
+      const WinogradForm& across = kWinogradForms[pc.form];
       for (int e = 0; e < down.inputs; ++e) {
         const Index y = pr.source + e * job_.row_rate;
+        const T* from[kInputs];
         for (int f = 0; f < across.inputs; ++f) {
           const Index x = pc.source + f * job_.column_rate;
-          const T*& at = from[e * kInputs + f];
-          at = zeros;
+          from[f] = zeros;
           if (y < 0 || y >= job_.height || x < 0 || x >= job_.width) continue;
-          at = map + (y * job_.width + x) * job_.sources.pixel;
+          from[f] = map + (y * job_.width + x) * job_.sources.pixel;
           if (channels == kDepth) continue;
           T* const to = staged[e * kInputs + f];
-          for (int l = 0; l < kDepth; ++l) to[l] = l < channels ? at[l] : 0;
-          at = to;
+          for (int l = 0; l < kDepth; ++l) to[l] = l < channels ? from[f][l] : 0;
+          from[f] = to;
         }
+        transforms_.inputs[pc.form](from, halves + e * kProducts, kDepth);
       }
-      T* to[WinogradForm::kProducts * WinogradForm::kProducts];
-      for (int u = 0; u < down.products; ++u) {
-        for (int v = 0; v < across.products; ++v) {
+      for (int v = 0; v < across.products; ++v) {
+        T* to[kProducts];
+        for (int u = 0; u < down.products; ++u) {
           const int i = down.filter[u], j = across.filter[v];
           const Index at = column_of(b, image, i, j, pr.column[u], pc.column[v]);
-          to[u * WinogradForm::kProducts + v] =
-              pixels_ + (b.begin[i][j] * chunks_ + chunk * b.count(i, j) + at) * kDepth;
+          to[u] = pixels_ + (b.begin[i][j] * chunks_ + chunk * b.count(i, j) + at) * kDepth;
         }
-      }
-      if (pr.form == kPairForm && pc.form == kPairForm) {
-        transform_pairs(from, to);
-      } else {
-        transform_any(down, across, from, to);
-      }
-    }
-  }
-
-  static void transform_pairs(const T* const* from, T* const* to) {
-    for (int l = 0; l < kDepth; l += kLanes) {
-      Vector x[16], half[16], whole[16];
-#pragma GCC unroll 16
-      for (int i = 0; i < 16; ++i) x[i] = W::load(from[i] + l);
-#pragma GCC unroll 4
-      for (int e = 0; e < 4; ++e) pair_of_inputs(x + 4 * e, 1, half + 4 * e);
-#pragma GCC unroll 4
-      for (int v = 0; v < 4; ++v) pair_of_inputs(half + v, 4, whole + v);
-#pragma GCC unroll 16
-      for (int i = 0; i < 16; ++i) W::store(to[i] + l, whole[i]);
-    }
-  }
-
-  static void transform_any(const Transform<T>& down, const Transform<T>& across,
-                            const T* const* from, T* const* to) {
-    alignas(64) T half[WinogradForm::kInputs][WinogradForm::kProducts][kDepth];
-    for (int e = 0; e < down.inputs; ++e) {
-      for (int v = 0; v < across.products; ++v) {
-        across.of_inputs[v].template apply<kLanes>(from + e * WinogradForm::kInputs, kDepth,
-                                                   half[e][v]);
-      }
-    }
-    for (int v = 0; v < across.products; ++v) {
-      const T* rows[WinogradForm::kInputs];
-      for (int e = 0; e < down.inputs; ++e) rows[e] = half[e][v];
-      for (int u = 0; u < down.products; ++u) {
-        down.of_inputs[u].template apply<kLanes>(rows, kDepth, to[u * WinogradForm::kProducts + v]);
+        const T* from[kInputs];
+        for (int e = 0; e < down.inputs; ++e) from[e] = half[e * kProducts + v];
+        transforms_.inputs[pr.form](from, to, kDepth);
       }
     }
   }
@@ -258,6 +225,12 @@ class WinogradForward {
                                    to + at * step,
                                    step,
                                    c0 > 0};
+          const Index lines = depth * kTileLanes * static_cast<Index>(sizeof(T)) / 64;
+          for (Index i = lines * g / groups; i < lines * (g + 1) / groups; ++i) {
+            __builtin_prefetch(
+                product.right + depth * kTileLanes + i * (64 / static_cast<Index>(sizeof(T))), 0,
+                2);
+          }
           multiply_rows<kMostRows>(static_cast<int>(rows), filters, product);
         }
       }
@@ -266,100 +239,64 @@ class WinogradForward {
 
   // One row of pieces of an image, `panels` panels of filters from p0 on.
   void transform_back(const Block& b, Index image, Index row, Index p0, Index panels) const {
-    constexpr int kProducts = WinogradForm::kProducts, kOutputs = WinogradForm::kOutputs;
     const WinogradPiece& pr = job_.row_pieces[row];
-    const Transform<T>& down = transforms_[pr.form];
-    const Index step = together_ * kTileLanes, k0 = p0 * kTileLanes;
-    const int filters = static_cast<int>(smaller(panels * kTileLanes, job_.target_channels - k0));
-    const T* const bias = job_.bias ? job_.bias + group_ * job_.target_channels + k0 : nullptr;
+    const Index k0 = p0 * kTileLanes;
+    const Index filters = smaller(panels * kTileLanes, job_.target_channels - k0);
     T* const map = target_ + (b.first_image + image) * job_.targets.image + k0;
     for (Index column = b.columns->begin; column < b.columns->end; ++column) {
       const WinogradPiece& pc = job_.column_pieces[column];
-      const Transform<T>& across = transforms_[pc.form];
-      const T* from[kProducts * kProducts];
-      for (int u = 0; u < down.products; ++u) {
-        for (int v = 0; v < across.products; ++v) {
-          const int i = down.filter[u], j = across.filter[v];
-          const Index at = column_of(b, image, i, j, pr.column[u], pc.column[v]);
-          from[u * kProducts + v] = products_ + (b.begin[i][j] + at) * step;
-        }
-      }
-      T* to[kOutputs * kOutputs] = {};  // null beyond the end
-      for (int e = 0; e < down.outputs; ++e) {
-        const Index y = pr.target + e * job_.row_rate;
-        for (int f = 0; f < across.outputs; ++f) {
-          const Index x = pc.target + f * job_.column_rate;
-          if (y >= job_.out_height || x >= job_.out_width) continue;
-          to[e * kOutputs + f] = map + (y * job_.out_width + x) * job_.targets.pixel;
-        }
-      }
-      int k = 0;
-      if (pr.form == kPairForm && pc.form == kPairForm) k = back_pairs(from, bias, filters, to);
-      if (k < filters) back_any(down, across, from, bias, k, filters, to);
-    }
-  }
-
-  // Whole vectors of filters; returns how many these are.
-  int back_pairs(const T* const* from, const T* bias, int filters, T* const* to) const {
-    const Vector zero{};
-    int k = 0;
-    for (; k + kLanes <= filters; k += kLanes) {
-      Vector m[16], half[8], y[4];
-#pragma GCC unroll 16
-      for (int i = 0; i < 16; ++i) m[i] = W::load(from[i] + k);
-#pragma GCC unroll 4
-      for (int u = 0; u < 4; ++u) pair_of_products(m + 4 * u, 1, half + 2 * u, 1);
-#pragma GCC unroll 2
-      for (int f = 0; f < 2; ++f) pair_of_products(half + f, 2, y + f, 2);
-#pragma GCC unroll 4
-      for (int i = 0; i < 4; ++i) {
-        if (!to[i]) continue;
-        if (bias) y[i] += W::load(bias + k);
-        if (job_.relu) y[i] = y[i] < zero ? zero : y[i];  // not a maximum: NaN stays NaN
-        W::store(to[i] + k, y[i]);
-      }
-    }
-    return k;
-  }
-
-  // Filters [first, last).
-  void back_any(const Transform<T>& down, const Transform<T>& across, const T* const* from,
-                const T* bias, int first, int last, T* const* to) const {
-    constexpr int kPart = 2 * kTileLanes;
-    alignas(64) T half[WinogradForm::kProducts][WinogradForm::kOutputs][kPart];
-    alignas(64) T sum[kPart];
-    for (int k = first; k < last; k += kPart) {
-      const int filters = static_cast<int>(smaller(kPart, last - k));
-      const int lanes = static_cast<int>(round_up(filters, kLanes));
-      for (int u = 0; u < down.products; ++u) {
-        const T* columns[WinogradForm::kProducts];
-        for (int v = 0; v < across.products; ++v) {
-          columns[v] = from[u * WinogradForm::kProducts + v] + k;
-        }
-        for (int f = 0; f < across.outputs; ++f) {
-          combined(across.of_products[f], columns, lanes, half[u][f]);
-        }
-      }
-      for (int e = 0; e < down.outputs; ++e) {
-        for (int f = 0; f < across.outputs; ++f) {
-          T* const y = to[e * WinogradForm::kOutputs + f];
-          if (!y) continue;
-          const T* rows[WinogradForm::kProducts];
-          for (int u = 0; u < down.products; ++u) rows[u] = half[u][f];
-          combined(down.of_products[e], rows, lanes, sum);
-          for (int l = 0; l < filters; ++l) {
-            const T value = bias ? sum[l] + bias[k + l] : sum[l];
-            y[k + l] = job_.relu && value < 0 ? 0 : value;
-          }
-        }
+      for (Index k = 0; k < filters; k += kBackLanes) {
+        const int lanes = static_cast<int>(smaller(kBackLanes, filters - k));
+        piece_back(b, image, pr, pc, k0 + k, k, lanes, map + k);
       }
     }
   }
 
-  // Outputs all of whose taps lie outside have no products.
-  static void combined(const Combination<T>& c, const T* const* from, int lanes, T* to) {
-    if (c.count > 0) return c.template apply<kLanes>(from, lanes, to);
-    for (int l = 0; l < lanes; ++l) to[l] = 0;
+  // `lanes` filters of a piece: those from k0 on, whose products lie from `at` on.
+  void piece_back(const Block& b, Index image, const WinogradPiece& pr, const WinogradPiece& pc,
+                  Index k0, Index at, int lanes, T* map) const {
+    constexpr int kProducts = WinogradForm::kProducts, kOutputs = WinogradForm::kOutputs;
+    alignas(64) T half[kProducts * kOutputs][kBackLanes], whole[kOutputs * kOutputs][kBackLanes];
+    const WinogradForm &down = kWinogradForms[pr.form], &across = kWinogradForms[pc.form];
+    const int vectors = static_cast<int>(round_up(lanes, kLanes));
+    const Index step = together_ * kTileLanes;
+    for (int u = 0; u < down.products; ++u) {
+      const T* from[kProducts];
+      for (int v = 0; v < across.products; ++v) {
+        const int i = down.filter[u], j = across.filter[v];
+        from[v] = products_ + at +
+                  (b.begin[i][j] + column_of(b, image, i, j, pr.column[u], pc.column[v])) * step;
+      }
+      T* to[kOutputs];
+      for (int f = 0; f < across.outputs; ++f) to[f] = half[u * kOutputs + f];
+      transforms_.outputs[pc.form](from, to, vectors);
+    }
+    for (int f = 0; f < across.outputs; ++f) {
+      const T* from[kProducts];
+      for (int u = 0; u < down.products; ++u) from[u] = half[u * kOutputs + f];
+      T* to[kOutputs];
+      for (int e = 0; e < down.outputs; ++e) to[e] = whole[e * kOutputs + f];
+      transforms_.outputs[pr.form](from, to, vectors);
+    }
+    const T* const bias = job_.bias ? job_.bias + group_ * job_.target_channels + k0 : nullptr;
+    for (int e = 0; e < down.outputs; ++e) {
+      const Index y = pr.target + e * job_.row_rate;
+      for (int f = 0; f < across.outputs; ++f) {
+        const Index x = pc.target + f * job_.column_rate;
+        if (y >= job_.out_height || x >= job_.out_width) continue;
+        finish(whole[e * kOutputs + f], bias, lanes,
+               map + (y * job_.out_width + x) * job_.targets.pixel);
+      }
+    }
+  }
+
+  // y = act(sums + bias)
+  void finish(const T* sums, const T* bias, int lanes, T* y) const {
+    const bool relu = job_.relu;
+    for (int k = 0; k < lanes; ++k) {
+      const T value = bias ? sums[k] + bias[k] : sums[k];
+      y[k] = relu && value < 0 ? 0 : value;  // not a maximum: NaN stays NaN
+    }
   }
 
   // ---- products
@@ -410,8 +347,9 @@ class WinogradForward {
 #pragma GCC unroll 4
         for (int v = 0; v < kV; ++v) {
           x[v] = W::load(right + v * kLanes);
-          __builtin_prefetch(right + kRowsAhead * kTileLanes + v * kLanes);
         }
+        // The next pixels follow these.
+        __builtin_prefetch(left + kR * kDepth + d * (64 / sizeof(T)));
 #pragma GCC unroll 16
         for (int r = 0; r < kR; ++r) {
           const T factor = left[r * kDepth + d];
@@ -461,9 +399,10 @@ class WinogradForward {
   static constexpr int kRowsAhead = 16;  // from the second-level cache
   static constexpr Index kPixelsTogether = 64;
   static constexpr Index kPartBytes = 1 << 19;
+  static constexpr int kBackLanes = 64;  // filters
 
   WinogradJob<T> job_;
-  Transform<T> transforms_[kFormCount];
+  FormTransforms<T, kLanes> transforms_;
   WinogradFilters<T, kLanes> filters_;
   Index chunks_, panels_;
   Index together_;      // panels

@@ -35,7 +35,6 @@ template <typename T>
 WinogradJob<T> job_of(const ConvGeometry& g, unsigned filter_set, const WinogradWeight<T>& weight,
                       Parallel parallel) {
   WinogradJob<T> job{};
-  job.forms = kWinogradForms;
   for (int i = 0; i < kAxisFilterCount; ++i) {
     job.row_filter[i] = filter_set >> i & 1;
     job.column_filter[i] = filter_set >> (kAxisFilterCount + i) & 1;
@@ -84,7 +83,9 @@ void set_plan(const ConvGeometry& g, WinogradPlan& plan, WinogradJob<T>& job) {
 
 }  // namespace
 
-unsigned winograd_filter_set(const ConvGeometry& g) { return plan_winograd(g).filter_set(); }
+unsigned winograd_filter_set(const ConvGeometry& g, bool fast) {
+  return plan_winograd(g, fast).filter_set();
+}
 
 Index winograd_filter_count(unsigned filter_set) { return count_filters(filter_set); }
 
@@ -102,10 +103,10 @@ void winograd_filters(const ConvGeometry& g, unsigned filter_set, const Winograd
 
 template <typename T>
 void winograd_forward(const ConvGeometry& g, const T* x, const WinogradWeight<T>& weight,
-                      const T* filters, const T* bias, T* y, const ConvOptions& options,
+                      const T* filters, const T* bias, T* y, const ConvOptions& options, bool fast,
                       Parallel parallel) {
-  constexpr Index kPanelMemory = 8 << 20;
-  WinogradPlan plan = plan_winograd(g);
+  constexpr Index kPanelMemory = 16 << 20;
+  WinogradPlan plan = plan_winograd(g, fast);
   WinogradJob<T> job = job_of(g, plan.filter_set(), weight, parallel);
   set_plan(g, plan, job);
   job.targets = map_strides(g.out_channels, g.out_pixels(), options.channels_last);
@@ -128,7 +129,7 @@ void winograd_forward(const ConvGeometry& g, const T* x, const WinogradWeight<T>
   template void winograd_filters(const ConvGeometry&, unsigned, const WinogradWeight<T>&, T*, \
                                  Parallel);                                                   \
   template void winograd_forward(const ConvGeometry&, const T*, const WinogradWeight<T>&,     \
-                                 const T*, const T*, T*, const ConvOptions&, Parallel);
+                                 const T*, const T*, T*, const ConvOptions&, bool, Parallel);
 INSTANTIATE(float)
 INSTANTIATE(double)
 #undef INSTANTIATE

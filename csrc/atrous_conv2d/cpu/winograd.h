@@ -18,16 +18,16 @@ struct WinogradWeight {
 
 // Transformed filters are [group][filter][panel of 32][channel][32]. A set of them, see
 // winograd_plan.h, has so many.
-unsigned winograd_filter_set(const ConvGeometry& g);
+unsigned winograd_filter_set(const ConvGeometry& g, bool fast);
 Index winograd_filter_count(unsigned filter_set);
 template <typename T>
 void winograd_filters(const ConvGeometry& g, unsigned filter_set, const WinogradWeight<T>& weight,
                       T* filters, Parallel parallel);
 
-// filters: transformed before, for this geometry's set; or null.
+// filters: transformed before, for this geometry's set; or null. fast: see plan_winograd.
 template <typename T>
 void winograd_forward(const ConvGeometry& g, const T* x, const WinogradWeight<T>& weight,
-                      const T* filters, const T* bias, T* y, const ConvOptions& options,
+                      const T* filters, const T* bias, T* y, const ConvOptions& options, bool fast,
                       Parallel parallel);
 
 }  // namespace deeplab

@@ -9,8 +9,6 @@ class WinogradFilters {
       : job_(job),
         panels_(ceil_div(job.target_channels, kTileLanes)),
         parts_(ceil_div(job.source_channels, kPartChannels)) {
-    for (int a = 0; a < kAxisFilterCount; ++a)
-      combinations_[a] = Combination<T>(kAxisFilters[a], 3);
     for (int i = 0; i < kAxisFilterCount; ++i) {
       for (int j = 0; j < kAxisFilterCount; ++j) {
         if (job.row_filter[i] && job.column_filter[j]) pairs_[count_++] = {i, j};
@@ -73,19 +71,34 @@ class WinogradFilters {
         row = pairs_[f].row;
         for (int s = 0; s < 3; ++s) {
           const T* from[3] = {taps[0][s], taps[1][s], taps[2][s]};
-          combinations_[row].template apply<kLanes>(from, lanes, half[s]);
+          combine(kAxisFilters[row], from, lanes, half[s]);
         }
       }
       const T* from[3] = {half[0], half[1], half[2]};
       T* to = filters + (f * panels_ + p) * panel_elements() + c0 * kTileLanes;
-      combinations_[pairs_[f].column].template apply<kLanes>(from, lanes, to);
+      combine(kAxisFilters[pairs_[f].column], from, lanes, to);
+    }
+  }
+
+  // to[l] = the sum of factors[i] * from[i][l]. What is not used may be infinite.
+  static void combine(const double* factors, const T* const* from, int lanes, T* to) {
+    bool first = true;
+    for (int i = 0; i < 3; ++i) {
+      const T factor = static_cast<T>(factors[i]);
+      if (factor == 0) continue;
+      const T* const term = from[i];
+      if (first) {
+        for (int l = 0; l < lanes; ++l) to[l] = term[l] * factor;
+      } else {
+        for (int l = 0; l < lanes; ++l) to[l] += term[l] * factor;
+      }
+      first = false;
     }
   }
 
   static constexpr Index kPartChannels = 8;
 
   const WinogradJob<T>& job_;
-  Combination<T> combinations_[kAxisFilterCount];
   Pair pairs_[kAxisFilterCount * kAxisFilterCount];
   Index count_ = 0;
   Index panels_, parts_;

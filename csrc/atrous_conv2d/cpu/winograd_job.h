@@ -11,7 +11,6 @@ namespace deeplab {
 // the input, by the plan's and the weights' roles.
 template <typename T>
 struct WinogradJob {
-  const WinogradForm* forms;
   const WinogradPiece *row_pieces, *column_pieces;
   const WinogradBlock *row_blocks, *column_blocks;
   Index row_block_count, column_block_count;

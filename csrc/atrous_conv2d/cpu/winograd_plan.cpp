@@ -1,48 +1,45 @@
 #include "winograd_plan.h"
 
 #include <algorithm>
+#include <array>
+#include <map>
+#include <mutex>
 #include <utility>
 
 namespace deeplab {
 
-const WinogradForm kWinogradForms[kFormCount] = {
-    {1, 3, 0, {}, {}, {}},
-    {1, 3, 1, {0}, {{1}}, {{1}}},
-    {1, 3, 1, {1}, {{0, 1}}, {{1}}},
-    {1, 3, 2, {0, 1}, {{1}, {0, 1}}, {{1, 1}}},
-    {1, 3, 1, {2}, {{0, 0, 1}}, {{1}}},
-    {1, 3, 2, {0, 2}, {{1}, {0, 0, 1}}, {{1, 1}}},
-    {1, 3, 2, {1, 2}, {{0, 1}, {0, 0, 1}}, {{1, 1}}},
-    {1, 3, 3, {0, 1, 2}, {{1}, {0, 1}, {0, 0, 1}}, {{1, 1, 1}}},
-    // F(2,3)
-    {2,
-     4,
-     4,
-     {0, 3, 4, 2},
-     {{1, 0, -1, 0}, {0, 1, 1, 0}, {0, -1, 1, 0}, {0, 1, 0, -1}},
-     {{1, 1, 1, 0}, {0, 1, -1, -1}}},
-    // Inputs 1 and 2 alone: [b c; a b] of the taps a, b, c.
-    {2, 4, 3, {1, 5, 6}, {{0, 1, 1, 0}, {0, 0, 1, 0}, {0, 1, 0, 0}}, {{1, 1, 0}, {1, 0, 1}}},
-};
-
 namespace {
 
 // A filter more is worth this many products: its weights have to be read, and now and then made.
-constexpr Index kFilterCost = 24;
+constexpr Index kFilterCost = 36;
 
-// Which forms a phase may be made of, beside single outputs.
-struct Choice {
-  bool pairs, inner_pairs;
-  bool padded;  // an odd output is half of a pair
-};
+// Forms that a phase may be made of, as bits; kSingles stands for the forms of one output.
+constexpr unsigned kSingles = 1, kPair = 1u << kPairForm, kInnerPair = 1u << kInnerPairForm,
+                   kFastPair = 1u << kFastPairForm, kTriple = 1u << kTripleForm,
+                   kQuad = 1u << kQuadForm;
 
-constexpr Choice kChoices[] = {{true, true, false}, {true, true, true},   {true, false, false},
-                               {true, false, true}, {false, true, false}, {false, false, false}};
+// With fewer forms there are fewer filters, and pieces reach beyond the end.
+std::vector<unsigned> choices(bool fast) {
+  std::vector<unsigned> found = {kPair | kInnerPair | kSingles,
+                                 kPair | kInnerPair,
+                                 kPair | kSingles,
+                                 kPair,
+                                 kInnerPair | kSingles,
+                                 kSingles};
+  if (!fast) return found;
+  for (const unsigned several : {kQuad, kTriple, kQuad | kTriple, kQuad | kFastPair,
+                                 kTriple | kFastPair, kQuad | kTriple | kFastPair}) {
+    for (const unsigned more : {0u, kSingles, kInnerPair, kInnerPair | kSingles}) {
+      found.push_back(several | more);
+    }
+  }
+  return found;
+}
 
 class AxisPlanner {
  public:
-  AxisPlanner(Index out, Index in, Index pad, Index rate, Choice choice)
-      : out_(out), in_(in), pad_(pad), rate_(rate), choice_(choice) {}
+  AxisPlanner(Index out, Index in, Index pad, Index rate, unsigned allowed)
+      : out_(out), in_(in), pad_(pad), rate_(rate), allowed_(allowed) {}
 
   WinogradAxis run() const {
     WinogradAxis axis;
@@ -61,28 +58,30 @@ class AxisPlanner {
     return mask;
   }
 
-  // The form of two outputs, or -1 where they are not allowed; one may be beyond the end.
-  int pair(Index source, bool beyond) const {
-    const bool outer = inside(source) || inside(source + 3 * rate_);
-    if (!outer && !beyond && choice_.inner_pairs) return kInnerPairForm;
-    const bool several = outer || !beyond;
-    return choice_.pairs && several && (choice_.padded || !beyond) ? kPairForm : -1;
+  // Whether a form of several outputs may begin at `source`, with `rest` outputs left.
+  bool suits(int form, Index source, Index rest) const {
+    if (!(allowed_ >> form & 1)) return false;
+    if (form != kInnerPairForm) return true;
+    return rest >= 2 && !inside(source) && !inside(source + 3 * rate_);
   }
 
   // The fewest products, from the last output of the phase back to the first.
   void add_phase(WinogradAxis& axis, Index phase) const {
     const Index count = ceil_div(out_ - phase, rate_);
-    std::vector<Index> cost(count + 2, 0);
+    std::vector<Index> cost(count + WinogradForm::kOutputs, 0);
     std::vector<int> form(count);
     for (Index q = count - 1; q >= 0; --q) {
       const Index source = phase + q * rate_ - pad_;
       form[q] = single(source);
       cost[q] = kWinogradForms[form[q]].products + cost[q + 1];
-      const int two = pair(source, q + 1 == count);
-      if (two < 0) continue;
-      const Index products = kWinogradForms[two].products + cost[q + 2];
-      if (products < cost[q] || (choice_.padded && form[q] != 0)) {
-        form[q] = two;
+      bool may_change = form[q] != 0 && !(allowed_ & kSingles);
+      for (int several = kPairForm; several < kFormCount; ++several) {
+        if (!suits(several, source, count - q)) continue;
+        const WinogradForm& f = kWinogradForms[several];
+        const Index products = f.products + cost[q + f.outputs];
+        if (!may_change && products >= cost[q]) continue;
+        may_change = false;
+        form[q] = several;
         cost[q] = products;
       }
     }
@@ -93,8 +92,41 @@ class AxisPlanner {
   }
 
   const Index out_, in_, pad_, rate_;
-  const Choice choice_;
+  const unsigned allowed_;
 };
+
+WinogradPlan make_plan(const ConvGeometry& g, bool fast) {
+  struct Candidate {
+    WinogradAxis axis;
+    Index products;
+    unsigned filters;
+  };
+  const auto candidates = [&](Index out, Index in, Index pad, Index rate) {
+    std::vector<Candidate> found;
+    for (const unsigned allowed : choices(fast)) {
+      WinogradAxis axis = AxisPlanner(out, in, pad, rate, allowed).run();
+      const Index products = axis.products();
+      const unsigned filters = axis.filter_set();
+      found.push_back({std::move(axis), products, filters});
+    }
+    return found;
+  };
+  std::vector<Candidate> rows = candidates(g.out_height, g.height, g.pad_h, g.rate_h);
+  std::vector<Candidate> columns = candidates(g.out_width, g.width, g.pad_w, g.rate_w);
+  Candidate *best_rows = nullptr, *best_columns = nullptr;
+  Index least = 0;
+  for (Candidate& down : rows) {
+    for (Candidate& across : columns) {
+      const unsigned set = down.filters | across.filters << kAxisFilterCount;
+      const Index cost = down.products * across.products + count_filters(set) * kFilterCost;
+      if (best_rows && cost >= least) continue;
+      least = cost;
+      best_rows = &down;
+      best_columns = &across;
+    }
+  }
+  return {std::move(best_rows->axis), std::move(best_columns->axis)};
+}
 
 }  // namespace
 
@@ -139,37 +171,18 @@ Index count_filters(unsigned filter_set) {
          __builtin_popcount(filter_set >> kAxisFilterCount & kAxis);
 }
 
-WinogradPlan plan_winograd(const ConvGeometry& g) {
-  struct Candidate {
-    WinogradAxis axis;
-    Index products;
-    unsigned filters;
-  };
-  const auto candidates = [](Index out, Index in, Index pad, Index rate) {
-    std::vector<Candidate> found;
-    for (const Choice& choice : kChoices) {
-      WinogradAxis axis = AxisPlanner(out, in, pad, rate, choice).run();
-      const Index products = axis.products();
-      const unsigned filters = axis.filter_set();
-      found.push_back({std::move(axis), products, filters});
-    }
-    return found;
-  };
-  std::vector<Candidate> rows = candidates(g.out_height, g.height, g.pad_h, g.rate_h);
-  std::vector<Candidate> columns = candidates(g.out_width, g.width, g.pad_w, g.rate_w);
-  Candidate *best_rows = nullptr, *best_columns = nullptr;
-  Index least = 0;
-  for (Candidate& down : rows) {
-    for (Candidate& across : columns) {
-      const unsigned set = down.filters | across.filters << kAxisFilterCount;
-      const Index cost = down.products * across.products + count_filters(set) * kFilterCost;
-      if (best_rows && cost >= least) continue;
-      least = cost;
-      best_rows = &down;
-      best_columns = &across;
-    }
-  }
-  return {std::move(best_rows->axis), std::move(best_columns->axis)};
+WinogradPlan plan_winograd(const ConvGeometry& g, bool fast) {
+  using Key = std::array<Index, 9>;
+  static std::mutex mutex;
+  static std::map<Key, WinogradPlan> plans;
+  constexpr std::size_t kMost = 64;
+  const Key key = {g.out_height, g.out_width, g.height, g.width, g.pad_h,
+                   g.pad_w,      g.rate_h,    g.rate_w, fast};
+  const std::lock_guard<std::mutex> lock(mutex);
+  const auto found = plans.find(key);
+  if (found != plans.end()) return found->second;
+  if (plans.size() == kMost) plans.clear();
+  return plans[key] = make_plan(g, fast);
 }
 
 }  // namespace deeplab

@@ -8,86 +8,71 @@ struct Wide {
   static void store(T* at, Vector v) { *reinterpret_cast<Vector*>(at) = v; }
 };
 
-// A row of a matrix without its zeros.
-template <typename T>
-struct Combination {
-  static constexpr int kMost = 4;
-  int count = 0;
-  int index[kMost] = {};
-  T factor[kMost] = {};
+// One axis of one form, of which the compiler sees every number.
+//
+template <typename T, int kLanes, int kForm>
+struct FormTransform {
+  using W = Wide<T, kLanes>;
+  using Vector = typename W::Vector;
+  static constexpr WinogradForm kSelf = kWinogradForms[kForm];
 
-  Combination() = default;
-  Combination(const float* row, int size) {
-    for (int i = 0; i < size; ++i) {
-      if (row[i] == 0) continue;
-      index[count] = i;
-      factor[count++] = static_cast<T>(row[i]);
+  // to[p][l] of from[e][l], for l in [0, lanes), whole vectors.
+  static void inputs(const T* const* from, T* const* to, int lanes) {
+    for (int l = 0; l < lanes; l += kLanes) {
+      Vector x[WinogradForm::kInputs];
+#pragma GCC unroll 6
+      for (int e = 0; e < kSelf.inputs; ++e) x[e] = W::load(from[e] + l);
+#pragma GCC unroll 6
+      for (int p = 0; p < kSelf.products; ++p) {
+        W::store(to[p] + l, combined(x, kSelf.of_inputs[p], kSelf.inputs));
+      }
     }
   }
 
-  // to[l] = the combination of from[i][l], for l in [0, lanes), whole vectors.
-  template <int kLanes>
-  void apply(const T* const* from, int lanes, T* to) const {
-    switch (count) {
-      case 1:
-        return sum<kLanes, 1>(from, lanes, to);
-      case 2:
-        return sum<kLanes, 2>(from, lanes, to);
-      case 3:
-        return sum<kLanes, 3>(from, lanes, to);
-      default:
-        return sum<kLanes, 4>(from, lanes, to);
+  // to[o][l] of from[p][l]
+  static void outputs(const T* const* from, T* const* to, int lanes) {
+    for (int l = 0; l < lanes; l += kLanes) {
+      Vector x[WinogradForm::kProducts];
+#pragma GCC unroll 6
+      for (int p = 0; p < kSelf.products; ++p) x[p] = W::load(from[p] + l);
+#pragma GCC unroll 4
+      for (int o = 0; o < kSelf.outputs; ++o) {
+        W::store(to[o] + l, combined(x, kSelf.of_products[o], kSelf.products));
+      }
     }
   }
 
  private:
-  template <int kLanes, int kCount>
-  void sum(const T* const* from, int lanes, T* to) const {
-    using W = Wide<T, kLanes>;
-    const T* terms[kCount];
-    for (int i = 0; i < kCount; ++i) terms[i] = from[index[i]];
-    for (int l = 0; l < lanes; l += kLanes) {
-      auto total = W::load(terms[0] + l) * factor[0];
-      for (int i = 1; i < kCount; ++i) total += W::load(terms[i] + l) * factor[i];
-      W::store(to + l, total);
+  static inline __attribute__((always_inline)) Vector combined(const Vector* x,
+                                                               const double* factors, int count) {
+    Vector sum{};
+    bool first = true;
+#pragma GCC unroll 6
+    for (int i = 0; i < count; ++i) {
+      const T factor = static_cast<T>(factors[i]);
+      if (factor == 0) continue;
+      const Vector term = factor == 1 ? x[i] : factor == -1 ? -x[i] : x[i] * factor;
+      sum = first ? term : sum + term;
+      first = false;
     }
+    return sum;
   }
 };
 
-// F(2,3) in registers, for the pieces that are most of the work.
-template <typename V>
-inline __attribute__((always_inline)) void pair_of_inputs(const V* from, int step, V* to) {
-  to[0] = from[0] - from[2 * step];
-  to[step] = from[step] + from[2 * step];
-  to[2 * step] = from[2 * step] - from[step];
-  to[3 * step] = from[step] - from[3 * step];
-}
+// The transforms of all forms, to be found by their number.
+template <typename T, int kLanes>
+struct FormTransforms {
+  using Transform = void (*)(const T* const* from, T* const* to, int lanes);
+  Transform inputs[kFormCount], outputs[kFormCount];
 
-template <typename V>
-inline __attribute__((always_inline)) void pair_of_products(const V* from, int step, V* to,
-                                                            int to_step) {
-  to[0] = from[0] + from[step] + from[2 * step];
-  to[to_step] = from[step] - from[2 * step] - from[3 * step];
-}
+  FormTransforms() { fill<kFormCount - 1>(); }
 
-// A WinogradForm, ready to be applied.
-template <typename T>
-struct Transform {
-  int outputs, inputs, products;
-  int filter[WinogradForm::kProducts];
-  Combination<T> of_inputs[WinogradForm::kProducts];
-  Combination<T> of_products[WinogradForm::kOutputs];
-
-  Transform() = default;
-  explicit Transform(const WinogradForm& form)
-      : outputs(form.outputs), inputs(form.inputs), products(form.products) {
-    for (int p = 0; p < products; ++p) {
-      filter[p] = form.filter[p];
-      of_inputs[p] = Combination<T>(form.of_inputs[p], inputs);
-    }
-    for (int o = 0; o < outputs; ++o) {
-      of_products[o] = Combination<T>(form.of_products[o], products);
-    }
+ private:
+  template <int kForm>
+  void fill() {
+    inputs[kForm] = FormTransform<T, kLanes, kForm>::inputs;
+    outputs[kForm] = FormTransform<T, kLanes, kForm>::outputs;
+    if constexpr (kForm > 0) fill<kForm - 1>();
   }
 };
 

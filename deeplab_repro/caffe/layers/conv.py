@@ -77,6 +77,7 @@ class Convolution(KeepsFilters, _Sliding):
     Attributes:
         algorithm: of a convolution with two spatial axes, as of
             :func:`~deeplab_repro.ops.atrous_conv2d`; torch computes the others.
+        accuracy: of the same, ``"exact"`` or ``"fast"``.
         activation: ``"relu"`` where a fused network lets this layer compute the ReLU behind it.
     """
 
@@ -121,6 +122,7 @@ class Convolution(KeepsFilters, _Sliding):
                 window.dilation,
                 self.groups,
                 algorithm=self.algorithm,
+                accuracy=self.accuracy,
                 activation=self.activation,
                 kept=self.kept,
             )

@@ -72,6 +72,7 @@ def atrous_conv2d_winograd(
     bias: torch.Tensor | None,
     padding: Pair,
     rate: Pair,
+    fast: bool,
     groups: int,
     transposed: bool,
     relu: bool,
@@ -79,7 +80,7 @@ def atrous_conv2d_winograd(
     """y = x * weight + bias, then max(., 0) if relu; in x's memory format.
 
     weight: (K, C / groups, 3, 3); transposed: of the convolution whose grad_x this is, for which
-    its filters are turned round and their two ends exchanged. filters, filter_set: not read.
+    its filters are turned round and their two ends exchanged. filters, filter_set, fast: not read.
     """
     if transposed:
         parts = weight.unflatten(0, (groups, -1)).transpose(1, 2)
