@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,8 +12,6 @@ from _convolutions import Shape
 
 from deeplab_repro.ops import AtrousConv2d, atrous_conv2d
 
-#: Whether the op has forms of minimal filtering beside the exact ones.
-HAS_FAST = "accuracy" in inspect.signature(atrous_conv2d).parameters
 #: The peer: cuDNN, or on the CPU oneDNN, in full float32.
 LIBRARY = "library fp32"
 CHANNELS_LAST = " channels-last"
@@ -54,21 +51,21 @@ def candidates(shape: Shape, device: str, direction: str, full: bool) -> Iterato
     if device == "cuda":
         yield from _on_gpu(shape)
         return
-    ours = {"auto": {}, "direct fp32": {"algorithm": "direct"}}
-    # The gradient of the weight has no such form.
-    ours["winograd"] = {"algorithm": "winograd"}
-    if HAS_FAST:
-        ours["auto fast"] = {"accuracy": "fast"}
-        if full:
-            ours["winograd fast"] = {"algorithm": "winograd", "accuracy": "fast"}
+    ours: dict[str, dict[str, Any]] = {
+        "auto": {},
+        "auto fast": {"accuracy": "fast"},
+        "direct fp32": {"algorithm": "direct"},
+        "winograd": {"algorithm": "winograd"},
+    }
+    if full:
+        ours["winograd fast"] = {"algorithm": "winograd", "accuracy": "fast"}
     for last in (False, True):
         for name, options in ours.items():
-            yield _ours(name, shape, last, options)
-        if full and direction == "forward":
-            for name in ("winograd", "winograd fast"):
-                if name in ours:
-                    call = _ours(name, shape, last, ours[name])
-                    yield Candidate(f"{name} anew", call.call, None, call.limit, last)
+            candidate = _ours(name, shape, last, options)
+            yield candidate
+            if full and direction == "forward" and name.startswith("winograd"):
+                # Without a layer that keeps its filters.
+                yield replace(candidate, name=f"{name} anew", layer=None)
         yield Candidate(LIBRARY, _library(shape), channels_last=last)
     if full:
         yield from _column_buffers(shape)

@@ -42,7 +42,7 @@ os.environ.setdefault("DEEPLAB_REPRO_KEPT_FILTERS", "4000")
 
 import torch
 from _capped import add_option, obey
-from _conv_candidates import CHANNELS_LAST, HAS_FAST, Run, best, candidates, passes
+from _conv_candidates import CHANNELS_LAST, Run, best, candidates, passes
 from _conv_goals import ShapeTable, means, means_tables
 from _convolutions import LIMITS, SIXTEEN, Shape, make, sample, sampled
 from _live import console
@@ -267,8 +267,6 @@ def main() -> None:
     )
     print("Milliseconds, each side in its better memory format, and torch's time over ours.")
     print("Ours took d: direct, l: the library, w: winograd.")
-    if not HAS_FAST:
-        print('This version has no accuracy="fast".')
     results: list[dict[str, Any]] = []
     with ShapeTable(title, options.threads) as rows:
         for shape, batch, direction in cases(options):

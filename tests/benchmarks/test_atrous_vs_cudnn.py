@@ -54,7 +54,7 @@ def test_a_row_for_each_shape_and_a_result_for_each_number_of_threads(tmp_path):
         (name, threads) for name in (TINY, "40-5-r3@9") for threads in (1, 2)
     ]
     for r in timed:
-        for name in ("auto", "direct fp32", "winograd", "library fp32"):
+        for name in ("auto", "auto fast", "direct fp32", "winograd", "library fp32"):
             both = [r["seconds"][name + last]["median"] for last in ("", " channels-last")]
             assert r["best_seconds"][name] == min(both)
             assert 0 < r["relative_difference"][name] < 1e-5
@@ -81,9 +81,20 @@ def test_everything_of_a_tiny_one(tmp_path):
     kinds = [(r["batch"], r["direction"]) for r in timed]
     assert kinds == [(n, way) for n in (1, 10) for way in ("forward", "backward")]
     for r in timed:
-        names = {"im2col", "interlace", "unfold", "winograd", "direct fp32", "auto", "library fp32"}
+        names = {
+            "auto fast",
+            "winograd fast",
+            "im2col",
+            "interlace",
+            "unfold",
+            "winograd",
+            "direct fp32",
+            "auto",
+            "library fp32",
+        }
         assert names <= set(r["best_seconds"])
-        assert ("winograd anew" in r["best_seconds"]) == (r["direction"] == "forward")
+        for name in ("winograd anew", "winograd fast anew", "library packed"):
+            assert (name in r["best_seconds"]) == (r["direction"] == "forward")
         if r["batch"] == 1:
             assert set(r["working_memory_bytes"]) == set(r["seconds"])
 
