@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import importlib
 from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from _crf_problems import Problem
+from _timing import why_not
 
 
 def with_pydensecrf(given: Problem, module: str = "pydensecrf.densecrf") -> np.ndarray:
@@ -52,11 +52,6 @@ PEERS = {
 }
 
 
-@functools.cache
 def reason_for_absence(peer: str) -> str:
     """Why a peer cannot be imported, in one line; "" where it can."""
-    try:
-        importlib.import_module(PEERS[peer].module)
-    except Exception as error:  # a build for another Python raises what it likes
-        return f"{type(error).__name__}: {str(error).splitlines()[0]}"
-    return ""
+    return why_not(PEERS[peer].module)

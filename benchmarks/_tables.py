@@ -27,25 +27,50 @@ def load(name: str) -> dict[str, Any]:
     return content
 
 
-def forward() -> str:
-    """Seconds and memory of the full networks beside Caffe's."""
-    content = load("forward")
-    about = content["machine"]
-    lines = [
-        "`benchmarks/forward.py` runs whole networks: one picture, warm, on"
-        f" {about['threads']} threads of {about['cpu']}, torch {about['torch']}. Caffe's figures"
-        " were recorded with OpenBLAS on a machine of this kind.",
-        "",
-        "| network | as Caffe computes it | fused | Caffe | process at its peak | Caffe |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    lines += [
-        f"| {r['network']} | {r['seconds']['median']:.2f} s | {r['fused_seconds']['median']:.2f} s"
-        f" | {r['caffe_recorded_seconds']:.2f} s | {r['process_peak_rss_mb'] / 1000:.2f} GB"
-        f" | {r['caffe_recorded_peak_mb'] / 1000:.1f} GB |"
-        for r in content["results"]
-    ]
-    return "\n".join(lines)
+def forward(results: Path) -> list[str]:
+    """For each run of forward.py: seconds and memory of the full networks, and the peers'."""
+    blocks = []
+    for path in sorted(results.glob("*/forward*.json")):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        about, rows = content["machine"], content["results"]
+        threads = rows[0].get("threads", about["threads"])
+        peers = list(dict.fromkeys(peer for r in rows for peer in r.get("peers_seconds", {})))
+        lines = [
+            "`benchmarks/forward.py` runs whole networks: one picture, warm, on"
+            f" {threads} thread{'s' * (threads > 1)} of {about['cpu']}, torch {about['torch']}"
+            + (f", both limited to {path.stem[8:]}." if path.stem != "forward" else ".")
+            + " Caffe's figures were recorded with OpenBLAS on another machine.",
+        ]
+        if peers:
+            lines[0] += (
+                " `library` is the fused network with torch's convolutions; other peers run our"
+                " ONNX export. Behind each stands how many times as long it takes as the fused"
+                ' network, and as the one with accuracy="fast".'
+            )
+        headings = [
+            "network",
+            "as Caffe computes it",
+            "fused",
+            *(["fast", *peers] if peers else []),
+        ]
+        headings += ["Caffe", "process at its peak", "Caffe"]
+        lines += ["", f"| {' | '.join(headings)} |", "| --- " * len(headings) + "|"]
+        for r in rows:
+            cells = [
+                r["network"],
+                *(f"{r[key]['median']:.2f} s" for key in ("seconds", "fused_seconds")),
+            ]
+            if peers:
+                cells.append(f"{r['fast_seconds']['median']:.2f} s")
+            for peer in peers:
+                over = "".join(f", {ratio[peer]:.2f}" for ratio in r["times_faster"].values())
+                cells.append(f"{r['peers_seconds'][peer]['median']:.2f} s{over}")
+            cells += [f"{r['caffe_recorded_seconds']:.2f} s"]
+            cells += [f"{r['process_peak_rss_mb'] / 1000:.2f} GB"]
+            cells += [f"{r['caffe_recorded_peak_mb'] / 1000:.1f} GB"]
+            lines.append(f"| {' | '.join(cells)} |")
+        blocks.append("\n".join(lines))
+    return blocks
 
 
 def convert() -> str:
@@ -232,7 +257,7 @@ def filled(page: str) -> str:
         *convolutions(everywhere),
         atrous(),
         *crf(everywhere),
-        forward(),
+        *forward(everywhere),
         convert(),
         fuzz(),
     ]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import functools
 import gc
+import importlib
 import json
 import os
 import platform
@@ -52,12 +53,14 @@ def compare(
     warm_up: int = 3,
     max_seconds: float = 60.0,
     clock: Clock | None = None,
+    rest: float = 0.0,
 ) -> dict[str, Timing]:
     """Time the candidates in turns (a, b, a, b, ...), so that a busy spell of the machine hits all.
 
     The order changes from round to round. Stops before `runs` rounds, but not before three, when
     `max_seconds` are over. On a GPU the L2 cache is emptied before each run. clock: gives the
-    seconds of one run; by default those with the launch.
+    seconds of one run; by default those with the launch. rest: seconds of sleep before each run, in
+    which threads of another library that wait for work, and take a core meanwhile, give up.
     """
     for run in candidates.values():
         for _ in range(warm_up):
@@ -74,6 +77,7 @@ def compare(
             for name in names[turn % len(names) :] + names[: turn % len(names)]:
                 if flush:
                     flush()
+                time.sleep(rest)
                 seconds[name].append(clock(candidates[name]))
             if turn >= 2 and time.perf_counter() - started > max_seconds:
                 break
@@ -327,6 +331,15 @@ def one_and_two() -> list[int]:
 def thread_count(threads: int) -> str:
     """As "1 thread", "2 threads"."""
     return f"{threads} thread{'s' * (threads > 1)}"
+
+
+def why_not(module: str) -> str:
+    """Why a peer's module cannot be imported, in one line; "" where it can."""
+    try:
+        importlib.import_module(module)
+    except Exception as error:  # a build for another Python raises what it likes
+        return f"{type(error).__name__}: {str(error).splitlines()[0]}"
+    return ""
 
 
 def refuse(message: str) -> NoReturn:
