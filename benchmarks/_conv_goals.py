@@ -147,8 +147,7 @@ def means_tables(rows: Results) -> Iterator[Table]:
     """
     for direction, batch in dict.fromkeys((row["direction"], row["batch"]) for row in rows):
         some = [r for r in rows if (r["direction"], r["batch"]) == (direction, batch)]
-        shown = {"auto", "auto fast", LIBRARY}
-        others = [name for name in some[0]["library_over"] if name not in shown]
+        others = [name for name in ("direct fp32", "winograd") if name in some[0]["library_over"]]
         headings = ["", "threads", "auto", "goal", "fast", "goal"]
         headings += [name.removesuffix(" fp32") for name in others]
         title = f"Geometric means of torch's time over ours, {direction}, batch {batch}"
@@ -162,6 +161,13 @@ def means_tables(rows: Results) -> Iterator[Table]:
             cells += [_percent(share.get("auto")), _percent(share.get(LIBRARY))]
             found.add_row(*cells)
         yield found
+
+
+def all_means(row: dict[str, Any]) -> str:
+    """Every candidate of a group, in a line."""
+    about = f"{row['direction']}, batch {row['batch']}, {thread_count(row['threads'])}"
+    values = ", ".join(f"{name} {ratio:.2f}" for name, ratio in row["library_over"].items())
+    return f"torch's time over others', {about}: {values}"
 
 
 def _number(value: float | None) -> str:

@@ -1,6 +1,7 @@
 """Is atrous_conv2d faster than the library's convolution?
 
-python benchmarks/atrous_vs_cudnn.py [--threads 1 2] [--isa avx2] [--shapes NAME ...] [--full]
+python benchmarks/atrous_vs_cudnn.py [--threads 1 2] [--isa avx2] [--shapes NAME ...]
+                                     [--full [--directions forward] [--batch 1]]
 
 Sixteen 3x3 convolutions of LargeFOV, ASPP-L and ResNet-101, one picture, forward as a network runs
 it: a layer in evaluation mode, which keeps what it has made of its filters. Ours, by its own choice
@@ -9,10 +10,10 @@ it: a layer in evaluation mode, which keeps what it has made of its filters. Our
 and is done in three minutes on two cores. --threads N ... measures with several numbers of threads
 in one run. --isa caps the instruction set of both sides alike.
 
---full takes hours: every 3x3 convolution of stride 1 in LargeFOV, ASPP-S, ASPP-L and ResNet-101 at
-321 and 513, also backward (both gradients) and for ten pictures, every algorithm, with filters that
-are transformed anew for each call, with oneDNN's filters reordered once, with unfold and a matrix
-product, and the working memory of all.
+--full takes an hour or two: every 3x3 convolution of stride 1 in LargeFOV, ASPP-S, ASPP-L and
+ResNet-101 at 321 and 513, also backward (both gradients) and for ten pictures, every algorithm,
+with filters that are transformed anew for each call, with oneDNN's filters reordered once, with
+unfold and a matrix product, and the working memory of all. tune_rules.py reads what it writes.
 
 On a GPU it is cuDNN in benchmark mode, with and without TF32; run_on_gpu.sh has more of it.
 
@@ -43,7 +44,7 @@ os.environ.setdefault("DEEPLAB_REPRO_KEPT_FILTERS", "4000")
 import torch
 from _capped import add_option, obey
 from _conv_candidates import CHANNELS_LAST, Run, best, candidates, passes
-from _conv_goals import ShapeTable, means, means_tables
+from _conv_goals import ShapeTable, all_means, means, means_tables
 from _convolutions import LIMITS, SIXTEEN, Shape, make, sample, sampled
 from _live import console
 from _plots import draw
@@ -96,12 +97,12 @@ def shapes_of_networks() -> list[str]:
 
 def cases(options: argparse.Namespace) -> Iterator[tuple[Shape, int, str]]:
     """Shape, batch and direction of everything that is measured."""
-    for batch in (1, 10) if options.full else (1,):
+    for batch in options.batch:
         for shape in options.shapes:
             multiply_adds = batch * shape.multiply_adds
             if batch > 1 and options.device == "cpu" and multiply_adds > MOST_MULTIPLY_ADDS:
                 continue
-            for direction in ("forward", "backward") if options.full else ("forward",):
+            for direction in options.directions:
                 yield shape, batch, direction
 
 
@@ -232,6 +233,10 @@ def parsed() -> argparse.Namespace:
         metavar="NAME",
         help="like 512-1024-r12@41, or sixteen (the default), or networks (with --full)",
     )
+    parser.add_argument(
+        "--directions", nargs="+", choices=("forward", "backward"), help="with --full: both"
+    )
+    parser.add_argument("--batch", type=int, nargs="+", metavar="N", help="with --full: 1 10")
     add_option(parser)
     parser.add_argument("--max-seconds", type=float, default=4.0, help="of a case's timing")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
@@ -240,6 +245,8 @@ def parsed() -> argparse.Namespace:
     on_gpu = options.device == "cuda"
     options.full = options.full or on_gpu
     options.runs = options.runs or (20 if on_gpu else 5)
+    options.directions = options.directions or ["forward", "backward"][: 1 + options.full]
+    options.batch = options.batch or [1, 10][: 1 + options.full]
     options.threads = options.threads or ([1] if on_gpu else one_and_two())
     known = {"networks": shapes_of_networks, "sixteen": lambda: list(SIXTEEN)}
     words = options.shapes or (["networks", "sixteen"] if options.full else ["sixteen"])
@@ -259,7 +266,10 @@ def main() -> None:
         return
     torch.backends.cudnn.benchmark = True
     on_gpu = options.device == "cuda"
-    memory = memory_in_a_child() if options.full and not on_gpu else {}
+    memory = {}
+    if options.full and not on_gpu:
+        print("Working memory is measured first, which shows nothing for some minutes.", flush=True)
+        memory = memory_in_a_child()
     about = machine()
     title = (
         f"atrous convolution beside torch {about['torch']}, {about.get('gpu') or about['cpu']}"
@@ -267,23 +277,29 @@ def main() -> None:
     )
     print("Milliseconds, each side in its better memory format, and torch's time over ours.")
     print("Ours took d: direct, l: the library, w: winograd.")
+    variant = "_full" * (options.full and not on_gpu) + (f"_{options.isa}" if options.isa else "")
+    write = partial(write_json, options.json, "atrous_vs_cudnn", variant=variant)
     results: list[dict[str, Any]] = []
     with ShapeTable(title, options.threads) as rows:
         for shape, batch, direction in cases(options):
             found = list(measure(shape, batch, direction, options))
             for result in found:
-                result["working_memory_bytes"] |= memory.get(f"{shape.name} {direction}", {})
+                if batch == 1:
+                    in_child = memory.get(f"{shape.name} {direction}", {})
+                    result["working_memory_bytes"] |= in_child
             rows.add(found)
             results += found
+            write(results)  # so that a run which is stopped was not in vain
     peaks = {} if on_gpu else {threads: product_peak(threads) for threads in options.threads}
     for threads, peak in peaks.items():
         print(f"Peak, torch's plain product on {thread_count(threads)}: {peak:.0f} GFLOP/s")
     summary = means(results, peaks, bool(options.isa))
     console().print("", *means_tables(summary), sep="\n")
+    for row in summary:
+        if row["group"] == "all" and options.full:
+            print(all_means(row))
     found_peaks = [{"threads": t, "product_gflop_per_second": peak} for t, peak in peaks.items()]
-    variant = "_full" * (options.full and not on_gpu) + (f"_{options.isa}" if options.isa else "")
-    everything = [*results, *summary, *found_peaks]
-    path = write_json(options.json, "atrous_vs_cudnn", everything, variant)
+    path = write([*results, *summary, *found_peaks])
     print(path, *draw(path), sep="\n")
 
 
