@@ -11,12 +11,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from deeplab_repro.autotuning import autotune
     from deeplab_repro.caffe.net import CaffeNet, load_caffe
     from deeplab_repro.errors import BadInput, InputError
     from deeplab_repro.native.backends import backends
     from prototxt_import import CaffeImportError
 
-__all__ = ["BadInput", "CaffeImportError", "CaffeNet", "InputError", "backends", "load_caffe"]
+__all__ = [
+    "BadInput",
+    "CaffeImportError",
+    "CaffeNet",
+    "InputError",
+    "autotune",
+    "backends",
+    "load_caffe",
+]
 __version__ = "0.1.0"
 
 # Looked up at first use: the command line starts without waiting for torch.
@@ -25,6 +34,7 @@ _HOMES = {
     "CaffeImportError": "prototxt_import",
     "CaffeNet": "deeplab_repro.caffe.net",
     "InputError": "deeplab_repro.errors",
+    "autotune": "deeplab_repro.autotuning",
     "backends": "deeplab_repro.native.backends",
     "load_caffe": "deeplab_repro.caffe.net",
 }

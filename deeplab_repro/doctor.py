@@ -9,12 +9,12 @@ import shlex
 import subprocess
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from deeplab_repro.native import backends, build
+from deeplab_repro.native.processor import cpuinfo, processor_name
 from deeplab_repro.ops import channel_affine, reference
 
 REQUIRED = (
@@ -123,22 +123,11 @@ def _versions() -> list[Finding]:
     return found
 
 
-def _cpuinfo() -> dict[str, str]:
-    """The first processor's lines of /proc/cpuinfo; empty where there is no such file."""
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return {}
-    lines = (line.split(":", 1) for line in text.split("\n\n")[0].splitlines() if ":" in line)
-    return {key.strip(): value.strip() for key, value in lines}
-
-
 def _machine() -> list[Finding]:
-    cpu = _cpuinfo()
-    flags = cpu.get("flags", "").split()
+    flags = cpuinfo().get("flags", "").split()
     found = [
         Finding("system", f"{platform.system()} {platform.release()} {platform.machine()}"),
-        Finding("processor", cpu.get("model name") or platform.processor() or "unknown"),
+        Finding("processor", processor_name()),
         Finding("vector units", " ".join(f for f in _VECTOR_FLAGS if f in flags) or "unknown"),
         Finding("cores", str(os.cpu_count())),
         Finding("threads", f"{torch.get_num_threads()} (torch.set_num_threads, OMP_NUM_THREADS)"),

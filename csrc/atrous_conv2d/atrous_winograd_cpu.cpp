@@ -98,8 +98,9 @@ Tensor forward(const Tensor& x_any, const Tensor& weight, const std::optional<Te
   if (filters) {
     check_like(op, "filters", *filters, "x", x_any);
     const unsigned needed = winograd_filter_set(g, fast);
-    check(set == needed, op, ": filters are of set ", set, ", these maps need set ", needed);
-    const auto sizes = filter_sizes(g, needed);
+    check((set & needed) == needed, op, ": filters are of set ", set, ", these maps need set ",
+          needed);
+    const auto sizes = filter_sizes(g, set);
     bool fits = filters->dim() == 5 && filters->is_contiguous();
     for (int i = 0; fits && i < 5; ++i) fits = filters->size(i) == sizes[i];
     check(fits, op, ": filters were made of another weight, got shape ", shape_of(*filters));
@@ -118,6 +119,7 @@ Tensor forward(const Tensor& x_any, const Tensor& weight, const std::optional<Te
                               transposed};
     winograd_forward(g, static_cast<const T*>(x.data_ptr()), w,
                      filters ? static_cast<const T*>(filters->data_ptr()) : nullptr,
+                     static_cast<unsigned>(set),
                      bias_any ? static_cast<const T*>(bias.data_ptr()) : nullptr,
                      static_cast<T*>(y.data_ptr()), options, fast, torch_threads());
   });

@@ -38,6 +38,7 @@ _COMMANDS: Final = {
     "surgery": "Make the weights that a DeepLab network starts its training from.",
     "plot": "Draw the curves of training runs.",
     "export": "Export a network to ONNX.",
+    "autotune": "Measure which algorithms are the fastest for a network here.",
     "doctor": "Show what this installation can do, and why not more.",
     "build": "Compile the native libraries into the user's cache.",
 }

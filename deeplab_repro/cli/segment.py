@@ -153,6 +153,13 @@ def _is_number(text: str) -> bool:
     help="Turn pictures as their EXIF data say; Caffe took them as they are stored.",
 )
 @tile_options
+@click.option(
+    "--autotune",
+    "tunes",
+    is_flag=True,
+    help="Measure first which algorithms are the fastest here, unless `deeplab-repro autotune` or"
+    " an earlier run has done so.",
+)
 @accuracy_option
 @quirks_option
 @json_option
@@ -181,6 +188,7 @@ def command(
     upright: bool,
     tile: int | None,
     overlap: int | None,
+    tunes: bool,
     accuracy: str,
     quirks: bool,
     json_file: str | None,
@@ -195,6 +203,8 @@ def command(
     """
     listed = listed_pictures(pictures, voc, split, list_file, root)
     tiling = tiling_of(tile, overlap, save_scores)
+    if tunes and tiling is not None:
+        raise InputError("--autotune", expected="no --tile beside it")
     with processes() as team, decoders_silent(), picture_progress(hidden=not team.first) as bar:
         jobs = plan(
             _Job, listed, Path(output), _targets(overlays, save_scores), quiet=not team.first
@@ -221,6 +231,9 @@ def command(
                 " its test prototxt may do more (--prototxt)",
                 err=True,
             )
+        if tunes:
+            bar.update(task, description="measuring")
+            _tune(segmenter, batch)
         bar.update(task, description="labelling")
         if tiling is None:
             outcomes = segmenter.stream(
@@ -283,6 +296,15 @@ def _load(
         read_classes(classes_file, count) if classes_file is not None else Classes.default(count)
     )
     return segmenter, classes
+
+
+def _tune(segmenter: Segmenter, batch: int) -> None:
+    """Measure for the sizes that most pictures are padded to; larger ones go by the rules."""
+    from deeplab_repro.autotuning import autotune
+
+    size = segmenter.pad_to or segmenter.rule.declared or segmenter.rule.crop
+    for padded in dict.fromkeys(segmenter.input_sizes(*size)):
+        autotune(segmenter.net, (batch, 3, *padded), progress=False)
 
 
 def _scale(text: str) -> float:

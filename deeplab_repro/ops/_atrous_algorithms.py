@@ -17,12 +17,8 @@ from deeplab_repro.native.memory import memory_format
 from deeplab_repro.ops._atrous_filters import KeptFilters
 from deeplab_repro.ops._atrous_interlace import How, Interlacing
 from deeplab_repro.ops._atrous_native import behind_relu, out_size, sum_per_channel
-from deeplab_repro.ops._atrous_rules import (
-    Problem,
-    choose,
-    planar_grad_weight,
-    suits_winograd,
-)
+from deeplab_repro.ops._atrous_rules import Problem, planar_grad_weight, suits_winograd
+from deeplab_repro.ops._atrous_tuned import choose
 from deeplab_repro.ops.reference.atrous_conv2d import torch_tf32
 
 _OPS = torch.ops.deeplab_repro
@@ -228,7 +224,7 @@ def chosen(
     how: How,
     kept: bool = False,
 ) -> str:
-    """The algorithm's name: the one asked for, or for "auto" what the rules choose.
+    """The algorithm's name: the one asked for, or for "auto" what was measured or the rules choose.
 
     like: the first operand of the direction, x or grad_y, whose values are not read. kept: whether
     the layer keeps transformed filters.

@@ -21,6 +21,8 @@ _Pair = tuple[int, ...]
 _PANEL: Final = 32  # filters
 _MOST_SETS: Final = 2
 
+# All that any layer keeps: the scales of a network have the same weights, and share.
+_shared: weakref.WeakValueDictionary[tuple, torch.Tensor] = weakref.WeakValueDictionary()
 _kept_bytes = 0
 # Of all that is kept, for several threads may run one network; and memory may be freed within.
 _lock = threading.RLock()
@@ -51,7 +53,8 @@ class KeptFilters:
     """The transformed filters of one layer, for the combinations of taps that it met last.
 
     They are made again when a fingerprint of the weight says that its values have changed, however
-    that came about. A layer keeps none where the process keeps :func:`limit` bytes already.
+    that came about. Layers of equal weights share them, and filters for more combinations serve for fewer.
+    A layer keeps none where the process keeps :func:`limit` bytes already.
     """
 
     def __init__(self) -> None:
@@ -86,15 +89,17 @@ class KeptFilters:
 
         Returns:
             (groups, filters, panels, C / groups, 32), or None where there is no memory left for
-            them; and the set of combinations that they are for. It alone says which filters they
-            are, whatever accuracy asks for it.
+            them; and the set of combinations that they are for, which has those that are needed. It
+            alone says which filters they are, whatever accuracy asks for it.
         """
         needed, groups = _needed(image_size, how), how.groups
         made_of = (_OPS.fingerprint(weight), weight.shape, weight.dtype, groups)
         with _lock:
             if made_of != self._made_of:
                 self.clear()
-            found = self._filters.pop(needed, None)
+            found, of = self._filters.pop(needed, None), needed
+            if found is None:
+                found, of = _shared_by(made_of, needed)
             if found is None:
                 size = _size(weight, groups, needed)
                 while self._filters and (len(self._filters) >= _MOST_SETS or not _fits(size)):
@@ -102,10 +107,11 @@ class KeptFilters:
                 if not _fits(size):
                     return None, needed
                 found = _OPS.atrous_winograd_filters(weight, needed, groups)
+                _shared[made_of, needed] = found
                 _count(found)
             self._made_of = made_of
-            self._filters[needed] = found
-            return found, needed
+            self._filters[of] = found
+            return found, of
 
 
 class KeepsFilters(nn.Module):
@@ -152,6 +158,14 @@ def _size(weight: torch.Tensor, groups: int, filter_set: int) -> int:
     count = _OPS.atrous_winograd_filter_count(filter_set)
     panels = -(-(weight.shape[0] // groups) // _PANEL)
     return int(groups * count * panels * _PANEL * weight.shape[1] * weight.element_size())
+
+
+def _shared_by(made_of: tuple, needed: int) -> tuple[torch.Tensor | None, int]:
+    """Filters of an equal weight, for these combinations and perhaps more."""
+    for (weight, combinations), filters in list(_shared.items()):
+        if weight == made_of and combinations & needed == needed:
+            return filters, combinations
+    return None, needed
 
 
 def _fits(size: int) -> bool:

@@ -167,7 +167,7 @@ RULES: Final = (
 
 def choose(problem: Problem) -> str:
     """The algorithm for a problem whose float32 values, if any, are multiplied in full."""
-    if not _kernels_are_there(problem.device):
+    if not kernels_are_there(problem.device):
         return "library"  # `direct` would be the torch reference: the library, by a longer way
     for rule in RULES:
         if (
@@ -204,7 +204,8 @@ def planar_grad_weight(grad_y: torch.Tensor, x: torch.Tensor, kernel_size: int, 
     return _LIBRARY_CPU == "AVX2" or (_LIBRARY_CPU == "AVX512" and rate > 1)
 
 
-def _kernels_are_there(device: str) -> bool:
+def kernels_are_there(device: str) -> bool:
+    """Whether anything but the torch reference computes `direct` on such a device."""
     if device == "cuda":
         return backends.has_cuda() or backends.backends()["cupy"].available
     return device == "cpu" and backends.has_cpu()

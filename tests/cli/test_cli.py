@@ -75,6 +75,25 @@ def test_compare_and_activations_by_an_algorithm(run, tmp_path, monkeypatch, alg
     refused(run("compare", MODEL, "--activations", CAFFE, "--algorithm", "fft"), "'fft'")
 
 
+@pytest.mark.slow
+def test_compare_and_activations_by_an_accuracy(run, tmp_path, monkeypatch):
+    used = []
+    original = GraphModule.set_accuracy
+    monkeypatch.setattr(
+        GraphModule,
+        "set_accuracy",
+        lambda net, accuracy: (used.append(accuracy), original(net, accuracy)),
+    )
+    fast = ("--accuracy", "fast", "--algorithm", "winograd")
+    out = tmp_path / "out.h5"
+    assert run("activations", MODEL, "--input", CAFFE, "-o", out, *fast)[0] == 0
+    code, text, _ = run("compare", MODEL, "--activations", out, *fast)
+    assert code == 0
+    assert "worst rel 0.0e+00" in text
+    assert used == ["fast", "fast"]
+    refused(run("compare", MODEL, "--activations", CAFFE, "--accuracy", "quick"), "'quick'")
+
+
 def test_the_algorithms_are_the_ops():
     assert ("auto", *ALGORITHMS) == common.ALGORITHMS
     assert ACCURACIES == common.ACCURACIES

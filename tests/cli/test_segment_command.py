@@ -292,6 +292,7 @@ def test_mean_and_blob(run, tmp_path, net):
             [PICTURE, "--model", MODEL, "--accuracy", "quick"],
             "'quick' is not one of 'exact', 'fast'",
         ),
+        ([PICTURE, "--model", MODEL, "--autotune", "--tile", 65], "expected no --tile beside it"),
         ([PICTURE, "--model", MODEL, "--batch", "0"], "0 is not in the range"),
         ([PICTURE, PICTURE.parent / "../largefov_v1_w8/picture.png", "--model", MODEL], "twice"),
         ([ROOT / "tests" / "cli", "--model", MODEL], "holds no pictures"),

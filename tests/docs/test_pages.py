@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from deeplab_repro.ops import _atrous_tuned
 from deeplab_repro.released.manifest import MANIFEST_VARIABLE
 from deeplab_repro.released.store import STORE_VARIABLE
 from tests.docs.exceptions import ELSEWHERE, ENDS_WITH, SMALLER, VARIES
@@ -75,6 +76,7 @@ def test_every_block_runs(
     page: str, variables: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(_atrous_tuned, "_choices", {})
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     names: dict[str, object] = {"__name__": "__main__"}

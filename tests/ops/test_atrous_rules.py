@@ -51,7 +51,7 @@ def test_the_first_rule_that_fits_decides(monkeypatch):
     def rule(algorithm, directions=DIRECTIONS, when=lambda p: True, dtypes=(torch.float32,)):
         return Rule(algorithm, directions, "cpu", dtypes, when, "")
 
-    monkeypatch.setattr(_atrous_rules, "_kernels_are_there", lambda device: True)
+    monkeypatch.setattr(_atrous_rules, "kernels_are_there", lambda device: True)
     table = (
         rule("im2col", dtypes=(torch.float64,)),
         rule("direct", when=lambda p: p.rate[0] > 1),
@@ -101,7 +101,7 @@ def test_other_precisions_are_the_direct_kernels():
 
 
 def test_without_kernels_it_is_the_library(monkeypatch):
-    monkeypatch.setattr(_atrous_rules, "_kernels_are_there", lambda device: False)
+    monkeypatch.setattr(_atrous_rules, "kernels_are_there", lambda device: False)
     assert choose_algorithm(X, WEIGHT, padding=40, rate=40) == "library"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,16 @@ def test_every_blob_is_what_caffe_computed(recording: Recording, algorithm: str)
     net.set_algorithm(algorithm)
     reports = compare_recording(net, recording, AGREEMENT["caffe"])
     assert sum(report.agreement is not None for report in reports) > 10
+    assert not [f"{r.blob}: {r.agreement}" for r in reports if r.equal is False]
+
+
+@pytest.mark.slow
+@each_recording
+def test_fast_forms_keep_a_factor_of_two(recording: Recording) -> None:
+    net = load_caffe(recording.prototxt, recording.model, algorithm="winograd", accuracy="fast")
+    bars = AGREEMENT["caffe"]
+    half = replace(bars, rel=bars.rel / 2, max=bars.max / 2)
+    reports = compare_recording(net, recording, half)
     assert not [f"{r.blob}: {r.agreement}" for r in reports if r.equal is False]
 
 

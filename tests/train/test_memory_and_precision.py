@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_iter
 
 from deeplab_repro import InputError, load_caffe
 from deeplab_repro.caffe.checkpointing import parts
+from deeplab_repro.caffe.layers.conv import Convolution
 from deeplab_repro.models import create_model
 from deeplab_repro.train import Solver
 from deeplab_repro.train.precision import MixedPrecision
@@ -159,6 +160,21 @@ def test_a_training_takes_less_memory(
     batch = next(iter(batches(97, 1)))
     peaks = [most_bytes(lambda net=s.net: net.loss(net(**batch))) for s in solvers]
     assert peaks[1] < 0.8 * peaks[0]  # with the gradients of the weights
+
+
+# ------------------------------------------------------------------ accuracy
+
+
+@pytest.mark.parametrize("accuracy", ["exact", "fast"])
+def test_the_accuracy_is_that_of_all_networks(
+    accuracy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    solver_run("sgd_fixed", tmp_path)
+    solver = Solver("solver.prototxt", "init.caffemodel", accuracy=accuracy)
+    for net in (solver.net, *solver.test_nets):
+        found = {layer.accuracy for layer in net.modules() if isinstance(layer, Convolution)}
+        assert found == {accuracy}
 
 
 # ------------------------------------------------------------------ precision

@@ -109,6 +109,7 @@ def test_the_log_is_told_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         (["--weights", "init.caffemodel", "--snapshot", "snap_iter_6.solverstate"], "both given"),
         (["--tensorboard"], "--caffe-log and --tensorboard; expected --log FOLDER"),
         (["--precision", "float16"], "precision float16 needs a GPU; expected bfloat16"),
+        (["--accuracy", "quick"], "'quick' is not one of 'exact', 'fast'"),
         (["--set", "X"], "--set; expected NAME=VALUE, got X"),
     ],
 )

@@ -140,22 +140,17 @@ inline void transpose_columns(const unsigned* from, __m512i rows[4]) {
   rows[3] = _mm512_unpackhi_epi64(b, d);
 }
 
-// 16 columns of up to 32 entries, column by column, as a right tile of each part: pairs of entries
-// in rows. from: [16][step]; to: parts `part_step` bytes apart.
+// 16 columns of 32 entries, column by column, as a right tile of each part: pairs of entries in
+// rows.
 template <int kParts>
-void pack_columns(const float* from, Index step, int columns, Index entries, AmxThread& thread,
-                  unsigned char* to, Index part_step) {
-  const __mmask16 low = first_lanes(entries), high = first_lanes(entries - 16);
+void pack_columns(const float* from, AmxThread& thread, unsigned char* to) {
   __m512i a[16], b[16];
   for (int c = 0; c < 16; ++c) {
-    a[c] = b[c] = _mm512_setzero_si512();
-    if (c < columns) {
-      a[c] = _mm512_maskz_loadu_epi32(low, from + c * step);
-      b[c] = _mm512_maskz_loadu_epi32(high, from + c * step + 16);
-    }
+    a[c] = _mm512_load_si512(from + c * 32);
+    b[c] = _mm512_load_si512(from + c * 32 + 16);
     thread.saw_right(_mm512_max_epu32(magnitude(a[c]), magnitude(b[c])));
   }
-  for (int part = 0; part < kParts; ++part, to += part_step) {
+  for (int part = 0; part < kParts; ++part, to += 2 * kTileBytes) {
     __m512i rows[16];
     for (int c = 0; c < 16; ++c) {
       const __m512i x = Parts<kParts>::next(a[c], part), y = Parts<kParts>::next(b[c], part);
@@ -224,6 +219,15 @@ inline void zero_sums() {
 }
 
 // tile: [2 * kTileRows][kTileLanes]
+template <int kLeft, int kRight>
+void load_sums(const float* tile) {
+  constexpr Index kStep = kTileLanes * sizeof(float);
+  _tile_loadd(0, tile, kStep);
+  if (kRight == 2) _tile_loadd(1, tile + kTileRows, kStep);
+  if (kLeft == 2) _tile_loadd(2, tile + kTileRows * kTileLanes, kStep);
+  if (kLeft == 2 && kRight == 2) _tile_loadd(3, tile + kTileRows * (kTileLanes + 1), kStep);
+}
+
 template <int kLeft, int kRight>
 void store_sums(float* tile) {
   constexpr Index kStep = kTileLanes * sizeof(float);

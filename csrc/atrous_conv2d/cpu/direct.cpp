@@ -50,14 +50,12 @@ Index block_memory(const ConvGeometry& g, Index channels, Index element) {
 }
 
 template <typename T>
-void run_whole(const ForwardJob<T>& job, Precision precision) {
-  first_that_suits([&](const DirectKernels& kernels) {
-    if constexpr (std::is_same_v<T, float>) {
-      return kernels.forward_float(job, precision);
-    } else {
-      return kernels.forward_double && kernels.forward_double(job, precision);
-    }
-  });
+bool run_whole(const ForwardJob<T>& job, const DirectKernels& kernels, Precision precision) {
+  if constexpr (std::is_same_v<T, float>) {
+    return kernels.forward_float(job, precision);
+  } else {
+    return kernels.forward_double && kernels.forward_double(job, precision);
+  }
 }
 
 // Many channels and few filters, as in the heads of the networks: two threads would do little but
@@ -71,8 +69,9 @@ bool is_head(const ForwardJob<T>& job) {
 }
 
 template <typename T>
-void run_head(const ForwardJob<T>& job, Precision precision) {
+bool run_head(const ForwardJob<T>& job, const DirectKernels& kernels, Precision precision) {
   constexpr Index kSlices = 2;
+  bool suits[kSlices];
   const AlignedBytes memory(kSlices * job.target_size * static_cast<Index>(sizeof(T)));
   T* const sums = reinterpret_cast<T*>(memory.get());
   const Parallel alone = {1, [](Index count, void (*body)(Index, void*), void* context) {
@@ -89,8 +88,9 @@ void run_head(const ForwardJob<T>& job, Precision precision) {
     slice.relu = false;
     slice.target = sums + s * job.target_size;
     if (!together) slice.parallel = alone;
-    run_whole(slice, precision);
+    suits[s] = run_whole(slice, kernels, precision);
   });
+  if (!suits[0] || !suits[1]) return false;
   // Rows of one channel, or channels-last of one pixel.
   const Index row = job.channels_last ? job.target_channels : job.targets.channel;
   in_parallel(job.parallel, job.target_size / row, [&](Index r) {
@@ -109,11 +109,17 @@ void run_head(const ForwardJob<T>& job, Precision precision) {
       for (Index i = 0; i < row; ++i) to[i] = to[i] < 0 ? 0 : to[i];  // NaN stays NaN
     }
   });
+  return true;
 }
 
-template <typename T>
-void run_forward(const ForwardJob<T>& job, Precision precision) {
-  is_head(job) ? run_head(job, precision) : run_whole(job, precision);
+// plan_of(rows): the plan for kernels that multiply so many rows.
+template <typename T, typename PlanOf>
+void run_forward(ForwardJob<T> job, Precision precision, const PlanOf& plan_of) {
+  first_that_suits([&](const DirectKernels& kernels) {
+    const PixelPlan plan = plan_of(kernels.rows);
+    job.plan = PlanView(plan);
+    return is_head(job) ? run_head(job, kernels, precision) : run_whole(job, kernels, precision);
+  });
 }
 
 MapStrides map_strides(Index channels, Index pixels, bool channels_last) {
@@ -125,9 +131,7 @@ MapStrides map_strides(Index channels, Index pixels, bool channels_last) {
 template <typename T>
 void direct_forward(const ConvGeometry& g, const T* x, const T* weight, WeightStrides strides,
                     const T* bias, T* y, const ConvOptions& options, Parallel parallel) {
-  const PixelPlan plan = plan_forward(g);
   ForwardJob<T> job{};
-  job.plan = PlanView(plan);
   job.weights = {strides.out, strides.in, strides.row, strides.column, g.kernel_w};
   job.groups = g.groups;
   job.target_channels = g.group_out();
@@ -145,16 +149,14 @@ void direct_forward(const ConvGeometry& g, const T* x, const T* weight, WeightSt
   job.channels_last = options.channels_last;
   job.memory = block_memory(g, g.group_in(), sizeof(T));
   job.parallel = parallel;
-  run_forward(job, options.precision);
+  run_forward(job, options.precision, [&](int rows) { return plan_forward(g, rows); });
 }
 
 template <typename T>
 void direct_grad_input(const ConvGeometry& g, const T* grad_y, const T* weight,
                        WeightStrides strides, T* grad_x, const ConvOptions& options,
                        Parallel parallel) {
-  const PixelPlan plan = plan_grad_input(g);
   ForwardJob<T> job{};
-  job.plan = PlanView(plan);
   job.weights = {strides.in, strides.out, strides.row, strides.column, g.kernel_w};
   job.groups = g.groups;
   job.target_channels = g.group_in();
@@ -170,13 +172,13 @@ void direct_grad_input(const ConvGeometry& g, const T* grad_y, const T* weight,
   job.channels_last = options.channels_last;
   job.memory = block_memory(g, g.group_out(), sizeof(T));
   job.parallel = parallel;
-  run_forward(job, options.precision);
+  run_forward(job, options.precision, [&](int rows) { return plan_grad_input(g, rows); });
 }
 
 template <typename T>
 void direct_grad_weight(const ConvGeometry& g, const T* grad_y, const T* x, T* grad_weight,
                         const ConvOptions& options, Parallel parallel) {
-  const PixelPlan plan = plan_forward(g);
+  const PixelPlan plan = plan_forward(g, 0);
   GradWeightJob<T> job{};
   job.plan = PlanView(plan);
   job.groups = g.groups;

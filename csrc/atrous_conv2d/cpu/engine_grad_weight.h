@@ -1,5 +1,18 @@
-// The gradient of the direct convolution's weights. Included behind engine.h, inside the same
-// unnamed namespace.
+// The gradient of the direct convolution's weights, over a Kernel that multiplies panels. Included
+// behind engine.h, inside the same unnamed namespace. A Kernel has
+//   Element, Thread                float or double; as of a Unit in forward.h
+//   kRows, kBalanced               rows of a left panel; whether they are better shared out evenly
+//   kLeftBytes, kRightBytes        of a panel
+//   pack_left(staging, rows, thread, panel)        staging [rows][kTileLanes]
+//   pack_right(staging, thread, panel)             staging [kTileLanes][kTileLanes]
+//   multiply(runs, count, rows, columns, thread, tile)    tile [rows][kTileLanes]
+
+constexpr int kMostRuns = 24;
+
+// Two panels whose product is added up, along kTileLanes pixels.
+struct Run {
+  const unsigned char *left, *right;
+};
 
 // Left panels are x, rows its channels, right panels grad_y, columns its filters; the depth runs
 // over pixels, of which a tap leaves out the tiles where it reads nothing.
@@ -10,15 +23,13 @@ class GradWeight {
 
  public:
   explicit GradWeight(const GradWeightJob<T>& job) : job_(job) {
-    const Index one = kRangeTiles * Kernel::right_bytes(kTileLanes);
+    const Index one = kRangeTiles * Kernel::kRightBytes;
     filters_ =
         smaller(round_up(job.out_channels, kTileLanes), larger(1, job.memory / one) * kTileLanes);
   }
 
-  Index shared_bytes() const {
-    return filters_ / kTileLanes * kRangeTiles * Kernel::right_bytes(kTileLanes);
-  }
-  Index member_bytes() const { return kRangeTiles * Kernel::left_bytes(kTileLanes); }
+  Index shared_bytes() const { return filters_ / kTileLanes * kRangeTiles * Kernel::kRightBytes; }
+  Index member_bytes() const { return kRangeTiles * Kernel::kLeftBytes; }
   Index count() const {
     return job_.plan.tile_count * kTileLanes * job_.plan.taps * job_.out_channels *
            job_.in_channels * job_.groups;
@@ -40,7 +51,7 @@ class GradWeight {
   }
 
  private:
-  static constexpr Index kRangeTiles = 24;
+  static constexpr Index kRangeTiles = kMostRuns;
 
   Groups channel_groups() const {
     return Groups(job_.in_channels, Kernel::kRows, Kernel::kBalanced);
@@ -60,7 +71,7 @@ class GradWeight {
   }
 
   unsigned char* gradient_panel(Index group, Index tile) const {
-    return packed_ + (group * kRangeTiles + tile) * Kernel::right_bytes(kTileLanes);
+    return packed_ + (group * kRangeTiles + tile) * Kernel::kRightBytes;
   }
 
   void pack_gradients(Index g, int filters, Index tile, Thread& thread) {
@@ -71,7 +82,7 @@ class GradWeight {
     load_lanes(targets, job_.grad_y + channel * job_.outputs.channel, job_.outputs.channel, filters,
                staging);
     transpose(staging);
-    Kernel::pack_right(staging, kTileLanes, 0, thread, gradient_panel(g, tile));
+    Kernel::pack_right(staging, thread, gradient_panel(g, tile));
   }
 
   void multiply(Index channel_group, Index tap, const Groups& filters, Thread& thread,
@@ -80,8 +91,7 @@ class GradWeight {
     const Index c0 = channels.begin(channel_group);
     const int rows = static_cast<int>(channels.size(channel_group));
     const T* x = job_.x + (group_ * job_.in_channels + c0) * job_.inputs.channel;
-    alignas(64) T staging[Kernel::kRows * kChunk > kTileLanes * kChunk ? Kernel::kRows * kChunk
-                                                                       : kTileLanes * kChunk];
+    alignas(64) T staging[kTileLanes * kTileLanes];
     alignas(64) T result[Kernel::kRows * kTileLanes];
     Index used[kRangeTiles];
     int count = 0;
@@ -90,15 +100,13 @@ class GradWeight {
           Lanes::of_sources(job_.plan, job_.plan.tiles[tile0_ + t], tap, job_.inputs);
       if (lanes.begin[kTileLanes / kPieceLanes] == 0) continue;
       load_lanes(lanes, x, job_.inputs.channel, rows, staging);
-      Kernel::pack_left(staging, rows, kTileLanes, 0, thread,
-                        panel + count * Kernel::left_bytes(kTileLanes));
+      Kernel::pack_left(staging, rows, thread, panel + count * Kernel::kLeftBytes);
       used[count++] = t;
     }
     Run runs[kRangeTiles];
     for (Index g = 0; g < filters.count; ++g) {
       for (int i = 0; i < count; ++i) {
-        runs[i] = {panel + i * Kernel::left_bytes(kTileLanes), gradient_panel(g, used[i]),
-                   kTileLanes};
+        runs[i] = {panel + i * Kernel::kLeftBytes, gradient_panel(g, used[i])};
       }
       const int columns = static_cast<int>(filters.size(g));
       Kernel::multiply(runs, count, rows, columns, thread, result);

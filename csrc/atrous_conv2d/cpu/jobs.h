@@ -165,6 +165,7 @@ struct GradWeightJob {
 // The direct convolution on one instruction set. forward and grad_weight return false where their
 // arithmetic does not suit these numbers; the next instruction set has to be asked then.
 struct DirectKernels {
+  int rows;  // of a product, for the plan of the forward jobs
   bool (*forward_float)(const ForwardJob<float>&, Precision);
   bool (*forward_double)(const ForwardJob<double>&, Precision);
   bool (*grad_weight_float)(const GradWeightJob<float>&, Precision);

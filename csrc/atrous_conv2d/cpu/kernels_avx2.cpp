@@ -9,9 +9,14 @@ DEEPLAB_BEGIN_TARGET("avx2,fma")
 namespace deeplab {
 namespace {
 
+constexpr int kVectorBytes = 32;
 #include "engine.h"
 // In this order.
+#include "forward.h"
+// In this order.
 #include "engine_grad_weight.h"
+// In this order.
+#include "product.h"
 // In this order.
 #include "vector_kernel.h"
 // In this order.

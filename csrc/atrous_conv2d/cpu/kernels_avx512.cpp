@@ -18,9 +18,14 @@ namespace deeplab {
 namespace {
 
 #define DEEPLAB_LANES_AVX512
+constexpr int kVectorBytes = 64;
 #include "engine.h"
 // In this order.
+#include "forward.h"
+// In this order.
 #include "engine_grad_weight.h"
+// In this order.
+#include "product.h"
 // In this order.
 #include "vector_kernel.h"
 // In this order.

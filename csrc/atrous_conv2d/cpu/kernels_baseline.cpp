@@ -4,9 +4,14 @@
 namespace deeplab {
 namespace {
 
+constexpr int kVectorBytes = 16;
 #include "engine.h"
 // In this order.
+#include "forward.h"
+// In this order.
 #include "engine_grad_weight.h"
+// In this order.
+#include "product.h"
 // In this order.
 #include "vector_kernel.h"
 // In this order.

@@ -1,10 +1,6 @@
 // The pixels of a tile in memory: loading them through a tap, storing results to them. Included by
 // engine.h, inside its unnamed namespace.
 
-inline Index smaller(Index a, Index b) { return a < b ? a : b; }
-inline Index larger(Index a, Index b) { return a > b ? a : b; }
-inline Index round_up(Index a, Index unit) { return (a + unit - 1) / unit * unit; }
-
 // Where the pixels of a tile lie for one tap: lane l of piece i at offset[i] + l * step.
 struct Lanes {
   int begin[kTileLanes / kPieceLanes + 1];  // pieces of each vector of kPieceLanes lanes
@@ -32,6 +28,23 @@ struct Lanes {
       return true;
     });
     return lanes;
+  }
+
+  // Whether all of these lanes lie at equal steps, the first of them at *at.
+  bool in_one_run(int first_lane, int size, Index* at) const {
+    const unsigned all = static_cast<unsigned>(((1ull << size) - 1) << first_lane);
+    unsigned found = 0;
+    for (int v = 0; v < kTileLanes / kPieceLanes; ++v) {
+      for (int i = begin[v]; i < begin[v + 1]; ++i) {
+        const unsigned lanes = mask[i] << v * kPieceLanes & all;
+        if (lanes == 0) continue;
+        const Index here = offset[i] + first_lane * step;
+        if (found != 0 && here != *at) return false;
+        *at = here;
+        found |= lanes;
+      }
+    }
+    return found == all;
   }
 
   // f(lane in the tile, offset)
@@ -138,6 +151,15 @@ void load_strided(const T* from, Index step, int count, T* to) {
   for (int i = 0; i < count; ++i) to[i] = from[i * step];
 }
 
+// to[k] = act(sums[k] + bias[k])
+template <typename T>
+void store_pixel(const T* sums, const T* bias, int channels, bool relu, T* to) {
+  for (int k = 0; k < channels; ++k) {
+    const T value = bias ? sums[k] + bias[k] : sums[k];
+    to[k] = relu && value < 0 ? 0 : value;  // not a maximum: NaN stays NaN
+  }
+}
+
 template <typename T>
 void transpose(T* square) {
   for (int i = 0; i < kTileLanes; ++i) {
@@ -150,12 +172,11 @@ void transpose(T* square) {
 }
 
 template <typename T>
-void store_lanes(const Lanes& lanes, const T* result, int rows, T* y, Index row_step, bool add,
-                 const T* bias, bool relu) {
+void store_lanes(const Lanes& lanes, const T* result, int rows, T* y, Index row_step, const T* bias,
+                 bool relu) {
   for (int r = 0; r < rows; ++r, y += row_step, result += kTileLanes) {
     lanes.visit([&](int lane, Index offset) {
-      T value = add ? y[offset] + result[lane] : result[lane];
-      if (bias) value += bias[r];
+      const T value = bias ? result[lane] + bias[r] : result[lane];
       y[offset] = relu && value < 0 ? 0 : value;  // not a maximum: NaN stays NaN
     });
   }
@@ -163,11 +184,11 @@ void store_lanes(const Lanes& lanes, const T* result, int rows, T* y, Index row_
 
 #if defined(DEEPLAB_LANES_AVX512)
 
-// y[r][lane] (+)= result[r][lane], then bias and ReLU.
+// y[r][lane] = act(result[r][lane] + bias[r])
 inline void store_lanes(const Lanes& lanes, const float* result, int rows, float* y, Index row_step,
-                        bool add, const float* bias, bool relu) {
+                        const float* bias, bool relu) {
   if (lanes.step != 1) {
-    store_lanes<float>(lanes, result, rows, y, row_step, add, bias, relu);
+    store_lanes<float>(lanes, result, rows, y, row_step, bias, relu);
     return;
   }
   for (int v = 0; v < kTileLanes / kPieceLanes; ++v) {
@@ -177,7 +198,6 @@ inline void store_lanes(const Lanes& lanes, const float* result, int rows, float
       const float* from = result + v * kPieceLanes;
       for (int r = 0; r < rows; ++r, to += row_step, from += kTileLanes) {
         __m512 value = _mm512_load_ps(from);
-        if (add) value = _mm512_add_ps(value, _mm512_maskz_loadu_ps(mask, to));
         if (bias) value = _mm512_add_ps(value, _mm512_set1_ps(bias[r]));
         // The second operand comes back where one is NaN.
         if (relu) value = _mm512_max_ps(_mm512_setzero_ps(), value);
@@ -189,45 +209,11 @@ inline void store_lanes(const Lanes& lanes, const float* result, int rows, float
 
 #endif
 
-// Channels-last: y[pixel][k] (+)= result[pixel][k], then bias and ReLU, for the pixels of lanes
-// [first, first + rows).
+// Channels-last: y[pixel][k] = act(result[pixel][k] + bias[k])
 template <typename T>
-void store_channels(const Lanes& lanes, int first, int rows, int channels, const T* result, T* y,
-                    bool add, const T* bias, bool relu) {
+void store_channels(const Lanes& lanes, int channels, const T* result, T* y, const T* bias,
+                    bool relu) {
   lanes.visit([&](int lane, Index offset) {
-    if (lane < first || lane >= first + rows) return;
-    const T* from = result + (lane - first) * kTileLanes;
-    T* to = y + offset;
-    for (int k = 0; k < channels; ++k) {
-      T value = add ? to[k] + from[k] : from[k];
-      if (bias) value += bias[k];
-      to[k] = relu && value < 0 ? 0 : value;
-    }
+    store_pixel(result + lane * kTileLanes, bias, channels, relu, y + offset);
   });
 }
-
-#if defined(DEEPLAB_LANES_AVX512)
-
-inline void store_channels(const Lanes& lanes, int first, int rows, int channels,
-                           const float* result, float* y, bool add, const float* bias, bool relu) {
-  const __mmask16 masks[2] = {
-      static_cast<__mmask16>(channels >= 16 ? 0xffffu : (1u << channels) - 1),
-      static_cast<__mmask16>(channels >= 32  ? 0xffffu
-                             : channels > 16 ? (1u << (channels - 16)) - 1
-                                             : 0u)};
-  lanes.visit([&](int lane, Index offset) {
-    if (lane < first || lane >= first + rows) return;
-    for (int half = 0; half < 2; ++half) {
-      float* to = y + offset + 16 * half;
-      __m512 value = _mm512_load_ps(result + (lane - first) * kTileLanes + 16 * half);
-      if (add) value = _mm512_add_ps(value, _mm512_maskz_loadu_ps(masks[half], to));
-      if (bias) {
-        value = _mm512_add_ps(value, _mm512_maskz_loadu_ps(masks[half], bias + 16 * half));
-      }
-      if (relu) value = _mm512_max_ps(_mm512_setzero_ps(), value);
-      _mm512_mask_storeu_ps(to, masks[half], value);
-    }
-  });
-}
-
-#endif

@@ -50,12 +50,13 @@ Axis cut(Index size, Index taps, Index target_step, Index source_step, const Sou
 class Planner {
  public:
   Planner(const Axis& rows, const Axis& columns, Index source_width, Index target_width,
-          Index images)
+          Index images, int product_rows)
       : rows_(rows),
         columns_(columns),
         source_width_(source_width),
         target_width_(target_width),
-        images_(images) {
+        images_(images),
+        product_rows_(product_rows) {
     plan_.source_step = columns.source_step;
     plan_.target_step = columns.target_step;
   }
@@ -72,8 +73,8 @@ class Planner {
     const Index together = ceil_div(kPixelsTogether, pixels);
     for (Index first = 0; first < images_; first += together) {
       const Index last = std::min(images_, first + together);
-      // Whole vectors first: they are read and written in one go. Then what is left of every row.
-      align();
+      // What is whole first: it is read and written in one go. Then what is left of every row.
+      product_rows_ > 0 ? close_tile() : align();
       add_images(first, last, /*whole=*/true);
       add_images(first, last, /*whole=*/false);
     }
@@ -132,8 +133,24 @@ class Planner {
     Index image, source, target, count, region;
   };
 
-  // Its whole vectors, or the rest.
   void add_run(Run run, bool whole) {
+    if (product_rows_ == 0) return add_lanes(run, whole);
+    const Index tiles = ceil_div(run.count, product_rows_);
+    const bool is_whole = tiles > 0 && run.count / tiles > product_rows_ / 2;
+    if (whole != is_whole) return;
+    if (!whole) return add_pieces(run);
+    for (Index t = 0; t < tiles; ++t) {
+      Run part = run;
+      part.count = run.count * (t + 1) / tiles - run.count * t / tiles;
+      part.source += run.count * t / tiles * plan_.source_step;
+      part.target += run.count * t / tiles * plan_.target_step;
+      add_pieces(part);
+      close_tile();
+    }
+  }
+
+  // Its whole vectors, or the rest.
+  void add_lanes(Run run, bool whole) {
     const Index vectors = run.count / kPieceLanes * kPieceLanes;
     if (whole) {
       run.count = vectors;
@@ -142,9 +159,14 @@ class Planner {
       run.target += vectors * plan_.target_step;
       run.count -= vectors;
     }
+    add_pieces(run);
+  }
+
+  void add_pieces(Run run) {
+    const int most = product_rows_ > 0 ? product_rows_ : kTileLanes;
     while (run.count > 0) {
-      if (lanes_ == kTileLanes) close_tile();
-      const Index room = kPieceLanes - lanes_ % kPieceLanes;
+      if (lanes_ == most) close_tile();
+      const Index room = std::min(kPieceLanes - lanes_ % kPieceLanes, most - lanes_);
       const int taken = static_cast<int>(std::min(room, run.count));
       plan_.pieces.push_back({run.image, run.source - lanes_ * plan_.source_step,
                               run.target - lanes_ * plan_.target_step, lanes_, taken, run.region});
@@ -179,6 +201,7 @@ class Planner {
   const Axis& rows_;
   const Axis& columns_;
   Index source_width_, target_width_, images_;
+  int product_rows_;
   PixelPlan plan_;
   Index pieces_begin_ = 0;
   int lanes_ = 0;
@@ -201,19 +224,19 @@ Axis backward_axis(Index out, Index in, Index taps, Index stride, Index pad, Ind
 
 }  // namespace
 
-PixelPlan plan_forward(const ConvGeometry& g) {
+PixelPlan plan_forward(const ConvGeometry& g, int rows_together) {
   const Axis rows = forward_axis(g.out_height, g.height, g.kernel_h, g.stride_h, g.pad_h, g.rate_h);
   const Axis columns =
       forward_axis(g.out_width, g.width, g.kernel_w, g.stride_w, g.pad_w, g.rate_w);
-  return Planner(rows, columns, g.width, g.out_width, g.batch).run();
+  return Planner(rows, columns, g.width, g.out_width, g.batch, rows_together).run();
 }
 
-PixelPlan plan_grad_input(const ConvGeometry& g) {
+PixelPlan plan_grad_input(const ConvGeometry& g, int rows_together) {
   const Axis rows =
       backward_axis(g.out_height, g.height, g.kernel_h, g.stride_h, g.pad_h, g.rate_h);
   const Axis columns =
       backward_axis(g.out_width, g.width, g.kernel_w, g.stride_w, g.pad_w, g.rate_w);
-  return Planner(rows, columns, g.out_width, g.width, g.batch).run();
+  return Planner(rows, columns, g.out_width, g.width, g.batch, rows_together).run();
 }
 
 }  // namespace deeplab

@@ -2,10 +2,13 @@
 //
 // A tap reads inside the map for a rectangle of output pixels only. The rectangles' edges cut the
 // output into regions, each with one set of taps. An image's pixels are handed out region by
-// region, in tiles of 32 lanes, whole vectors of a row first; a tile knows the taps that any of its
-// pixels has, so that no other tap costs anything. The same plan serves the gradient with respect
-// to the input, where the roles change: there a stride leaves each pixel only the taps of its
-// phase.
+// region, in tiles; a tile knows the taps that any of its pixels has, so that no other tap costs
+// anything. The same plan serves the gradient with respect to the input, where the roles change:
+// there a stride leaves each pixel only the taps of its phase.
+//
+// Where pixels are the lanes of vectors, tiles have 32 of them, whole vectors of a row first. Where
+// they are the rows of a product, tiles have as many as that takes at once, if possible of one row
+// of the map, which is cut evenly; what is too short shares a tile.
 #pragma once
 
 #include <vector>
@@ -48,9 +51,10 @@ struct PixelPlan {
   std::vector<Index> region_offset;  // [region][tap], kTapOutside where the tap reads nothing
 };
 
+// rows: of a product, at most kPieceLanes; 0 where pixels are lanes.
 // Targets are the pixels of y, sources those of x.
-PixelPlan plan_forward(const ConvGeometry& g);
+PixelPlan plan_forward(const ConvGeometry& g, int rows);
 // Targets are the pixels of grad_x, sources those of grad_y.
-PixelPlan plan_grad_input(const ConvGeometry& g);
+PixelPlan plan_grad_input(const ConvGeometry& g, int rows);
 
 }  // namespace deeplab

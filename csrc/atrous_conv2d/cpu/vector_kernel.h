@@ -1,103 +1,84 @@
-// The Kernel of engine.h on vector registers, written once for every width: GCC's and clang's
-// vector types, of kLanes elements. Included behind engine.h, inside the same unnamed namespace.
-//
-// kMostRows x kVectors accumulators stay in registers; a right panel's row is broken into pieces of
-// kVectors vectors. Left panels are [depth][rows], right panels [depth][kTileLanes].
+// The direct convolution on vector registers: what Forward asks of a Unit, and GradWeight of a
+// Kernel. Included behind forward.h, engine_grad_weight.h and product.h, inside their unnamed
+// namespace.
+
+// Nothing that a thread would have to prepare or watch.
+struct VectorThread {
+  bool suits() const { return true; }
+};
+
+template <typename T, int kLanes, int kMostRows, int kVectors>
+struct VectorUnit {
+  using Element = T;
+  using Thread = VectorThread;
+  static constexpr Index kDepth = 64;
+  static constexpr Index kMostChunks = 1;  // so that pixels are kDepth apart
+  static constexpr Index kPixelBytes = kDepth * sizeof(T);
+  static constexpr Index kPanelBytes = kDepth * kTileLanes * sizeof(T);
+  static constexpr Index kBandBytes = 1 << 19;
+  static constexpr int kRows = kMostRows;
+  static constexpr int kMostGroups = 1, kGroupRows = kMostRows;
+  static constexpr bool kEvenSpacing = false;  // of rows: any, or that of pixels side by side
+  using Rows = Product<T, kLanes, kMostRows, kVectors, kDepth>;
+
+  static void pack_row(const T* from, Index entries, Thread&, unsigned char* to) {
+    T* const row = reinterpret_cast<T*>(to);
+    for (Index i = 0; i < entries; ++i) row[i] = from[i];
+  }
+
+  static void pack_planes(const T* planes, Index step, Index count, Thread&, unsigned char* to,
+                          Index to_step) {
+    transpose_map<T, kLanes>(planes, step, kDepth, count, reinterpret_cast<T*>(to),
+                             to_step / static_cast<Index>(sizeof(T)));
+  }
+
+  static void pack_panel(const T* filters, Thread&, unsigned char* to) {
+    transpose_map<T, kLanes>(filters, kDepth, kTileLanes, kDepth, reinterpret_cast<T*>(to),
+                             kTileLanes);
+  }
+
+  static void multiply(const TapRows<1>* taps, int count, Index, Index entries, int lanes,
+                       int filters, bool add, Thread&, T* sums) {
+    typename Rows::Run runs[kMostTaps];
+    for (int i = 0; i < count; ++i) {
+      runs[i] = {reinterpret_cast<const T*>(taps[i].at[0]),
+                 reinterpret_cast<const T*>(taps[i].panel), entries};
+    }
+    Rows::multiply(runs, count, lanes, filters, sums, kTileLanes, add);
+  }
+};
 
 template <typename T, int kLanes, int kMostRows, int kVectors>
 struct VectorKernel {
-  typedef T Vector __attribute__((vector_size(sizeof(T) * kLanes)));
   using Element = T;
+  using Thread = VectorThread;
+  using Rows = Product<T, kLanes, kMostRows, kVectors, kTileLanes>;
   static constexpr int kRows = kMostRows;
   static constexpr bool kBalanced = true;
-  static constexpr int kDepthUnit = 1;
-  static constexpr bool kRightAsStaged = true;
-  static constexpr int kColumns = kLanes * kVectors;
 
-  struct Thread {
-    bool suits() const { return true; }
-  };
+  static constexpr Index kLeftBytes = kTileLanes * kTileLanes * sizeof(T);
+  static constexpr Index kRightBytes = kLeftBytes;
 
-  static Index left_bytes(Index depth) {
-    return round_up(kRows * depth * static_cast<Index>(sizeof(T)), 64);
+  static void pack_left(const T* staging, int rows, Thread&, unsigned char* panel) {
+    __builtin_memcpy(panel, staging, sizeof(T) * kTileLanes * rows);
   }
-  static Index right_bytes(Index depth) { return kTileLanes * depth * sizeof(T); }
-
-  static void pack_left(const T* staging, int rows, int entries, Index at, Thread&,
-                        unsigned char* panel) {
-    T* to = reinterpret_cast<T*>(panel) + at * rows;
-    for (int r = 0; r < rows; ++r) {
-      for (int e = 0; e < entries; ++e) to[e * rows + r] = staging[r * kChunk + e];
-    }
-  }
-
-  static void pack_right(const T* staging, int entries, Index at, Thread&, unsigned char* panel) {
-    T* to = reinterpret_cast<T*>(panel) + at * kTileLanes;
-    __builtin_memcpy(to, staging, sizeof(T) * kTileLanes * entries);
+  static void pack_right(const T* staging, Thread&, unsigned char* panel) {
+    __builtin_memcpy(panel, staging, kRightBytes);
   }
 
   static void multiply(const Run* runs, int count, int rows, int columns, Thread&, T* tile) {
-    multiply_rows<kMostRows>(runs, count, rows, columns, tile);
-  }
-
- private:
-  // The number of rows as a constant, so that every accumulator has a register.
-  template <int kCandidate>
-  static void multiply_rows(const Run* runs, int count, int rows, int columns, T* tile) {
-    if constexpr (kCandidate > 0) {
-      if (rows < kCandidate) {
-        multiply_rows<kCandidate - 1>(runs, count, rows, columns, tile);
-        return;
-      }
-      for (int first = 0; first < columns; first += kColumns) {
-        if (columns - first <= kLanes) {
-          multiply_block<kCandidate, 1>(runs, count, tile + first, first);
-        } else {
-          multiply_block<kCandidate, kVectors>(runs, count, tile + first, first);
-        }
-      }
-    }
-  }
-
-  // Every loop over the accumulators is unrolled, or the compiler keeps them in memory.
-  template <int kR, int kV>
-  static void multiply_block(const Run* runs, int count, T* tile, int first) {
-    Vector sums[kR][kV];
-#pragma GCC unroll 16
-    for (int r = 0; r < kR; ++r) {
-#pragma GCC unroll 4
-      for (int v = 0; v < kV; ++v) sums[r][v] = Vector{};
-    }
+    typename Rows::Run vectors[kMostRuns];
     for (int i = 0; i < count; ++i) {
-      const T* left = reinterpret_cast<const T*>(runs[i].left);
-      const T* right = reinterpret_cast<const T*>(runs[i].right) + first;
-      for (Index d = 0; d < runs[i].depth; ++d, left += kR, right += kTileLanes) {
-        Vector x[kV];
-#pragma GCC unroll 4
-        for (int v = 0; v < kV; ++v) {
-          x[v] = *reinterpret_cast<const Vector*>(right + v * kLanes);
-        }
-#pragma GCC unroll 16
-        for (int r = 0; r < kR; ++r) {
-          const T factor = left[r];
-#pragma GCC unroll 4
-          for (int v = 0; v < kV; ++v) sums[r][v] += x[v] * factor;
-        }
-      }
+      vectors[i] = {reinterpret_cast<const T*>(runs[i].left),
+                    reinterpret_cast<const T*>(runs[i].right), kTileLanes};
     }
-#pragma GCC unroll 16
-    for (int r = 0; r < kR; ++r) {
-#pragma GCC unroll 4
-      for (int v = 0; v < kV; ++v) {
-        *reinterpret_cast<Vector*>(tile + r * kTileLanes + v * kLanes) = sums[r][v];
-      }
-    }
+    Rows::multiply(vectors, count, rows, columns, tile, kTileLanes, false);
   }
 };
 
 template <typename T, int kLanes, int kMostRows, int kVectors>
 bool vector_forward(const ForwardJob<T>& job, Precision) {
-  return run_in_team<Forward<VectorKernel<T, kLanes, kMostRows, kVectors>>>(job);
+  return run_in_team<Forward<VectorUnit<T, kLanes, kMostRows, kVectors>>>(job);
 }
 
 template <typename T, int kLanes, int kMostRows, int kVectors>
@@ -108,7 +89,7 @@ bool vector_grad_weight(const GradWeightJob<T>& job, Precision) {
 template <int kBytes, int kRows, int kVectors>
 constexpr DirectKernels vector_kernels() {
   constexpr int kFloats = kBytes / sizeof(float), kDoubles = kBytes / sizeof(double);
-  return {vector_forward<float, kFloats, kRows, kVectors>,
+  return {kRows, vector_forward<float, kFloats, kRows, kVectors>,
           vector_forward<double, kDoubles, kRows, kVectors>,
           vector_grad_weight<float, kFloats, kRows, kVectors>,
           vector_grad_weight<double, kDoubles, kRows, kVectors>};

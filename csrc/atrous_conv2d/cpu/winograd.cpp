@@ -63,14 +63,12 @@ void set_plan(const ConvGeometry& g, WinogradPlan& plan, WinogradJob<T>& job) {
   const Index pieces = pieces_together(g, sizeof(T));
   const Index across = static_cast<Index>(plan.columns.pieces.size());
   const Index down = static_cast<Index>(plan.rows.pieces.size());
-  plan.columns.cut(pieces);
-  plan.rows.cut(std::max<Index>(1, pieces / std::min(across, pieces)));
+  plan.rows.cut(pieces / across);
   job.row_pieces = plan.rows.pieces.data();
   job.column_pieces = plan.columns.pieces.data();
   job.row_blocks = plan.rows.blocks.data();
-  job.column_blocks = plan.columns.blocks.data();
+  job.columns = plan.columns.blocks.data();
   job.row_block_count = static_cast<Index>(plan.rows.blocks.size());
-  job.column_block_count = static_cast<Index>(plan.columns.blocks.size());
   job.images = g.batch;
   job.images_together = std::clamp<Index>(pieces / (across * down), 1, std::max<Index>(1, g.batch));
   job.row_rate = g.rate_h;
@@ -103,11 +101,11 @@ void winograd_filters(const ConvGeometry& g, unsigned filter_set, const Winograd
 
 template <typename T>
 void winograd_forward(const ConvGeometry& g, const T* x, const WinogradWeight<T>& weight,
-                      const T* filters, const T* bias, T* y, const ConvOptions& options, bool fast,
-                      Parallel parallel) {
+                      const T* filters, unsigned filter_set, const T* bias, T* y,
+                      const ConvOptions& options, bool fast, Parallel parallel) {
   constexpr Index kPanelMemory = 16 << 20;
   WinogradPlan plan = plan_winograd(g, fast);
-  WinogradJob<T> job = job_of(g, plan.filter_set(), weight, parallel);
+  WinogradJob<T> job = job_of(g, filters ? filter_set : plan.filter_set(), weight, parallel);
   set_plan(g, plan, job);
   job.targets = map_strides(g.out_channels, g.out_pixels(), options.channels_last);
   job.sources = map_strides(g.in_channels, g.in_pixels(), options.channels_last);
@@ -129,7 +127,8 @@ void winograd_forward(const ConvGeometry& g, const T* x, const WinogradWeight<T>
   template void winograd_filters(const ConvGeometry&, unsigned, const WinogradWeight<T>&, T*, \
                                  Parallel);                                                   \
   template void winograd_forward(const ConvGeometry&, const T*, const WinogradWeight<T>&,     \
-                                 const T*, const T*, T*, const ConvOptions&, bool, Parallel);
+                                 const T*, unsigned, const T*, T*, const ConvOptions&, bool,  \
+                                 Parallel);
 INSTANTIATE(float)
 INSTANTIATE(double)
 #undef INSTANTIATE

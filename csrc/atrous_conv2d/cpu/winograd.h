@@ -24,10 +24,11 @@ template <typename T>
 void winograd_filters(const ConvGeometry& g, unsigned filter_set, const WinogradWeight<T>& weight,
                       T* filters, Parallel parallel);
 
-// filters: transformed before, for this geometry's set; or null. fast: see plan_winograd.
+// filters: transformed before, for filter_set, which has all of this geometry's; or null. fast: see
+// plan_winograd.
 template <typename T>
 void winograd_forward(const ConvGeometry& g, const T* x, const WinogradWeight<T>& weight,
-                      const T* filters, const T* bias, T* y, const ConvOptions& options, bool fast,
-                      Parallel parallel);
+                      const T* filters, unsigned filter_set, const T* bias, T* y,
+                      const ConvOptions& options, bool fast, Parallel parallel);
 
 }  // namespace deeplab

@@ -12,9 +12,10 @@ namespace deeplab {
 template <typename T>
 struct WinogradJob {
   const WinogradPiece *row_pieces, *column_pieces;
-  const WinogradBlock *row_blocks, *column_blocks;
-  Index row_block_count, column_block_count;
-  Index images_together;  // in a block
+  const WinogradBlock* row_blocks;
+  Index row_block_count;
+  const WinogradBlock* columns;  // all of them
+  Index images_together;         // in a block
   Index row_rate, column_rate;
   bool row_filter[kAxisFilterCount], column_filter[kAxisFilterCount];  // that any piece needs
 

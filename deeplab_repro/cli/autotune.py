@@ -1,0 +1,67 @@
+"""``deeplab-repro autotune``"""
+
+from __future__ import annotations
+
+import click
+
+from deeplab_repro.cli.common import (
+    accuracy_option,
+    console,
+    json_option,
+    load_net,
+    model_options,
+    parse_size,
+    quirks_option,
+    write_json,
+)
+from prototxt_import import Dialect
+
+
+@click.command("autotune")
+@model_options
+@click.option(
+    "--size",
+    default="513",
+    show_default=True,
+    metavar="N|HxW",
+    help="Side, or height and width, of the pictures with their padding.",
+)
+@click.option(
+    "--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Pictures a pass."
+)
+@click.option("--fuse", is_flag=True, help="Of the fused network, as net.fuse() makes it.")
+@click.option(
+    "--cache/--no-cache",
+    default=True,
+    show_default=True,
+    help="Read what was measured before, and keep what is measured.",
+)
+@accuracy_option
+@quirks_option
+@json_option
+def command(
+    model: str,
+    prototxt: str | None,
+    dialect: Dialect | None,
+    settings: tuple[str, ...],
+    size: str,
+    batch: int,
+    fuse: bool,
+    cache: bool,
+    accuracy: str,
+    quirks: bool,
+    json_file: str | None,
+) -> None:
+    """Measure which algorithm is the fastest for each convolution of MODEL, on this machine.
+
+    What is measured is kept in the user's cache, for `segment --autotune` and for
+    deeplab_repro.autotune, on as many threads.
+    """
+    height, width = parse_size("--size", size, square=True)
+    net = load_net(model, prototxt, dialect, settings, quirks=quirks, accuracy=accuracy)
+
+    from deeplab_repro.autotuning import autotune
+
+    found = autotune(net.fuse() if fuse else net, (batch, 3, height, width), cache=cache)
+    console.print(found)
+    write_json(json_file, found.to_dict())
