@@ -19,22 +19,28 @@ if TYPE_CHECKING:
 RESULTS = Path(__file__).resolve().parent / "results"
 #: Told apart by people who see fewer colours, too (Okabe and Ito).
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000", "#999999")
-#: What a peer is called that was timed once, on another machine.
+#: How older results call a peer that was timed on another machine: it says nothing here.
 STORED = "(stored)"
 Results = list[dict[str, Any]]
 
 
 def atrous_vs_cudnn(results: Results) -> Iterator[tuple[str, Figure]]:
-    """The library's time over ours for each direction, a line for each shape."""
-    for direction in ("forward", "backward"):
+    """The library's time over ours for each direction and number of threads, a line a shape."""
+    timed = [r for r in results if "seconds" in r]
+    for direction, threads in dict.fromkeys((r["direction"], r.get("threads")) for r in timed):
         lines: dict[str, dict[int, float]] = {}
-        for r in results:
-            if r["direction"] == direction and "seconds" in r:
+        for r in timed:
+            if (r["direction"], r.get("threads")) == (direction, threads):
                 best = r["best_seconds"]
                 name = f"{r['channels']} to {r['filters']}, {r['size']}x{r['size']}"
-                ratio = best["library fp32"] / best["direct fp32"]
+                # Older results have a file for each number of threads, and are of one algorithm.
+                ratio = best["library fp32"] / best["auto" if threads else "direct fp32"]
                 lines.setdefault(f"{name}, batch {r['batch']}", {})[r["rate"]] = ratio
-        yield f"_{direction}", _ratios_over_rate(f"Library's time over ours, {direction}", lines)
+        ending, title = f"_{direction}", f"Library's time over ours, {direction}"
+        if threads:
+            count = f"{threads} thread{'s' * (threads > 1)}"
+            ending, title = f"{ending}_{count.replace(' ', '_')}", f"{title}, {count}"
+        yield ending, _ratios_over_rate(title, lines)
 
 
 def crf_vs_peers(results: Results) -> Iterator[tuple[str, Figure]]:
@@ -45,9 +51,14 @@ def crf_vs_peers(results: Results) -> Iterator[tuple[str, Figure]]:
     rows: dict[str, dict[str, float]] = {}
     for r in results:
         if r["batch"] == 1:
-            one, two = (1e3 * r["seconds"][f"ours, {n} threads"]["median"] for n in (1, 2))
-            row = {"ours, 1 thread": one, "ours, 2 threads": two}
-            row |= {peer: times["1"] * one for peer, times in r["times_faster"].items()}
+            row = {
+                f"ours, {n} thread{'s' * (n > 1)}": 1e3 * r["seconds"][name]["median"]
+                for n in (1, 2, 4, 8, 16)
+                if (name := f"ours, {n} threads") in r["seconds"]
+            }
+            for peer in r["times_faster"]:
+                if STORED not in peer:
+                    row[peer] = 1e3 * r["seconds"][peer]["median"]
             rows[f"{r['case']} {r['size'][0]}x{r['size'][1]}, {r['labels']} labels"] = row
     yield "", _bars("Dense CRF, 10 iterations and lattices", "ms", rows)
 
@@ -148,7 +159,7 @@ def _throughput(results: Results) -> Figure:
 
 
 def _bars(title: str, unit: str, rows: dict[str, dict[str, float]]) -> Figure:
-    """Horizontal bars, a group for each row; what was timed on another machine is pale."""
+    """Horizontal bars, a group for each row."""
     from matplotlib.figure import Figure
 
     series = list(dict.fromkeys(name for row in rows.values() for name in row))
@@ -158,8 +169,7 @@ def _bars(title: str, unit: str, rows: dict[str, dict[str, float]]) -> Figure:
     for i, name in enumerate(series):
         places = [group * k + i for k, row in enumerate(rows.values()) if name in row]
         values = [row[name] for row in rows.values() if name in row]
-        pale = 0.45 if STORED in name else 1
-        bars = axes.barh(places, values, 0.85, color=COLOURS[i], alpha=pale, label=name)
+        bars = axes.barh(places, values, 0.85, color=COLOURS[i], label=name)
         axes.bar_label(bars, [f"{value:,.0f} {unit}" for value in values], padding=4, fontsize=8)
     axes.set_yticks([group * k + (len(series) - 1) / 2 for k in range(len(rows))], list(rows))
     axes.tick_params(axis="y", length=0)

@@ -27,25 +27,50 @@ def load(name: str) -> dict[str, Any]:
     return content
 
 
-def forward() -> str:
-    """Seconds and memory of the full networks beside Caffe's."""
-    content = load("forward")
-    about = content["machine"]
-    lines = [
-        "`benchmarks/forward.py` runs whole networks: one picture, warm, on"
-        f" {about['threads']} threads of {about['cpu']}, torch {about['torch']}. Caffe's figures"
-        " were recorded with OpenBLAS on a machine of this kind.",
-        "",
-        "| network | as Caffe computes it | fused | Caffe | process at its peak | Caffe |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    lines += [
-        f"| {r['network']} | {r['seconds']['median']:.2f} s | {r['fused_seconds']['median']:.2f} s"
-        f" | {r['caffe_recorded_seconds']:.2f} s | {r['process_peak_rss_mb'] / 1000:.2f} GB"
-        f" | {r['caffe_recorded_peak_mb'] / 1000:.1f} GB |"
-        for r in content["results"]
-    ]
-    return "\n".join(lines)
+def forward(results: Path) -> list[str]:
+    """For each run of forward.py: seconds and memory of the full networks, and the peers'."""
+    blocks = []
+    for path in sorted(results.glob("*/forward*.json")):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        about, rows = content["machine"], content["results"]
+        threads = rows[0].get("threads", about["threads"])
+        peers = list(dict.fromkeys(peer for r in rows for peer in r.get("peers_seconds", {})))
+        lines = [
+            "`benchmarks/forward.py` runs whole networks: one picture, warm, on"
+            f" {threads} thread{'s' * (threads > 1)} of {about['cpu']}, torch {about['torch']}"
+            + (f", both limited to {path.stem[8:]}." if path.stem != "forward" else ".")
+            + " Caffe's figures were recorded with OpenBLAS on another machine.",
+        ]
+        if peers:
+            lines[0] += (
+                " `library` is the fused network with torch's convolutions; other peers run our"
+                " ONNX export. Behind each stands how many times as long it takes as the fused"
+                ' network, and as the one with accuracy="fast".'
+            )
+        headings = [
+            "network",
+            "as Caffe computes it",
+            "fused",
+            *(["fast", *peers] if peers else []),
+        ]
+        headings += ["Caffe", "process at its peak", "Caffe"]
+        lines += ["", f"| {' | '.join(headings)} |", "| --- " * len(headings) + "|"]
+        for r in rows:
+            cells = [
+                r["network"],
+                *(f"{r[key]['median']:.2f} s" for key in ("seconds", "fused_seconds")),
+            ]
+            if peers:
+                cells.append(f"{r['fast_seconds']['median']:.2f} s")
+            for peer in peers:
+                over = "".join(f", {ratio[peer]:.2f}" for ratio in r["times_faster"].values())
+                cells.append(f"{r['peers_seconds'][peer]['median']:.2f} s{over}")
+            cells += [f"{r['caffe_recorded_seconds']:.2f} s"]
+            cells += [f"{r['process_peak_rss_mb'] / 1000:.2f} GB"]
+            cells += [f"{r['caffe_recorded_peak_mb'] / 1000:.1f} GB"]
+            lines.append(f"| {' | '.join(cells)} |")
+        blocks.append("\n".join(lines))
+    return blocks
 
 
 def convert() -> str:
@@ -124,46 +149,119 @@ def atrous() -> str:
     return "\n".join(lines)
 
 
-def crf() -> str:
-    """The dense CRF's time and memory beside its peers'."""
+def convolutions(results: Path) -> list[str]:
+    """For each run of atrous_vs_cudnn.py: its geometric means with their goals, then all shapes."""
+    blocks = []
+    for path in sorted(results.glob("*/atrous_vs_cudnn*.json")):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        timed = [r for r in content["results"] if "seconds" in r]
+        if "_full" in path.stem or "threads" not in timed[0]:
+            continue
+        about, capped = content["machine"], path.stem.rpartition("_")[2] in ("avx2", "avx512")
+        threads = list(dict.fromkeys(r["threads"] for r in timed))
+        lines = [
+            "`benchmarks/atrous_vs_cudnn.py` times layers in evaluation mode, forward, in float32,"
+            f" for one picture, on {about['cpu']}, torch {about['torch']}"
+            + (f", both limited to {timed[0]['instruction_set']}." if capped else ".")
+            + " The numbers say how many times as long torch's convolution (oneDNN) takes, each in"
+            ' the memory format that it is faster in. `fast` is accuracy="fast". A share of the'
+            " peak is one of the speed of torch's product of two matrices, and counts the"
+            " multiply-adds that are not on the padding.",
+            "",
+            "| convolution, map | threads | `auto` | goal | `fast` | goal | `direct` | `winograd`"
+            " | share of the peak, torch | `auto` |",
+            "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        ]
+        for r in content["results"]:
+            if "group" not in r:
+                continue
+            over, share = r["library_over"], r["share_of_product_peak"]
+            cells = [r["group"].replace("|", " or "), str(r["threads"]), _plain(over.get("auto"))]
+            cells += [_plain(r["goal"]), _plain(over.get("auto fast")), _plain(r["fast_goal"])]
+            cells += [_plain(over.get(name)) for name in ("direct fp32", "winograd")]
+            cells += [f"{100 * share[name]:.0f} %" for name in ("library fp32", "auto")]
+            lines.append(f"| {' | '.join(cells)} |")
+        for first in timed:
+            if first["threads"] != threads[0]:
+                continue
+            for r in timed:
+                if r["shape"] == first["shape"]:
+                    lines.append(_shape_row(r))
+        blocks.append("\n".join(lines))
+    return blocks
+
+
+def _shape_row(result: dict[str, Any]) -> str:
+    best = result["best_seconds"]
+    over = {name: best["library fp32"] / value for name, value in best.items()}
+    shape, size = result["shape"].split("@")
+    names = ("auto", "", "auto fast", "", "direct fp32", "winograd", "", "")
+    cells = [_plain(over.get(name)) if name else "" for name in names]
+    return f"| {shape}, {size} | {result['threads']} | {' | '.join(cells)} |"
+
+
+def _plain(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def crf(results: Path) -> list[str]:
+    """For each run of crf_vs_peers.py: time and memory, beside the peers that ran there."""
     sys.path.insert(0, str(ROOT / "benchmarks"))  # a test loads this file by its path
+    from _plots import STORED
     from crf_vs_peers import CASES
 
-    content = load("crf_vs_peers")
-    about = content["machine"]
-    lines = [
-        "`benchmarks/crf_vs_peers.py` times the dense CRF: one picture, 10 iterations, with the"
-        f" building of the lattices, on {about['cpu']}, torch {about['torch']}. Behind each peer"
-        " stands how many times as long it takes. Those called stored were recorded once, on"
-        " another machine. Kernels are given by their standard deviations, in pixels and grey"
-        " levels.",
-        "",
-        "| case | spatial kernel | bilateral kernel | 1 thread | 2 threads | memory"
-        " | peers, against 1 thread | against 2 threads |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for r in content["results"]:
-        if r["batch"] > 1:
-            continue
-        total = [1e3 * r["seconds"][f"ours, {t} threads"]["median"] for t in (1, 2)]
-        peers = [
-            ", ".join(f"{peer} {times[t]:.1f}" for peer, times in r["times_faster"].items())
-            for t in ("1", "2")
+    blocks = []
+    for path in sorted(results.glob("*/crf_vs_peers*.json")):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        about = content["machine"]
+        lines = [
+            "`benchmarks/crf_vs_peers.py` times the dense CRF: one picture, 10 iterations, with the"
+            f" building of the lattices, on {about['cpu']}, torch {about['torch']}. Behind each"
+            " peer, measured in the same run, stands how many times as long it takes. Kernels are"
+            " given by their standard deviations, in pixels and grey levels.",
+            "",
+            "| case | spatial kernel | bilateral kernel | 1 thread | 2 threads | memory"
+            " | peers, against 1 thread | against 2 threads | memory, of a peer's |",
+            "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
         ]
-        width, height = r["size"]
-        p = CASES[r["case"]].params
-        lines.append(
-            f"| {r['case']}: {width}x{height}, {r['labels']} labels | {p.pos_xy_std:g}"
-            f" | {p.bi_xy_std:g} and {p.bi_rgb_std:g} | {total[0]:.0f} ms"
-            f" | {total[1]:.0f} ms | {r['memory_mb']:.0f} MB | {peers[0]} | {peers[1]} |"
-        )
-    return "\n".join(lines)
+        for r in content["results"]:
+            if r["batch"] > 1:
+                continue
+            seconds = r["seconds"]
+            names = [f"ours, {t} threads" for t in (1, 2)]
+            total = [f"{1e3 * seconds[n]['median']:.0f} ms" if n in seconds else "" for n in names]
+            over = {p: times for p, times in r["times_faster"].items() if STORED not in p}
+            peers = [
+                ", ".join(f"{peer} {times[t]:.1f}" for peer, times in over.items() if t in times)
+                for t in ("1", "2")
+            ]
+            shares = ", ".join(
+                f"{peer} {r['memory_mb'] / mb:.2f}"
+                for peer, mb in r.get("peers_memory_mb", {}).items()
+            )
+            width, height = r["size"]
+            p = CASES[r["case"]].params
+            cells = [f"{r['case']}: {width}x{height}, {r['labels']} labels", f"{p.pos_xy_std:g}"]
+            cells += [f"{p.bi_xy_std:g} and {p.bi_rgb_std:g}", *total, f"{r['memory_mb']:.0f} MB"]
+            cells += [cell or "none was there" for cell in (*peers, shares)]
+            lines.append(f"| {' | '.join(cells)} |")
+        blocks.append("\n".join(lines))
+    return blocks
 
 
 def filled(page: str) -> str:
     """The page with its block of numbers made anew."""
-    parts = ["", atrous(), crf(), forward(), convert(), fuzz(), ""]
-    numbers = "\n\n".join(parts).lstrip("\n")
+    everywhere = RESULTS.parent
+    parts = [
+        "",
+        *convolutions(everywhere),
+        atrous(),
+        *crf(everywhere),
+        *forward(everywhere),
+        convert(),
+        fuzz(),
+    ]
+    numbers = "\n\n".join([*parts, ""]).lstrip("\n")
     return _BLOCK.sub(lambda _: "\n" + numbers.rstrip("\n") + "\n\n", page)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import functools
 import gc
+import importlib
 import json
 import os
 import platform
@@ -23,7 +24,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -52,12 +53,14 @@ def compare(
     warm_up: int = 3,
     max_seconds: float = 60.0,
     clock: Clock | None = None,
+    rest: float = 0.0,
 ) -> dict[str, Timing]:
     """Time the candidates in turns (a, b, a, b, ...), so that a busy spell of the machine hits all.
 
     The order changes from round to round. Stops before `runs` rounds, but not before three, when
     `max_seconds` are over. On a GPU the L2 cache is emptied before each run. clock: gives the
-    seconds of one run; by default those with the launch.
+    seconds of one run; by default those with the launch. rest: seconds of sleep before each run, in
+    which threads of another library that wait for work, and take a core meanwhile, give up.
     """
     for run in candidates.values():
         for _ in range(warm_up):
@@ -74,6 +77,7 @@ def compare(
             for name in names[turn % len(names) :] + names[: turn % len(names)]:
                 if flush:
                     flush()
+                time.sleep(rest)
                 seconds[name].append(clock(candidates[name]))
             if turn >= 2 and time.perf_counter() - started > max_seconds:
                 break
@@ -291,11 +295,21 @@ def machine_name() -> str:
     return re.sub(r"[^a-z0-9]+", "-", re.sub(r"\((r|tm)\)", "", text.lower())).strip("-")
 
 
-def arguments(description: str | None) -> argparse.ArgumentParser:
-    """The options that every benchmark has."""
-    parser = argparse.ArgumentParser(description=description)
+def arguments(description: str | None, several_threads: bool = False) -> argparse.ArgumentParser:
+    """The options that every benchmark has.
+
+    several_threads: --threads takes several numbers, one after another in the same run.
+    """
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=description, formatter_class=form)
     parser.add_argument("--json", type=Path, help="default: results/<machine>/<name>.json")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's own choice)")
+    parser.add_argument(
+        "--threads",
+        type=_threads,
+        nargs="+" if several_threads else None,
+        metavar="N",
+        help="CPU threads" if several_threads else "CPU threads (default: torch's own choice)",
+    )
     parser.add_argument("--runs", type=int, default=20, help="timed runs of each candidate")
     devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
     parser.add_argument("--device", choices=devices, default=devices[-1])
@@ -304,17 +318,50 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
 
 def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
     options = parser.parse_args()
-    if options.threads:
+    if isinstance(options.threads, int):
         torch.set_num_threads(options.threads)
     return options
 
 
-def write_json(path: Path | None, name: str, results: list[dict[str, Any]]) -> Path:
+def one_and_two() -> list[int]:
+    """The numbers of threads that the goals are for, as far as there are cores."""
+    return [1, 2] if len(os.sched_getaffinity(0)) > 1 else [1]
+
+
+def thread_count(threads: int) -> str:
+    """As "1 thread", "2 threads"."""
+    return f"{threads} thread{'s' * (threads > 1)}"
+
+
+def why_not(module: str) -> str:
+    """Why a peer's module cannot be imported, in one line; "" where it can."""
+    try:
+        importlib.import_module(module)
+    except Exception as error:  # a build for another Python raises what it likes
+        return f"{type(error).__name__}: {str(error).splitlines()[0]}"
+    return ""
+
+
+def refuse(message: str) -> NoReturn:
+    """End the program for input that it cannot take: one line, exit code 2."""
+    print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def _threads(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a number of threads from 1 on, got {text!r}")
+    return int(text)
+
+
+def write_json(
+    path: Path | None, name: str, results: list[dict[str, Any]], variant: str = ""
+) -> Path:
     """Write {name, machine, command, results} as JSON, whole or not at all; returns the path.
 
-    path: None = results/<machine>/<name>.json beside this file.
+    path: None = results/<machine>/<name><variant>.json beside this file.
     """
-    path = path or RESULTS / machine_name() / f"{name}.json"
+    path = path or RESULTS / machine_name() / f"{name}{variant}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *_without_json(sys.argv)])
     content = {"name": name, "machine": machine(), "command": command, "results": results}

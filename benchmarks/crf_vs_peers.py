@@ -1,30 +1,35 @@
 """The dense CRF beside pydensecrf and SimpleCRF: time, memory, bytes.
 
-python benchmarks/crf_vs_peers.py [--cases A B ...] [--runs N] [--json FILE]
+python benchmarks/crf_vs_peers.py [--threads 1 2] [--cases A B ...] [--full] [--json FILE]
 
-Cases A to F are those that the peers were measured with on another machine of this kind; where a
-peer is not installed those figures stand in, marked as stored. Pictures come from tests/data/crf:
-coffee at 500x375, astronaut at 321x321; C and D are enlarged from these, so that they have fewer
-lattice vertices than the originals at that size. T is noise with a fixed seed, with more vertices
-than pixels. Energies are smooth random ones. A total is the whole call: lattices, 10 iterations and
-labels. On the CPU: a GPU's times are the business of run_on_gpu.sh.
+The peers run here and now, in turns with ours; of one that cannot be imported the table says so,
+and claims no ratio. A total is the whole call: lattices, 10 iterations and labels. pydensecrf is
+asked for the same normalization as ours, which is DeepLab's, and the marginals of both are compared
+first. Ours is also timed behind pydensecrf's interface ("drop-in"), without labels. Memory is what
+one call takes over what its process held before, in a process of its own.
+
+Pictures come from tests/data/crf: coffee at 500x375, astronaut at 321x321; C and D are enlarged
+from these, so that they have fewer lattice vertices than the originals at that size. T is noise
+with a fixed seed, with more vertices than pixels. Energies are smooth random ones. --full takes all
+cases and batches of eight. On the CPU: a GPU's times are the business of run_on_gpu.sh.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import json
+import argparse
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+import _capped
 import cv2
 import numpy as np
 import torch
+from _crf_peers import PEERS, reason_for_absence, with_pydensecrf
 from _crf_problems import (
     ITERATIONS,
     LIMIT,
@@ -37,14 +42,18 @@ from _crf_problems import (
     traffic,
     whole_call,
 )
-from _plots import STORED, draw
+from _live import LiveTable
+from _plots import draw
 from _timing import (
     Timing,
     arguments,
     compare,
+    machine,
+    one_and_two,
     parse,
     peak_memory,
-    show,
+    refuse,
+    thread_count,
     write_json,
 )
 from torch import Tensor
@@ -54,52 +63,34 @@ from deeplab_repro.ops import permutohedral_build
 
 DATA = Path(__file__).resolve().parent.parent / "tests" / "data" / "crf"
 MB = 1e6
-
-
-class Stored(NamedTuple):
-    """What a peer took, recorded once: ms, and MB over what the process held before."""
-
-    build: float
-    iteration: float
-    total: float
-    memory: float | None
+#: Of pydensecrf's time over ours, by number of threads; of our memory over its; of the drop-in's
+#: time over that of dense_crf.
+GOALS = {"times_faster": {1: 3.5, 2: 6.0}, "memory": 1.0, "drop_in": 1.03}
 
 
 @dataclass(frozen=True)
 class Case:
-    """A picture size, its parameters, and what the peers took."""
+    """A picture size and the CRF's parameters."""
 
     picture: str  # file in tests/data/crf, or "noise"
     width: int
     height: int
     labels: int
     params: CRFParams
-    stored: dict[str, Stored]
-
-
-def _peers(pydensecrf: Stored, simple: Stored | None, program: Stored) -> dict[str, Stored]:
-    found = {"pydensecrf": pydensecrf, "SimpleCRF": simple, "densecrf 2011 -O2": program}
-    return {name: value for name, value in found.items() if value}
 
 
 COFFEE, ASTRONAUT = "dl_g_500x375_c21", "dl_f_321x321_c21"
 CASES = {
-    "A": Case(COFFEE, 500, 375, 21, crf_params(49, 5), _peers(
-        Stored(135, 80.4, 964, 114), Stored(161, 65.6, 816, 49), Stored(108, 98.0, 1166, None))),
-    "B": Case(ASTRONAUT, 321, 321, 21, crf_params(49, 5), _peers(
-        Stored(68, 39.3, 473, 69), Stored(139, 51.7, 656, 32), Stored(82, 65.3, 783, None))),
-    "C": Case(COFFEE, 1000, 750, 21, crf_params(49, 5), _peers(
-        Stored(572, 325.7, 3920, 420), Stored(806, 266.6, 3472, 170),
-        Stored(526, 328.1, 4048, None))),
-    "D": Case(ASTRONAUT, 512, 512, 2, crf_params(49, 5), _peers(
-        Stored(219, 36.9, 590, 54), Stored(193, 31.4, 515, 47), Stored(223, 31.7, 550, None))),
-    "E": Case(COFFEE, 500, 375, 21, crf_params(121, 13), _peers(
-        Stored(64, 53.5, 617, 97), Stored(165, 45.2, 586, 34), Stored(74, 71.3, 898, None))),
-    "F": Case(COFFEE, 500, 375, 21, crf_params(67, 3, 1), _peers(
-        Stored(222, 120.8, 1448, 149), Stored(266, 88.2, 1155, 86),
-        Stored(235, 133.8, 1647, None))),
-    "T": Case("noise", 500, 375, 21, crf_params(49, 5), {}),
-}  # fmt: skip
+    "A": Case(COFFEE, 500, 375, 21, crf_params(49, 5)),
+    "B": Case(ASTRONAUT, 321, 321, 21, crf_params(49, 5)),
+    "C": Case(COFFEE, 1000, 750, 21, crf_params(49, 5)),
+    "D": Case(ASTRONAUT, 512, 512, 2, crf_params(49, 5)),
+    "E": Case(COFFEE, 500, 375, 21, crf_params(121, 13)),
+    "F": Case(COFFEE, 500, 375, 21, crf_params(67, 3, 1)),
+    "T": Case("noise", 500, 375, 21, crf_params(49, 5)),
+}
+#: Those that have goals.
+HEADLINES = ("A", "F", "B", "D")
 
 
 def problem(case: Case, batch: int) -> Problem:
@@ -123,58 +114,42 @@ def problem(case: Case, batch: int) -> Problem:
     return Problem(unary, image, case.params)
 
 
-def ours(given: Problem, threads: int | None = None, iterations: int = ITERATIONS) -> Tensor:
+def ours(given: Problem, threads: int, iterations: int = ITERATIONS) -> Tensor:
     """The whole call."""
-    if threads:
-        torch.set_num_threads(threads)
+    torch.set_num_threads(threads)
     return whole_call(given._replace(params=replace(given.params, iterations=iterations)))
 
 
-def build(given: Problem, threads: int | None = None) -> None:
+def build(given: Problem, threads: int) -> None:
     """Both lattices."""
-    if threads:
-        torch.set_num_threads(threads)
+    torch.set_num_threads(threads)
     for points in features(given):
         permutohedral_build(points)
 
 
-def with_pydensecrf(given: Problem, normalization: str, marginals: bool = False) -> np.ndarray:
-    """The same problem by pydensecrf: (H, W) labels, or (C, H, W) marginals."""
-    import pydensecrf.densecrf as dcrf
-
-    _, labels, height, width = given.unary.shape
-    p = given.params
-    crf = dcrf.DenseCRF2D(width, height, labels)
-    crf.setUnaryEnergy(given.unary[0].reshape(labels, -1).numpy())
-    options = {"normalization": getattr(dcrf, normalization)}
-    crf.addPairwiseGaussian(sxy=p.pos_xy_std, compat=p.pos_w, **options)
-    rgb = np.ascontiguousarray(given.image[0].permute(1, 2, 0).numpy())
-    crf.addPairwiseBilateral(
-        sxy=p.bi_xy_std, srgb=p.bi_rgb_std, rgbim=rgb, compat=p.bi_w, **options
-    )
-    q = np.array(crf.inference(p.iterations))
-    return q.reshape(labels, height, width) if marginals else q.argmax(0).reshape(height, width)
+def marginals(given: Problem, threads: int) -> Tensor:
+    """Without labels."""
+    torch.set_num_threads(threads)
+    with torch.inference_mode():
+        return dense_crf(*given)
 
 
-def with_simplecrf(given: Problem) -> np.ndarray:
-    """The same problem by SimpleCRF, which takes probabilities: (H, W) labels."""
-    import denseCRF
-
-    p = given.params
-    rgb = np.ascontiguousarray(given.image[0].permute(1, 2, 0).numpy())
-    probabilities = (-given.unary[0]).softmax(0).permute(1, 2, 0).contiguous().numpy()
-    settings = (p.bi_w, p.bi_xy_std, p.bi_rgb_std, p.pos_w, p.pos_xy_std, float(p.iterations))
-    return np.asarray(denseCRF.densecrf(rgb, probabilities, settings))
+def drop_in(given: Problem, threads: int) -> np.ndarray:
+    """The same behind pydensecrf's interface."""
+    torch.set_num_threads(threads)
+    return with_pydensecrf(given, "deeplab_repro.crf.pydensecrf.densecrf")
 
 
-def check(name: str, case: Case) -> dict[str, float]:
+def check(name: str, whole: Problem) -> dict[str, float]:
     """Mean difference of marginals to the torch reference, and to pydensecrf; or SystemExit."""
-    whole = problem(case, 1)
     part = corner(whole)
     found = {"reference": float((dense_crf(*part).flatten(2) - expected(part)).abs().mean())}
-    if importlib.util.find_spec("pydensecrf"):
-        theirs = with_pydensecrf(whole, "NORMALIZE_AFTER", marginals=True)
-        found["pydensecrf"] = float(np.abs(dense_crf(*whole)[0].numpy() - theirs).mean())
+    modules = {"drop-in": "deeplab_repro.crf.pydensecrf.densecrf"}
+    if not reason_for_absence("pydensecrf"):
+        modules["pydensecrf"] = "pydensecrf.densecrf"
+    for other, module in modules.items():
+        theirs = with_pydensecrf(whole, module)
+        found[other] = float(np.abs(dense_crf(*whole)[0].numpy() - theirs).mean())
     for other, difference in found.items():
         if not difference < LIMIT:
             raise SystemExit(f"{name}: marginals differ from {other}'s by {difference:.1e}")
@@ -190,32 +165,34 @@ def copy_bandwidth(threads: int) -> float:
     return 2 * source.numel() * 4 / timing.median / 1e9
 
 
-def on_cpu(
-    name: str, case: Case, batch: int, runs: int, bandwidth: dict[int, float]
+def measure(
+    name: str, case: Case, batch: int, options: argparse.Namespace, bandwidth: dict[int, float]
 ) -> dict[str, Any]:
-    """One row: with 1 and 2 threads, and at batch 1 beside the peers."""
-    agreement = check(name, case)
-    given = problem(case, batch)
+    """One row: with each number of threads, and at batch 1 beside the peers."""
+    given, threads = problem(case, batch), options.threads
+    agreement = check(name, given if batch == 1 else problem(case, 1))
     candidates: dict[str, Callable[[], Any]] = {}
-    for t in (1, 2):
+    for t in threads:
         candidates[f"ours, {t} threads"] = partial(ours, given, t)
         candidates[f"no iterations, {t} threads"] = partial(ours, given, t, 0)
         candidates[f"build, {t} threads"] = partial(build, given, t)
-    if batch == 1 and importlib.util.find_spec("pydensecrf"):
-        candidates["pydensecrf"] = partial(with_pydensecrf, given, "NORMALIZE_SYMMETRIC")
-    if batch == 1 and importlib.util.find_spec("denseCRF"):
-        candidates["SimpleCRF"] = partial(with_simplecrf, given)
-    timings = compare(candidates, "cpu", max(3, runs // batch), 1)
-    totals = {k: t for k, t in timings.items() if "iterations" not in k and "build" not in k}
-    show(f"{name} batch {batch}", totals)
+        if batch == 1:
+            candidates[f"marginals, {t} threads"] = partial(marginals, given, t)
+            candidates[f"drop-in, {t} threads"] = partial(drop_in, given, t)
+    peers = [p for p in PEERS if batch == 1 and not reason_for_absence(p)]
+    candidates |= {peer: partial(PEERS[peer].labels, given) for peer in peers}
+    seconds = compare(candidates, "cpu", max(3, options.runs // batch), 1, options.max_seconds)
     whole, start = (
-        {t: timings[f"{what}, {t} threads"].median for t in (1, 2)}
+        {t: seconds[f"{what}, {t} threads"].median for t in threads}
         for what in ("ours", "no iterations")
     )
-    per_iteration = {t: (whole[t] - start[t]) / ITERATIONS for t in (1, 2)}
+    per_iteration = {t: (whole[t] - start[t]) / ITERATIONS for t in threads}
     vertices = [permutohedral_build(points).neighbours.shape[1] for points in features(given)]
     # The spatial lattice is that of one picture, read once for each.
     moved = traffic(given, [vertices[0] * batch, vertices[1]])
+    memory = {
+        who: memory_in_fresh_process(name, batch, who, threads[-1]) for who in ("ours", *peers)
+    }
     return {
         "case": name,
         "device": "cpu",
@@ -224,60 +201,126 @@ def on_cpu(
         "labels": case.labels,
         "vertices": vertices,
         "mean_difference": agreement,
-        "seconds": timings,
-        "build_ms": {t: 1e3 * timings[f"build, {t} threads"].median for t in (1, 2)},
+        "seconds": seconds,
+        "build_ms": {t: 1e3 * seconds[f"build, {t} threads"].median for t in threads},
         "per_iteration_ms": {t: 1e3 * s for t, s in per_iteration.items()},
         "bytes_per_iteration": moved,
         "share_of_copy_bandwidth": {
             t: moved["compulsory"] / s / 1e9 / bandwidth[t] for t, s in per_iteration.items()
         },
-        "memory_mb": memory_in_fresh_process(name, batch),
-        "times_faster": faster(case, timings) if batch == 1 else {},
+        "memory_mb": memory["ours"],
+        "peers_memory_mb": {peer: memory[peer] for peer in peers},
+        "times_faster": {
+            peer: {t: seconds[peer].median / whole[t] for t in threads} for peer in peers
+        },
+        "drop_in_over_ours": drop_in_cost(seconds, threads) if batch == 1 else {},
+        "missing_peers": {peer: why for peer in PEERS if (why := reason_for_absence(peer))},
     }
 
 
-def faster(case: Case, timings: dict[str, Timing]) -> dict[str, dict[str, float]]:
-    """Peer -> how many times longer it takes than ours with 1 and with 2 threads."""
-    theirs = {f"{peer} {STORED}": figures.total / 1e3 for peer, figures in case.stored.items()}
-    for peer in ("pydensecrf", "SimpleCRF"):
-        if peer in timings:
-            theirs.pop(f"{peer} {STORED}", None)
-            theirs[peer] = timings[peer].median
+def drop_in_cost(seconds: dict[str, Timing], threads: list[int]) -> dict[int, float]:
+    """The drop-in's time over that of dense_crf, both without labels."""
     return {
-        peer: {t: seconds / timings[f"ours, {t} threads"].median for t in (1, 2)}
-        for peer, seconds in theirs.items()
+        t: seconds[f"drop-in, {t} threads"].median / seconds[f"marginals, {t} threads"].median
+        for t in threads
     }
 
 
-def memory_in_fresh_process(name: str, batch: int) -> float:
+def memory_in_fresh_process(name: str, batch: int, who: str, threads: int) -> float:
     """MB that one call takes over what the process held before, inputs included."""
-    command = [sys.executable, __file__, "--memory", name, "--batch", str(batch)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    command = [sys.executable, __file__, "--memory", name, "--batch", str(batch), "--of", who]
+    command += ["--threads", str(threads)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return float(done.stdout.split()[-1])
 
 
-def main() -> None:
-    parser = arguments(__doc__)
-    parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+def memory(name: str, batch: int, who: str, threads: int) -> float:
+    """The same, in this process, which should be a fresh one."""
+    call = partial(ours, threads=threads) if who == "ours" else PEERS[who].labels
+    call(Problem(torch.zeros(1, 2, 4, 4), torch.zeros(1, 3, 4, 4).byte(), CRFParams()))  # loads it
+    given = problem(CASES[name], batch)
+    return peak_memory(lambda: call(given)) / MB
+
+
+def table(threads: list[int]) -> LiveTable:
+    """Its columns; `cells` fills a row."""
+    headings = [""]
+    for t in threads:
+        about = thread_count(t).replace(" ", "\n")
+        headings += [f"{about}:\nours", "\n\nratio"]
+    headings += ["pyden-\nsecrf", "drop-\nin", "MB", "of its\nMB"]
+    if not reason_for_absence("SimpleCRF"):
+        headings += [f"ratio to\nSimpleCRF\n{thread_count(t)}" for t in threads]
+    about = (
+        f"ms of the dense CRF, 10 iterations, and pydensecrf's time over ours, {machine()['cpu']}"
+    )
+    return LiveTable(about, headings, first_width=22)
+
+
+def cells(result: dict[str, Any], threads: list[int]) -> list[str]:
+    """One row of the table: "-" where nothing was measured."""
+    width, height = result["size"]
+    p = CASES[result["case"]].params
+    about = f"{result['case']} {width}x{height}x{result['labels']} {p.bi_xy_std:g}/{p.bi_rgb_std:g}"
+    found = [about if result["batch"] == 1 else f"{about} x{result['batch']}"]
+    seconds, over = result["seconds"], result["times_faster"]
+    for t in threads:
+        ratio = over.get("pydensecrf", {}).get(t)
+        found.append(f"{1e3 * seconds[f'ours, {t} threads'].median:.0f}")
+        found.append(f"{ratio:.2f}" if ratio else "-")
+    cost = result["drop_in_over_ours"].get(threads[0])
+    theirs = result["peers_memory_mb"].get("pydensecrf")
+    found.append(f"{1e3 * seconds['pydensecrf'].median:.0f}" if "pydensecrf" in seconds else "-")
+    found.append(f"{cost - 1:+.1%}" if cost else "-")
+    found.append(f"{result['memory_mb']:.0f}")
+    found.append(f"{result['memory_mb'] / theirs:.2f}" if theirs else "-")
+    if "SimpleCRF" not in result["missing_peers"]:
+        found += [f"{r:.2f}" if (r := over.get("SimpleCRF", {}).get(t)) else "-" for t in threads]
+    return found
+
+
+def parsed() -> argparse.Namespace:
+    """The options."""
+    parser = arguments(__doc__, several_threads=True)
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=None)
+    parser.add_argument("--full", action="store_true", help="all cases, and batches of eight")
+    parser.add_argument("--max-seconds", type=float, default=30.0, help="of a case's timing")
     parser.add_argument("--memory", choices=CASES, help="only the memory of one call, in MB")
+    parser.add_argument("--of", choices=("ours", *PEERS), default="ours", help="with --memory")
     parser.add_argument("--batch", type=int, default=1, help="with --memory")
-    parser.set_defaults(device="cpu")
+    _capped.add_option(parser)
+    parser.set_defaults(device="cpu", runs=7)
     options = parse(parser)
     if options.device != "cpu":
-        raise SystemExit("the peers run on the CPU; for a GPU: run_on_gpu.sh --stage crf")
+        refuse("the peers run on the CPU; for a GPU: run_on_gpu.sh --stage crf")
+    options.threads = options.threads or one_and_two()
+    options.cases = options.cases or list(CASES if options.full else HEADLINES)
+    return options
+
+
+def main() -> None:
+    options = parsed()
+    _capped.obey(options.isa)
     if options.memory:
-        tiny = Problem(torch.zeros(1, 2, 4, 4), torch.zeros(1, 3, 4, 4), CRFParams())
-        ours(tiny)  # loads the library
-        given = problem(CASES[options.memory], options.batch)
-        print(peak_memory(lambda: ours(given)) / MB)
+        print(memory(options.memory, options.batch, options.of, options.threads[-1]))
         return
     results: list[dict[str, Any]] = []
-    bandwidth = {threads: copy_bandwidth(threads) for threads in (1, 2)}
-    print(json.dumps({"copy_gb_per_s": bandwidth}))
-    for name in options.cases:
-        for batch in (1, 8):
-            results.append(on_cpu(name, CASES[name], batch, options.runs, bandwidth))
-    path = write_json(options.json, "crf_vs_peers", results)
+    bandwidth = {threads: copy_bandwidth(threads) for threads in options.threads}
+    with table(options.threads) as rows:
+        for name in options.cases:
+            for batch in (1, 8) if options.full else (1,):
+                found = measure(name, CASES[name], batch, options, bandwidth)
+                rows.add(*cells(found, options.threads))
+                results.append(found)
+    goals = ", ".join(f"{goal} on {thread_count(t)}" for t, goal in GOALS["times_faster"].items())
+    print(
+        f"Goals: pydensecrf's time over ours {goals}; our memory over its {GOALS['memory']};"
+        f" the drop-in {GOALS['drop_in'] - 1:+.0%}."
+    )
+    for peer, why in results[0]["missing_peers"].items():
+        print(f"{peer} was not measured: {why}. No ratio is claimed.")
+    variant = f"_{options.isa}" if options.isa else ""
+    path = write_json(options.json, "crf_vs_peers", results, variant)
     print(path, *draw(path), sep="\n")
 
 
