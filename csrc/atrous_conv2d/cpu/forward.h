@@ -43,7 +43,7 @@ class Forward {
     // Deep blocks pass over y seldom; their pixels should fit in cache with the weights, and in the
     // memory that is allowed.
     const Index map = Unit::kPixelBytes * job.source_pixels;
-    chunks_ = smaller(ceil_div(job.source_channels, kDepth), Unit::kMostChunks);
+    chunks_ = larger(1, smaller(ceil_div(job.source_channels, kDepth), Unit::kMostChunks));
     while (chunks_ > 1 && chunks_ * map > smaller(job.memory, Unit::kBandBytes)) --chunks_;
     const Index one = taps_ * chunks_ * Unit::kPanelBytes;
     const Index groups = ceil_div(job.target_channels, kTileLanes);
@@ -60,7 +60,7 @@ class Forward {
     return band_pixels_ * pixel_bytes() + groups_ * taps_ * chunks_ * Unit::kPanelBytes +
            band_tiles_ * all_groups_ * kSums * static_cast<Index>(sizeof(T));
   }
-  Index member_bytes() const { return taps_ * kTileLanes * pixel_bytes(); }
+  Index member_bytes() const { return taps_ * kMostPixels * pixel_bytes(); }
   Index count() const { return multiply_adds(job_); }
 
   void run(Member& member) {
@@ -228,7 +228,7 @@ class Forward {
       const Index end = smaller(tap_count, begin + kMostTaps);
       Taps rows[kMostTaps];
       for (Index i = begin; i < end; ++i) {
-        gather(tile, taps[i], copies + i * kTileLanes * pixel_bytes(), rows + i - begin);
+        gather(tile, taps[i], copies + i * kMostPixels * pixel_bytes(), rows + i - begin);
       }
       for (Index g = 0; g * kTileLanes < kn_; ++g) {
         const Index filter = k0_ + g * kTileLanes;
@@ -284,7 +284,8 @@ class Forward {
     store_lanes(targets, planes, filters, target(filter), job_.targets.channel, bias, job_.relu);
   }
 
-  static constexpr Index kSums = kTileLanes * kTileLanes;      // of a tile and a group of filters
+  static constexpr Index kMostPixels = Unit::kRows > 0 ? Unit::kRows : kTileLanes;  // of a tile
+  static constexpr Index kSums = kMostPixels * kTileLanes;     // of a tile and a group of filters
   static constexpr Index kPackedTogether = 256 * 32 / kDepth;  // pixels
 
   const ForwardJob<T>& job_;

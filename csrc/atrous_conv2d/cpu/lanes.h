@@ -14,8 +14,9 @@ struct Lanes {
     lanes.step = plan.source_step * map.pixel;
     lanes.fill(plan, tile, [&](const Piece& piece, Index* at) {
       const Index offset = plan.region_offset[piece.region * plan.taps + tap];
+      if (offset == kTapOutside) return false;
       *at = piece.image * map.image + (piece.source + offset) * map.pixel;
-      return offset != kTapOutside;
+      return true;
     });
     return lanes;
   }
