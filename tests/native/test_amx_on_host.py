@@ -12,7 +12,10 @@ from deeplab_repro.native import backends
 HERE = Path(__file__).resolve().parent
 CSRC = HERE.parent.parent / "csrc"
 CPU = CSRC / "atrous_conv2d" / "cpu"
-SOURCES = [CPU / name for name in ("direct.cpp", "pixel_plan.cpp", "team.cpp", "aligned_bytes.cpp")]
+SOURCES = [
+    *(CPU / name for name in ("direct.cpp", "pixel_plan.cpp", "aligned_bytes.cpp")),
+    CSRC / "common" / "team_cpu.cpp",
+]
 
 pytestmark = [
     pytest.mark.slow,
