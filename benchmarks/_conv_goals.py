@@ -75,7 +75,7 @@ def means(results: Results, peaks: dict[int, float], capped: bool) -> Results:
                 "cases": len(members),
                 "library_over": _mean_of_each([ratios(r) for r in members]),
             }
-            if direction == "forward" and batch == 1:
+            if direction == "forward" and batch == 1 and members[0]["device"] == "cpu":
                 row["goal"] = CAPPED_GOAL if capped and group.name == "all" else group.goal
                 row["fast_goal"] = None if capped else group.fast_goal
             if threads in peaks:

@@ -27,13 +27,18 @@ Results = list[dict[str, Any]]
 def atrous_vs_cudnn(results: Results) -> Iterator[tuple[str, Figure]]:
     """The library's time over ours for each direction and number of threads, a line a shape."""
     timed = [r for r in results if "seconds" in r]
-    for direction, threads in dict.fromkeys((r["direction"], r.get("threads")) for r in timed):
+
+    def kind(r: dict[str, Any]) -> tuple[str, int | None]:
+        return r["direction"], None if r.get("device") == "cuda" else r.get("threads")
+
+    for direction, threads in dict.fromkeys(map(kind, timed)):
         lines: dict[str, dict[int, float]] = {}
         for r in timed:
-            if (r["direction"], r.get("threads")) == (direction, threads):
+            if kind(r) == (direction, threads):
                 best = r["best_seconds"]
                 name = f"{r['channels']} to {r['filters']}, {r['size']}x{r['size']}"
-                # Older results have a file for each number of threads, and are of one algorithm.
+                # Older results have a file for each number of threads, and are of one algorithm,
+                # as those of a GPU.
                 ratio = best["library fp32"] / best["auto" if threads else "direct fp32"]
                 lines.setdefault(f"{name}, batch {r['batch']}", {})[r["rate"]] = ratio
         ending, title = f"_{direction}", f"Library's time over ours, {direction}"

@@ -155,7 +155,8 @@ def convolutions(results: Path) -> list[str]:
     for path in sorted(results.glob("*/atrous_vs_cudnn*.json")):
         content = json.loads(path.read_text(encoding="utf-8"))
         timed = [r for r in content["results"] if "seconds" in r]
-        if "_full" in path.stem or "threads" not in timed[0]:
+        of_cpu = "threads" in timed[0] and timed[0].get("device") != "cuda"
+        if "_full" in path.stem or not of_cpu:
             continue
         about, capped = content["machine"], path.stem.rpartition("_")[2] in ("avx2", "avx512")
         threads = list(dict.fromkeys(r["threads"] for r in timed))

@@ -194,6 +194,20 @@ def test_the_forward_pass_is_that_of_a_layer_which_keeps_its_filters(module, mon
     assert None not in seen
 
 
+def test_what_is_compared_on_a_gpu(module):
+    """Every precision in both memory formats; cuDNN with and without TF32."""
+    shape = module("_convolutions").Shape.named(TINY)
+    found = list(module("_conv_candidates").candidates(shape, "cuda", "forward", True))
+    both = [f"direct {precision}" for precision in ("fp32", "tf32", "bf16", "fp16")]
+    both += ["library fp32", "library tf32"]
+    keys = [name + last for last in ("", " channels-last") for name in both]
+    assert [c.key for c in found] == ["auto", "im2col", "interlace", "unfold", *keys]
+    assert {c.name for c in found if c.tf32} == {"library tf32"}
+    limits = {c.name: c.limit for c in found}
+    assert limits["library tf32"] == limits["direct tf32"] == "tf32"
+    assert limits["library fp32"] == limits["auto"] == "fp32"
+
+
 def test_rows_appear_as_they_are_added(module):
     from rich.console import Console
 
