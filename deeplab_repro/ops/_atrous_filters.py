@@ -30,12 +30,12 @@ _lock = threading.RLock()
 
 @lru_cache(maxsize=1)
 def limit() -> int:
-    """Bytes that all layers of a process may keep: 384 MB, or DEEPLAB_REPRO_KEPT_FILTERS (in MB).
+    """Bytes that all layers of a process may keep: 512 MB, or DEEPLAB_REPRO_KEPT_FILTERS (in MB).
 
     Raises:
         ValueError: that variable is no number.
     """
-    given = os.environ.get("DEEPLAB_REPRO_KEPT_FILTERS") or "384"
+    given = os.environ.get("DEEPLAB_REPRO_KEPT_FILTERS") or "512"
     try:
         return int(float(given) * 1e6)
     except (ValueError, OverflowError):
@@ -53,8 +53,8 @@ class KeptFilters:
     """The transformed filters of one layer, for the combinations of taps that it met last.
 
     They are made again when a fingerprint of the weight says that its values have changed, however
-    that came about. Layers of equal weights share them, and filters for more combinations serve for fewer.
-    A layer keeps none where the process keeps :func:`limit` bytes already.
+    that came about. Layers of equal weights share them, and filters for more combinations serve for
+    fewer. A layer keeps none where the process keeps :func:`limit` bytes already.
     """
 
     def __init__(self) -> None:
