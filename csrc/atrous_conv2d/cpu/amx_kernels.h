@@ -93,7 +93,6 @@ struct AmxKernel {
   using Element = float;
   using Thread = AmxThread;
   static constexpr int kRows = 2 * kTileRows;
-  static constexpr bool kBalanced = false;
   static constexpr Index kLeftBytes = kParts * 2 * kTileBytes;  // for each part two tiles
   static constexpr Index kRightBytes = kLeftBytes;
 

@@ -122,10 +122,6 @@ void run_forward(ForwardJob<T> job, Precision precision, const PlanOf& plan_of) 
   });
 }
 
-MapStrides map_strides(Index channels, Index pixels, bool channels_last) {
-  return {channels * pixels, channels_last ? 1 : pixels, channels_last ? channels : 1};
-}
-
 }  // namespace
 
 template <typename T>
@@ -136,8 +132,8 @@ void direct_forward(const ConvGeometry& g, const T* x, const T* weight, WeightSt
   job.groups = g.groups;
   job.target_channels = g.group_out();
   job.source_channels = g.group_in();
-  job.targets = map_strides(g.out_channels, g.out_pixels(), options.channels_last);
-  job.sources = map_strides(g.in_channels, g.in_pixels(), options.channels_last);
+  job.targets = MapStrides::of(g.out_channels, g.out_pixels(), options.channels_last);
+  job.sources = MapStrides::of(g.in_channels, g.in_pixels(), options.channels_last);
   job.source_pixels = g.in_pixels();
   job.target_size = g.batch * g.out_channels * g.out_pixels();
   job.weight_group_step = g.group_out() * strides.out;
@@ -161,8 +157,8 @@ void direct_grad_input(const ConvGeometry& g, const T* grad_y, const T* weight,
   job.groups = g.groups;
   job.target_channels = g.group_in();
   job.source_channels = g.group_out();
-  job.targets = map_strides(g.in_channels, g.in_pixels(), options.channels_last);
-  job.sources = map_strides(g.out_channels, g.out_pixels(), options.channels_last);
+  job.targets = MapStrides::of(g.in_channels, g.in_pixels(), options.channels_last);
+  job.sources = MapStrides::of(g.out_channels, g.out_pixels(), options.channels_last);
   job.source_pixels = g.out_pixels();
   job.target_size = g.batch * g.in_channels * g.in_pixels();
   job.weight_group_step = g.group_out() * strides.out;
@@ -184,8 +180,8 @@ void direct_grad_weight(const ConvGeometry& g, const T* grad_y, const T* x, T* g
   job.groups = g.groups;
   job.out_channels = g.group_out();
   job.in_channels = g.group_in();
-  job.outputs = map_strides(g.out_channels, g.out_pixels(), false);
-  job.inputs = map_strides(g.in_channels, g.in_pixels(), false);
+  job.outputs = MapStrides::of(g.out_channels, g.out_pixels(), false);
+  job.inputs = MapStrides::of(g.in_channels, g.in_pixels(), false);
   job.grad_y = grad_y;
   job.x = x;
   job.grad_weight = grad_weight;

@@ -6,16 +6,6 @@
 // In this order.
 #include "lanes.h"
 
-// `total` items in groups of at most `most`: where group g begins.
-struct Groups {
-  Index total, most, count;
-  bool balanced;
-  Groups(Index total, Index most, bool balanced)
-      : total(total), most(most), count((total + most - 1) / most), balanced(balanced) {}
-  Index begin(Index g) const { return balanced ? total * g / count : smaller(g * most, total); }
-  Index size(Index g) const { return begin(g + 1) - begin(g); }
-};
-
 // Work is made once for its sizes, and copied for each member of a team. It has
 //   shared_bytes(), member_bytes()   memory
 //   count()                          multiply-adds, roughly

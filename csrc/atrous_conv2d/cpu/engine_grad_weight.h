@@ -1,7 +1,7 @@
 // The gradient of the direct convolution's weights, over a Kernel that multiplies panels. Included
 // behind engine.h, inside the same unnamed namespace. A Kernel has
 //   Element, Thread                float or double; as of a Unit in forward.h
-//   kRows, kBalanced               rows of a left panel; whether they are better shared out evenly
+//   kRows                          rows of a left panel, at most
 //   kLeftBytes, kRightBytes        of a panel
 //   pack_left(staging, rows, thread, panel)        staging [rows][kTileLanes]
 //   pack_right(staging, thread, panel)             staging [kTileLanes][kTileLanes]
@@ -53,19 +53,17 @@ class GradWeight {
  private:
   static constexpr Index kRangeTiles = kMostRuns;
 
-  Groups channel_groups() const {
-    return Groups(job_.in_channels, Kernel::kRows, Kernel::kBalanced);
-  }
-
   void block(Member& member, Thread& thread) {
-    const Groups filters(kn_, kTileLanes, false);
-    member.each(filters.count * tiles_, [&](Index i) {
-      const Index g = i / tiles_;
-      pack_gradients(g, static_cast<int>(filters.size(g)), i % tiles_, thread);
+    member.each(ceil_div(kn_, kTileLanes) * tiles_, [&](Index i) {
+      pack_gradients(i / tiles_, i % tiles_, thread);
       if (!thread.suits()) member.decline();
     });
-    member.each(channel_groups().count * job_.plan.taps, [&](Index i) {
-      multiply(i / job_.plan.taps, i % job_.plan.taps, filters, thread, member.own);
+    // Channels in groups of equal size, for the same speed of all.
+    const Index groups = ceil_div(job_.in_channels, Kernel::kRows);
+    member.each(groups * job_.plan.taps, [&](Index i) {
+      const Index g = i / job_.plan.taps, c0 = job_.in_channels * g / groups;
+      const int rows = static_cast<int>(job_.in_channels * (g + 1) / groups - c0);
+      multiply(c0, rows, i % job_.plan.taps, thread, member.own);
       if (!thread.suits()) member.decline();
     });
   }
@@ -74,22 +72,24 @@ class GradWeight {
     return packed_ + (group * kRangeTiles + tile) * Kernel::kRightBytes;
   }
 
-  void pack_gradients(Index g, int filters, Index tile, Thread& thread) {
-    alignas(64) T staging[kTileLanes * kTileLanes] = {};
+  int filters_of(Index group) const {
+    return static_cast<int>(smaller(kTileLanes, kn_ - group * kTileLanes));
+  }
+
+  void pack_gradients(Index g, Index tile, Thread& thread) {
+    alignas(64) T planes[kTileLanes * kTileLanes] = {}, pixels[kTileLanes * kTileLanes];
     const Lanes targets =
         Lanes::of_targets(job_.plan, job_.plan.tiles[tile0_ + tile], job_.outputs);
     const Index channel = group_ * job_.out_channels + k0_ + g * kTileLanes;
-    load_lanes(targets, job_.grad_y + channel * job_.outputs.channel, job_.outputs.channel, filters,
-               staging);
-    transpose(staging);
-    Kernel::pack_right(staging, thread, gradient_panel(g, tile));
+    load_lanes(targets, job_.grad_y + channel * job_.outputs.channel, job_.outputs.channel,
+               filters_of(g), planes);
+    transpose_map<T, kVectorBytes / sizeof(T)>(planes, kTileLanes, kTileLanes, kTileLanes, pixels,
+                                               kTileLanes);
+    Kernel::pack_right(pixels, thread, gradient_panel(g, tile));
   }
 
-  void multiply(Index channel_group, Index tap, const Groups& filters, Thread& thread,
-                unsigned char* panel) {
-    const Groups channels = channel_groups();
-    const Index c0 = channels.begin(channel_group);
-    const int rows = static_cast<int>(channels.size(channel_group));
+  // `rows` channels from c0 on, all filters of the block.
+  void multiply(Index c0, int rows, Index tap, Thread& thread, unsigned char* panel) {
     const T* x = job_.x + (group_ * job_.in_channels + c0) * job_.inputs.channel;
     alignas(64) T staging[kTileLanes * kTileLanes];
     alignas(64) T result[Kernel::kRows * kTileLanes];
@@ -104,11 +104,11 @@ class GradWeight {
       used[count++] = t;
     }
     Run runs[kRangeTiles];
-    for (Index g = 0; g < filters.count; ++g) {
+    for (Index g = 0; g * kTileLanes < kn_; ++g) {
       for (int i = 0; i < count; ++i) {
         runs[i] = {panel + i * Kernel::kLeftBytes, gradient_panel(g, used[i])};
       }
-      const int columns = static_cast<int>(filters.size(g));
+      const int columns = filters_of(g);
       Kernel::multiply(runs, count, rows, columns, thread, result);
       emit(k0_ + g * kTileLanes, columns, c0, rows, tap, result);
     }

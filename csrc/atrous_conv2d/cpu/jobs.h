@@ -48,6 +48,10 @@ struct WeightView {
 // Steps in elements within a batch of maps.
 struct MapStrides {
   Index image, channel, pixel;
+
+  static MapStrides of(Index channels, Index pixels, bool channels_last) {
+    return {channels * pixels, channels_last ? 1 : pixels, channels_last ? channels : 1};
+  }
 };
 
 // target[k, p] = act(sum over c, t of weight[k, c, t] * source[c, p through tap t] + bias[k]), for

@@ -162,17 +162,6 @@ void store_pixel(const T* sums, const T* bias, int channels, bool relu, T* to) {
 }
 
 template <typename T>
-void transpose(T* square) {
-  for (int i = 0; i < kTileLanes; ++i) {
-    for (int j = 0; j < i; ++j) {
-      const T kept = square[i * kTileLanes + j];
-      square[i * kTileLanes + j] = square[j * kTileLanes + i];
-      square[j * kTileLanes + i] = kept;
-    }
-  }
-}
-
-template <typename T>
 void store_lanes(const Lanes& lanes, const T* result, int rows, T* y, Index row_step, const T* bias,
                  bool relu) {
   for (int r = 0; r < rows; ++r, y += row_step, result += kTileLanes) {

@@ -54,7 +54,6 @@ struct VectorKernel {
   using Thread = VectorThread;
   using Rows = Product<T, kLanes, kMostRows, kVectors, kTileLanes>;
   static constexpr int kRows = kMostRows;
-  static constexpr bool kBalanced = true;
 
   static constexpr Index kLeftBytes = kTileLanes * kTileLanes * sizeof(T);
   static constexpr Index kRightBytes = kLeftBytes;

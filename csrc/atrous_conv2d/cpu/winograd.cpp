@@ -26,10 +26,6 @@ Index pieces_together(const ConvGeometry& g, Index element) {
                    3 * 25 * in * out / (32 * channels)});
 }
 
-MapStrides map_strides(Index channels, Index pixels, bool channels_last) {
-  return {channels * pixels, channels_last ? 1 : pixels, channels_last ? channels : 1};
-}
-
 // What a job says of channels and filters.
 template <typename T>
 WinogradJob<T> job_of(const ConvGeometry& g, unsigned filter_set, const WinogradWeight<T>& weight,
@@ -107,8 +103,8 @@ void winograd_forward(const ConvGeometry& g, const T* x, const WinogradWeight<T>
   WinogradPlan plan = plan_winograd(g, fast);
   WinogradJob<T> job = job_of(g, filters ? filter_set : plan.filter_set(), weight, parallel);
   set_plan(g, plan, job);
-  job.targets = map_strides(g.out_channels, g.out_pixels(), options.channels_last);
-  job.sources = map_strides(g.in_channels, g.in_pixels(), options.channels_last);
+  job.targets = MapStrides::of(g.out_channels, g.out_pixels(), options.channels_last);
+  job.sources = MapStrides::of(g.in_channels, g.in_pixels(), options.channels_last);
   job.source = x;
   job.filters = filters;
   job.bias = bias;
