@@ -1,6 +1,7 @@
 // One pass over the points an iteration: the messages of all kernels are sliced from their blurred
 // tables, added to the unary term and made probabilities, which are splatted into the next tables
-// while they are in the first-level cache. Marginals are written once, at the end.
+// while they are in the first-level cache. Marginals are written once, at the end, or in each
+// iteration where they are relaxed.
 #include <torch/csrc/stable/library.h>
 
 #include <cmath>
@@ -121,9 +122,8 @@ class MeanField {
   MeanField(const MeanFieldProblem& problem, float* result)
       : problem_(problem),
         stride_(row_stride<float>(problem.classes)),
-        points_(problem.batch * problem.points),
-        scores_(points_ * stride_),
-        old_(problem.relaxation == 1 ? 0 : points_ * stride_),
+        unary_(problem.unary.const_data_ptr<float>()),
+        initial_(problem.initial ? problem.initial->const_data_ptr<float>() : nullptr),
         result_(result) {
     const float* weights = problem.weights.const_data_ptr<float>();
     for (std::size_t k = 0; k < problem.kernels.size(); ++k) {
@@ -135,14 +135,13 @@ class MeanField {
     for (Index step = 0; step <= problem_.iterations; ++step) {
       const FilterPlan& plan = kernels_.front().plan();
       torch::stable::parallel_for(0, plan.strips(), 1, [&](int64_t begin, int64_t end) {
-        const Buffer<float> rows(2 * kBlockPoints * stride_);
+        const Buffer<float> room(3 * kBlockPoints * stride_);
         for (Index strip = begin; strip < end; ++strip) {
           if (step < problem_.iterations) {
             for (const Kernel& kernel : kernels_) kernel.clear_next(strip);
           }
-          for_blocks(plan, strip, problem_.points, [&](Index first, Index count) {
-            update(step, first, count, rows.get(), rows.get() + kBlockPoints * stride_);
-          });
+          for_blocks(plan, strip, problem_.points,
+                     [&](Index first, Index count) { update(step, first, count, room.get()); });
         }
       });
       if (step < problem_.iterations) {
@@ -152,31 +151,50 @@ class MeanField {
   }
 
  private:
-  void update(Index step, Index first, Index count, float* rows, float* spare) const {
+  // room: for three blocks of rows or planes.
+  void update(Index step, Index first, Index count, float* room) const {
     const MeanFieldKernels& run = kernels<float>().mean_field;
-    float* scores = scores_.get() + first * stride_;
-    float* old = old_ ? old_.get() + first * stride_ : nullptr;
-    const std::size_t bytes = count * stride_ * sizeof(float);
-    if (step == 0) {
-      // Padding never becomes probable.
-      pack(problem_.unary, first, count, -1, -std::numeric_limits<float>::infinity(), scores);
-    }
-    if (step == 0 && problem_.initial) {
-      pack(*problem_.initial, first, count, 1, 0, rows);
+    const Index classes = problem_.classes, plane = problem_.points, size = kBlockPoints * stride_;
+    float *planes = room, *rows = room + size, *spare = room + 2 * size;
+    float* result = result_ + offset(first);
+    const bool last = step == problem_.iterations;
+    std::memset(step == 0 ? planes : rows, 0, size * sizeof(float));
+    if (step == 0 && initial_) {
+      copy(classes, count, initial_ + offset(first), plane, planes, kBlockPoints);
     } else {
-      std::memcpy(rows, scores, bytes);
       if (step > 0) {
         for (const Kernel& kernel : kernels_) kernel.subtract_message(first, count, spare, rows);
+        run.rows_to_planes(stride_, rows, planes);
       }
-      run.softmax(stride_, count, problem_.cutoff, rows);
-      if (step > 0 && old) run.relax(stride_, count, problem_.relaxation, old, rows);
+      const bool from_block = step > 0 && !last && !relaxes();
+      run.softmax(classes, count, from_block ? energies(first) : unary_ + offset(first),
+                  from_block ? count : plane, problem_.cutoff, planes);
+      if (step > 0 && relaxes()) {
+        run.relax(classes, count, problem_.relaxation, result, plane, planes);
+      }
     }
-    if (step == 0 && old) std::memcpy(old, rows, bytes);
-    if (step < problem_.iterations) {
+    if (last || relaxes()) {
+      copy(classes, count, planes, kBlockPoints, result, plane);
+    } else if (step == 0) {
+      copy(classes, count, unary_ + offset(first), plane, energies(first), count);
+    }
+    if (!last) {
+      run.planes_to_rows(stride_, planes, rows);
       for (const Kernel& kernel : kernels_) kernel.splat(first, count, rows);
-    } else {
-      kernels<float>().lattice.unpack(stride_, count, problem_.classes, rows,
-                                      result_ + offset(first), problem_.points);
+    }
+  }
+
+  // A block's energies once more, one label after the other, and block after block: reading them is
+  // twice as fast as from one place for each label. They lie in the result until its own values
+  // come, in the last step; with relaxation it holds the last marginals instead.
+  float* energies(Index first) const { return result_ + first * problem_.classes; }
+
+  bool relaxes() const { return problem_.relaxation != 1; }
+
+  static void copy(Index channels, Index count, const float* from, Index from_plane, float* to,
+                   Index to_plane) {
+    for (Index c = 0; c < channels; ++c) {
+      std::memcpy(to + c * to_plane, from + c * from_plane, count * sizeof(float));
     }
   }
 
@@ -185,17 +203,9 @@ class MeanField {
     return point / problem_.points * problem_.classes * problem_.points + point % problem_.points;
   }
 
-  void pack(const Tensor& planes, Index first, Index count, float sign, float padding,
-            float* rows) const {
-    kernels<float>().lattice.pack(stride_, count, problem_.classes,
-                                  planes.const_data_ptr<float>() + offset(first), problem_.points,
-                                  sign, padding, rows);
-  }
-
   const MeanFieldProblem& problem_;
-  Index stride_, points_;
-  Buffer<float> scores_;  // -unary, (points, stride)
-  Buffer<float> old_;     // the last marginals, where they are relaxed
+  Index stride_;
+  const float *unary_, *initial_;  // (B, C, P); initial_ may be null
   std::vector<Kernel> kernels_;
   float* result_;
 };

@@ -44,24 +44,25 @@ struct LatticeKernels {
   // table[vertex[i]] += table[slot], for slots of slot[start[i]:start[i+1]] in order, i < count
   void (*merge)(Index stride, const int* vertex, const int* start, const int* slot, Index count,
                 T* table);
-  // rows[i][c] = sign * planes[c][i]; elements from `channels` on become `padding`
-  void (*pack)(Index stride, Index count, Index channels, const T* planes, Index plane, T sign,
-               T padding, T* rows);
-  // planes[c][i] = rows[i][c]
-  void (*unpack)(Index stride, Index count, Index channels, const T* rows, T* planes, Index plane);
 };
 
-// float alone: what mean field does with the rows of a block.
+// float alone: what mean field does with a block of kBlockPoints points. rows (kBlockPoints,
+// stride) hold the labels of a point, padded; planes (stride, kBlockPoints) the points of a label.
+// Tensors have their labels `plane` elements apart, and `count` points of the block.
 struct MeanFieldKernels {
-  // Softmax of each row; a value more than -cutoff below the largest becomes 0.
-  void (*softmax)(Index stride, Index count, float cutoff, float* rows);
+  void (*rows_to_planes)(Index stride, const float* rows, float* planes);
+  void (*planes_to_rows)(Index stride, const float* planes, float* rows);
+  // planes = softmax of planes - unary; a value more than -cutoff below the largest becomes 0.
+  void (*softmax)(Index channels, Index count, const float* unary, Index plane, float cutoff,
+                  float* planes);
   // rows -= mu * message. columns: `diagonal` alone, or mu's columns, one after another, padded.
   void (*subtract_diagonal)(Index stride, Index count, const float* diagonal, const float* message,
                             float* rows);
   void (*subtract_product)(Index stride, Index count, Index channels, const float* columns,
                            const float* message, float* rows);
-  // rows = old = (1 - rate) * old + rate * rows
-  void (*relax)(Index stride, Index count, float rate, float* old, float* rows);
+  // planes = (1 - rate) * old + rate * planes
+  void (*relax)(Index channels, Index count, float rate, const float* old, Index plane,
+                float* planes);
 };
 
 template <typename T>
