@@ -23,36 +23,40 @@ class Kernel {
         factor_(weight * lattice_.alpha()),
         classes_(classes),
         stride_(stride),
-        now_(plan_.table_rows() * stride),
-        next_(plan_.table_rows() * stride) {
+        table_{Buffer<float>(plan_.table_rows() * stride),
+               Buffer<float>(plan_.table_rows() * stride)} {
     normalize(kernel.normalization, kernel.lattice.points);
     pad_compatibility(kernel.compatibility);
   }
 
   const FilterPlan& plan() const { return plan_; }
 
-  void clear_next(Index strip) const { plan_.clear(strip, stride_, next_.get()); }
+  // What the points of a step are splatted into, and sliced from in the next step.
+  float* table(Index step) const { return table_[step % 2].get(); }
 
-  void splat(Index first, Index count, const float* rows) const {
+  void clear(Index step, Index strip) const { plan_.clear(strip, stride_, table(step)); }
+
+  void splat(Index step, Index first, Index count, const float* rows) const {
     kernels<float>().lattice.splat(block(first, count, plan_.slot(), splat_scale_), rows,
-                                   next_.get());
+                                   table(step));
   }
 
-  // After all points were splatted.
-  void blur_next() {
-    plan_.merge_and_blur(stride_, false, next_.get());
-    std::swap(now_, next_);
+  // After all points were splatted: of the plan's phases, 0 where there are fewer.
+  Index parts(int phase) const { return phase < plan_.phases() ? plan_.parts(phase, false) : 0; }
+  void run_part(Index step, int phase, Index part) const {
+    plan_.run_part(phase, false, part, stride_, table(step));
   }
 
   // rows -= weight * mu * message; spare: as large as rows.
-  void subtract_message(Index first, Index count, float* spare, float* rows) const {
+  void subtract_message(Index step, Index first, Index count, float* spare, float* rows) const {
     const KernelSet<float>& run = kernels<float>();
+    const float* blurred = table(step - 1);
     const auto from = block(first, count, lattice_.vertex, slice_scale_);
     if (!mu_) {  // Potts
-      run.lattice.slice(from, factor_, true, now_.get(), rows);
+      run.lattice.slice(from, factor_, true, blurred, rows);
       return;
     }
-    run.lattice.slice(from, factor_, false, now_.get(), spare);
+    run.lattice.slice(from, factor_, false, blurred, spare);
     if (diagonal_) {
       run.mean_field.subtract_diagonal(stride_, count, mu_.get(), spare, rows);
     } else {
@@ -111,7 +115,7 @@ class Kernel {
   FilterPlan plan_;
   float factor_;
   Index classes_, stride_;
-  Buffer<float> now_, next_;                 // blurred table; the one that is being splatted into
+  Buffer<float> table_[2];                   // of even and of odd steps
   Buffer<float> splat_scale_, slice_scale_;  // (points); empty = 1
   Buffer<float> mu_;                         // empty = Potts
   bool diagonal_ = false;
@@ -132,25 +136,39 @@ class MeanField {
   }
 
   void run() {
-    for (Index step = 0; step <= problem_.iterations; ++step) {
-      const FilterPlan& plan = kernels_.front().plan();
-      torch::stable::parallel_for(0, plan.strips(), 1, [&](int64_t begin, int64_t end) {
-        const Buffer<float> room(3 * kBlockPoints * stride_);
-        for (Index strip = begin; strip < end; ++strip) {
-          if (step < problem_.iterations) {
-            for (const Kernel& kernel : kernels_) kernel.clear_next(strip);
-          }
-          for_blocks(plan, strip, problem_.points,
-                     [&](Index first, Index count) { update(step, first, count, room.get()); });
-        }
-      });
-      if (step < problem_.iterations) {
-        for (Kernel& kernel : kernels_) kernel.blur_next();
-      }
-    }
+    const Index size = 3 * kBlockPoints * stride_;
+    in_team([&](Member& member) {
+      const Buffer<float> room(size);
+      for (Index step = 0; step <= problem_.iterations; ++step) run_step(step, member, room.get());
+    });
   }
 
  private:
+  void run_step(Index step, Member& member, float* room) const {
+    const FilterPlan& plan = kernels_.front().plan();
+    const bool last = step == problem_.iterations;
+    member.each(plan.strips(), [&](Index strip) {
+      if (!last) {
+        for (const Kernel& kernel : kernels_) kernel.clear(step, strip);
+      }
+      for_blocks(plan, strip, problem_.points,
+                 [&](Index first, Index count) { update(step, first, count, room); });
+    });
+    if (last) return;
+    int phases = 0;
+    for (const Kernel& kernel : kernels_) phases = std::max(phases, kernel.plan().phases());
+    // One wait for the same phase of all kernels.
+    for (int phase = 0; phase < phases; ++phase) {
+      Index parts = 0;
+      for (const Kernel& kernel : kernels_) parts += kernel.parts(phase);
+      member.each(parts, [&](Index part) {
+        std::size_t k = 0;
+        for (; part >= kernels_[k].parts(phase); ++k) part -= kernels_[k].parts(phase);
+        kernels_[k].run_part(step, phase, part);
+      });
+    }
+  }
+
   // room: for three blocks of rows or planes.
   void update(Index step, Index first, Index count, float* room) const {
     const MeanFieldKernels& run = kernels<float>().mean_field;
@@ -163,7 +181,8 @@ class MeanField {
       copy(classes, count, initial_ + offset(first), plane, planes, kBlockPoints);
     } else {
       if (step > 0) {
-        for (const Kernel& kernel : kernels_) kernel.subtract_message(first, count, spare, rows);
+        for (const Kernel& kernel : kernels_)
+          kernel.subtract_message(step, first, count, spare, rows);
         run.rows_to_planes(stride_, rows, planes);
       }
       const bool from_block = step > 0 && !last && !relaxes();
@@ -180,7 +199,7 @@ class MeanField {
     }
     if (!last) {
       run.planes_to_rows(stride_, planes, rows);
-      for (const Kernel& kernel : kernels_) kernel.splat(first, count, rows);
+      for (const Kernel& kernel : kernels_) kernel.splat(step, first, count, rows);
     }
   }
 

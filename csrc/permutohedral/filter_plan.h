@@ -8,14 +8,19 @@
 //
 // The blur along an axis runs along chains of neighbours, in place: a vertex is read once, and one
 // without neighbours not at all.
+//
+// Threads work as a team (common/team.h): they are woken once for a whole filter, or for all steps
+// of mean field, and share out strips and parts of chains as they come to them.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
 
+#include <algorithm>
 #include <cstring>
 #include <vector>
 
 #include "../common/buffer_cpu.h"
+#include "../common/team.h"
 #include "kernels_cpu.h"
 #include "permutohedral_entry.h"
 
@@ -69,35 +74,38 @@ class FilterPlan {
     zero(first_extra_[strip], first_extra_[strip + 1]);
   }
 
-  // Adds the extra rows to those of the vertices, then blurs along each axis.
+  // After all strips: adding the extra rows to those of the vertices, then the blur along each
+  // axis. The parts of one of these phases may run at the same time, the phases in their order.
+  int phases() const { return 1 + static_cast<int>(chains_.size()); }
+  Index parts(int phase, bool reverse) const {
+    if (phase == 0) return ceil_div(static_cast<Index>(merge_vertex_.size()), kGrain);
+    return static_cast<Index>(axis(phase, reverse).part.size()) - 1;
+  }
   template <typename T>
-  void merge_and_blur(Index stride, bool reverse, T* table) const {
+  void run_part(int phase, bool reverse, Index part, Index stride, T* table) const {
     const LatticeKernels<T>& run = kernels<T>().lattice;
-    const Index shared = static_cast<Index>(merge_vertex_.size());
-    torch::stable::parallel_for(0, shared, kGrain, [&](int64_t begin, int64_t end) {
-      run.merge(stride, merge_vertex_.data() + begin, merge_start_.data() + begin,
-                merge_slot_.data(), end - begin, table);
-    });
-    const int axes = static_cast<int>(chains_.size());
-    for (int i = 0; i < axes; ++i) {
-      const Chains& axis = chains_[reverse ? axes - 1 - i : i];
-      const Index parts = static_cast<Index>(axis.part.size()) - 1;
-      torch::stable::parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
-        const Index first = axis.part[begin];
-        run.blur(stride, axis.vertex.get() + first, axis.part[end] - first, table);
-      });
+    if (phase == 0) {
+      const Index shared = static_cast<Index>(merge_vertex_.size()), first = part * kGrain;
+      run.merge(stride, merge_vertex_.data() + first, merge_start_.data() + first,
+                merge_slot_.data(), std::min(kGrain, shared - first), table);
+    } else {
+      const Chains& chains = axis(phase, reverse);
+      const Index first = chains.part[part];
+      run.blur(stride, chains.vertex.get() + first, chains.part[part + 1] - first, table);
     }
   }
 
  private:
-  // Rows below this number are not worth a second thread.
-  static constexpr Index kGrain = 1024;
+  static constexpr Index kGrain = 1024;  // vertices of a part of the first phase
 
   struct Chains {
     Buffer<int> vertex;       // all chains of an axis, see LatticeKernels::blur
     std::vector<Index> part;  // where to cut them for threads
   };
 
+  const Chains& axis(int phase, bool reverse) const {
+    return chains_[reverse ? chains_.size() - phase : phase - 1];
+  }
   void plan_strips(Index points, Index vertices, int corners);
   void plan_merge(Index vertices);
   static Chains find_chains(const int* neighbours, Index vertices);
@@ -123,34 +131,46 @@ void for_blocks(const FilterPlan& plan, Index strip, Index picture, const F& f) 
   }
 }
 
-// f(strip, room for the rows of a block) for all strips, by several threads.
-template <typename T, typename F>
-void for_strips(const FilterPlan& plan, Index stride, const F& f) {
-  torch::stable::parallel_for(0, plan.strips(), 1, [&](int64_t begin, int64_t end) {
-    const Buffer<T> rows(kBlockPoints * stride);
-    for (Index strip = begin; strip < end; ++strip) f(strip, rows.get());
+// f(member) by every thread of torch's.
+template <typename F>
+void in_team(const F& f) {
+  const Index threads = static_cast<Index>(torch::stable::get_num_threads());
+  Team team(std::min<Index>(threads, Team::kMostMembers));
+  torch::stable::parallel_for(0, team.members, 1, [&](int64_t begin, int64_t end) {
+    for (Index m = begin; m < end; ++m) {
+      Member member(team, m, nullptr, nullptr);
+      f(member);
+    }
   });
 }
 
-// The table of the vertices' blurred values, from rows that read(first, count, rows) makes for
-// blocks of points; it is called by several threads.
+// f(strip, room for the rows of a block) for all strips.
+template <typename T, typename F>
+void for_strips(Member& member, const FilterPlan& plan, Index stride, const F& f) {
+  const Buffer<T> rows(kBlockPoints * stride);
+  member.each(plan.strips(), [&](Index strip) { f(strip, rows.get()); });
+}
+
+// Fills the table of the vertices' blurred values, plan.table_rows() rows, from those that
+// read(first, count, rows) makes for blocks of points.
 template <typename T, typename Read>
-Buffer<T> splat_and_blur(const LatticeView<T>& lattice, const FilterPlan& plan, Index stride,
-                         Index picture, bool reverse, const Read& read) {
+void splat_and_blur(Member& member, const LatticeView<T>& lattice, const FilterPlan& plan,
+                    Index stride, Index picture, bool reverse, const Read& read, T* table) {
   const LatticeKernels<T>& run = kernels<T>().lattice;
-  Buffer<T> table(plan.table_rows() * stride);
   const int corners = lattice.corners;
-  for_strips<T>(plan, stride, [&](Index strip, T* rows) {
-    plan.clear(strip, stride, table.get());
+  for_strips<T>(member, plan, stride, [&](Index strip, T* rows) {
+    plan.clear(strip, stride, table);
     for_blocks(plan, strip, picture, [&](Index first, Index count) {
       read(first, count, rows);
       run.splat({stride, count, corners, plan.slot() + first * corners,
                  lattice.weight + first * corners, nullptr},
-                rows, table.get());
+                rows, table);
     });
   });
-  plan.merge_and_blur(stride, reverse, table.get());
-  return table;
+  for (int phase = 0; phase < plan.phases(); ++phase) {
+    member.each(plan.parts(phase, reverse),
+                [&](Index part) { plan.run_part(phase, reverse, part, stride, table); });
+  }
 }
 
 // Filters rows that read(first, count, rows) makes and write(first, count, rows) takes, as
@@ -159,14 +179,17 @@ template <typename T, typename Read, typename Write>
 void filter_points(const LatticeView<T>& lattice, const FilterPlan& plan, Index stride,
                    Index picture, bool reverse, const Read& read, const Write& write) {
   const LatticeKernels<T>& run = kernels<T>().lattice;
-  const Buffer<T> table = splat_and_blur(lattice, plan, stride, picture, reverse, read);
+  const Buffer<T> table(plan.table_rows() * stride);
   const int corners = lattice.corners;
-  for_strips<T>(plan, stride, [&](Index strip, T* rows) {
-    for_blocks(plan, strip, picture, [&](Index first, Index count) {
-      run.slice({stride, count, corners, lattice.vertex + first * corners,
-                 lattice.weight + first * corners, nullptr},
-                lattice.alpha(), false, table.get(), rows);
-      write(first, count, rows);
+  in_team([&](Member& member) {
+    splat_and_blur(member, lattice, plan, stride, picture, reverse, read, table.get());
+    for_strips<T>(member, plan, stride, [&](Index strip, T* rows) {
+      for_blocks(plan, strip, picture, [&](Index first, Index count) {
+        run.slice({stride, count, corners, lattice.vertex + first * corners,
+                   lattice.weight + first * corners, nullptr},
+                  lattice.alpha(), false, table.get(), rows);
+        write(first, count, rows);
+      });
     });
   });
 }

@@ -47,17 +47,20 @@ struct FilterCpu {
                           lattice.corners);
     const Index stride = row_stride<T>(channels);
     const int corners = lattice.corners;
+    const Buffer<T> table(plan.table_rows() * stride);
     const auto add_products = [&](const Tensor& splatted, const Tensor& sliced, bool back) {
       const auto read = reader(sliced.const_data_ptr<T>(), channels, stride);
-      const Buffer<T> table =
-          splat_and_blur(lattice, plan, stride, lattice.points, reverse != back,
-                         reader(splatted.const_data_ptr<T>(), channels, stride));
-      for_strips<T>(plan, stride, [&](Index strip, T* rows) {
-        for_blocks(plan, strip, lattice.points, [&](Index first, Index count) {
-          read(first, count, rows);
-          kernels<T>().lattice.corner_products(
-              {stride, count, corners, lattice.vertex + first * corners, nullptr, nullptr},
-              lattice.alpha(), back, table.get(), rows, result + first * corners);
+      const auto read_splatted = reader(splatted.const_data_ptr<T>(), channels, stride);
+      in_team([&](Member& member) {
+        splat_and_blur(member, lattice, plan, stride, lattice.points, reverse != back,
+                       read_splatted, table.get());
+        for_strips<T>(member, plan, stride, [&](Index strip, T* rows) {
+          for_blocks(plan, strip, lattice.points, [&](Index first, Index count) {
+            read(first, count, rows);
+            kernels<T>().lattice.corner_products(
+                {stride, count, corners, lattice.vertex + first * corners, nullptr, nullptr},
+                lattice.alpha(), back, table.get(), rows, result + first * corners);
+          });
         });
       });
     };

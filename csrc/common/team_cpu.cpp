@@ -1,10 +1,10 @@
 #include <thread>
 
-#include "jobs.h"
+#include "team.h"
 
 namespace deeplab {
 
-// Plain numbers and the compiler's atomics: jobs.h is read where no standard header may be.
+// Plain numbers and the compiler's atomics: team.h is read where no standard header may be.
 
 Index Team::claim(Index m, Index end) {
   Index* const claimed = &claimed_[m].value;
