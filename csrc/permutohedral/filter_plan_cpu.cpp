@@ -48,8 +48,7 @@ FilterPlan::FilterPlan(const int* vertex, const int* neighbours, Index points, I
 void FilterPlan::plan_strips(Index points, Index vertices, int corners) {
   const Index strips = strip_count(points);
   for (Index s = 0; s <= strips; ++s) first_point_.push_back(points * s / strips);
-  // Which vertices a strip touches; afterwards, their rows.
-  std::vector<Buffer<int>> row_of(strips);
+  std::vector<Buffer<bool>> touches(strips);  // by strip, then by vertex
   std::vector<Index> touched_end(strips, 0);
   std::atomic<bool> in_range{true};
   const auto for_strips = [&](const auto& f) {
@@ -58,18 +57,18 @@ void FilterPlan::plan_strips(Index points, Index vertices, int corners) {
     });
   };
   for_strips([&](Index s) {
-    row_of[s] = Buffer<int>(vertices);
-    std::memset(row_of[s].get(), 0, vertices * sizeof(int));
+    touches[s] = Buffer<bool>(vertices);
+    std::memset(touches[s].get(), 0, vertices);
     const unsigned limit = static_cast<unsigned>(vertices);
     for (Index e = first_point_[s] * corners; e < first_point_[s + 1] * corners; ++e) {
       if (static_cast<unsigned>(vertex_[e]) >= limit) {
         in_range = false;
         return;
       }
-      row_of[s][vertex_[e]] = 1;
+      touches[s][vertex_[e]] = true;
     }
     for (touched_end[s] = vertices; touched_end[s] > 0; --touched_end[s]) {
-      if (row_of[s][touched_end[s] - 1]) break;
+      if (touches[s][touched_end[s] - 1]) break;
     }
   });
   if (!in_range) not_a_lattice("a vertex is out of range");
@@ -84,7 +83,7 @@ void FilterPlan::plan_strips(Index points, Index vertices, int corners) {
   if (strips > 1) {
     for_strips([&](Index s) {
       for (Index v = 0; v < first_owned_[s]; ++v) {
-        if (row_of[s][v]) shared_[s].push_back(static_cast<int>(v));
+        if (touches[s][v]) shared_[s].push_back(static_cast<int>(v));
       }
     });
     for (Index s = 0; s < strips; ++s) {
@@ -92,11 +91,12 @@ void FilterPlan::plan_strips(Index points, Index vertices, int corners) {
     }
     slot_ = Buffer<int>(points * corners);
     for_strips([&](Index s) {
+      const int owned = static_cast<int>(first_owned_[s]);
+      const Buffer<int> extra(owned);  // row of a vertex below `owned`
       int row = static_cast<int>(first_extra_[s]);
-      for (const int v : shared_[s]) row_of[s][v] = row++;
-      for (Index v = first_owned_[s]; v < touched_end[s]; ++v) row_of[s][v] = static_cast<int>(v);
+      for (const int v : shared_[s]) extra[v] = row++;
       for (Index e = first_point_[s] * corners; e < first_point_[s + 1] * corners; ++e) {
-        slot_[e] = row_of[s][vertex_[e]];
+        slot_[e] = vertex_[e] < owned ? extra[vertex_[e]] : vertex_[e];
       }
     });
   }

@@ -319,22 +319,23 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> permutohedral_build(const Ten
     using T = decltype(zero);
     const Features<T> all(features.const_data_ptr<T>(), batch, points, static_cast<int>(d));
     const KeyFields fields = key_fields(op, all);
+    int* const vertices = vertex.mutable_data_ptr<int>();
+    // The hash table is gone before the entries are sorted.
     const auto build = [&](auto words) {
       Builder<T, decltype(words)::value> builder(all, fields);
-      int* vertices = vertex.mutable_data_ptr<int>();
       builder.number_vertices(padding_points, vertices, weight.mutable_data_ptr<T>());
-      const Index count = builder.vertices();
-      neighbours = new_int({d + 1, count, 2});
-      splat_start = new_int({count + 1});
+      neighbours = new_int({d + 1, builder.vertices(), 2});
       builder.find_neighbours(neighbours.mutable_data_ptr<int>());
-      sort_entries(vertices, entries, count, splat_start.mutable_data_ptr<int>(),
-                   splat_entry.mutable_data_ptr<int>());
     };
     if (fields.words() == 1) {
       build(std::integral_constant<int, 1>());
     } else {
       build(std::integral_constant<int, KeyFields::kMaxWords>());
     }
+    const Index count = neighbours.size(1);
+    splat_start = new_int({count + 1});
+    sort_entries(vertices, entries, count, splat_start.mutable_data_ptr<int>(),
+                 splat_entry.mutable_data_ptr<int>());
   });
   return {vertex, weight, neighbours, splat_start, splat_entry};
 }

@@ -168,6 +168,7 @@ class VertexTable {
     mask_ = slots - 1;
     shift_ = 64;
     for (std::size_t size = slots; size > 1; size /= 2) --shift_;
+    slots_ = Buffer<Slot>();  // frees the old ones first
     slots_ = Buffer<Slot>(static_cast<Index>(slots));
     std::memset(static_cast<void*>(slots_.get()), 0xFF, slots * sizeof(Slot));  // vertex -1
     for (std::size_t vertex = 0; vertex < keys_.size(); ++vertex) {

@@ -70,6 +70,7 @@ class Unary:
     """Energies of labels, for :meth:`DenseCRF.setUnary`."""
 
     def _energies(self) -> NDArray[np.float32]:
+        """Memory of this object's own: the caller may change his arrays later, as with pydensecrf."""
         raise TypeError("Unary is abstract: use ConstUnary or LogisticUnary")
 
 
@@ -124,8 +125,7 @@ class DenseCRF:
         energies = u._energies()
         if energies.shape != (self._nlabel, self._nvar):
             raise ValueError(_bad_unary((self._nlabel, self._nvar), energies.shape))
-        # A copy: the caller may change the array later, as with pydensecrf.
-        unary = torch.from_numpy(energies.copy())[None]
+        unary = torch.from_numpy(energies)[None]
         check_energies("setUnaryEnergy", unary)
         self._unary = unary
 
