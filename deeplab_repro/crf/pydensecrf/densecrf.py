@@ -70,7 +70,7 @@ class Unary:
     """Energies of labels, for :meth:`DenseCRF.setUnary`."""
 
     def _energies(self) -> NDArray[np.float32]:
-        """Memory of this object's own: the caller may change his arrays later, as with pydensecrf."""
+        """Memory of its own: the caller may change his arrays later, as with pydensecrf."""
         raise TypeError("Unary is abstract: use ConstUnary or LogisticUnary")
 
 
