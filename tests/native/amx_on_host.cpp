@@ -192,8 +192,8 @@ bool declines(Case c, float value) {
   std::fill(c.x.begin(), c.x.end(), value);
   std::vector<float> y(c.grad_y.size());
   const int before = declined;
-  direct_forward(c.g, c.x.data(), c.weight.data(), c.strides(), c.bias.data(), y.data(), options_of(c),
-                 kAlone);
+  direct_forward(c.g, c.x.data(), c.weight.data(), c.strides(), c.bias.data(), y.data(),
+                 options_of(c), kAlone);
   return declined > before;
 }
 
