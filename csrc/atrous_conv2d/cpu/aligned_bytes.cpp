@@ -11,7 +11,8 @@ namespace deeplab {
 namespace {
 
 constexpr Index kHugePage = 2 << 20;
-// What a thread keeps for its next convolution: fresh pages cost more than small convolutions do.
+// What a thread keeps for its next convolution, in all: fresh pages cost more than small
+// convolutions do, and a tenth of large ones.
 constexpr Index kMostKept = 64 << 20;
 constexpr int kSlots = 3;
 
@@ -59,7 +60,9 @@ AlignedBytes::AlignedBytes(Index size) {
 
 AlignedBytes::~AlignedBytes() {
   Block block{bytes_, size_};
-  if (size_ <= kMostKept) {
+  Index size = size_;
+  for (const Block& slot : kept.slots) size += slot.size;
+  if (size <= kMostKept) {
     // The largest stay.
     for (Block& slot : kept.slots) {
       if (slot.size < block.size) std::swap(slot, block);
