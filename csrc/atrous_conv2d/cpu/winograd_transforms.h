@@ -2,7 +2,6 @@
 // engine_winograd.h, inside its unnamed namespace.
 
 // One axis of one form, of which the compiler sees every number.
-//
 template <typename T, int kLanes, int kForm>
 struct FormTransform {
   using W = Wide<T, kLanes>;
@@ -11,31 +10,30 @@ struct FormTransform {
 
   // to[p][l] of from[e][l], for l in [0, lanes), whole vectors.
   static void inputs(const T* const* from, T* const* to, int lanes) {
-    for (int l = 0; l < lanes; l += kLanes) {
-      Vector x[WinogradForm::kInputs];
-#pragma GCC unroll 6
-      for (int e = 0; e < kSelf.inputs; ++e) x[e] = W::load(from[e] + l);
-#pragma GCC unroll 6
-      for (int p = 0; p < kSelf.products; ++p) {
-        W::store(to[p] + l, combined(x, kSelf.of_inputs[p], kSelf.inputs));
-      }
-    }
+    apply<kSelf.inputs, kSelf.products>(kSelf.of_inputs, from, to, lanes);
   }
 
   // to[o][l] of from[p][l]
   static void outputs(const T* const* from, T* const* to, int lanes) {
-    for (int l = 0; l < lanes; l += kLanes) {
-      Vector x[WinogradForm::kProducts];
-#pragma GCC unroll 6
-      for (int p = 0; p < kSelf.products; ++p) x[p] = W::load(from[p] + l);
-#pragma GCC unroll 4
-      for (int o = 0; o < kSelf.outputs; ++o) {
-        W::store(to[o] + l, combined(x, kSelf.of_products[o], kSelf.products));
-      }
-    }
+    apply<kSelf.products, kSelf.outputs>(kSelf.of_products, from, to, lanes);
   }
 
  private:
+  static constexpr int kMost = WinogradForm::kInputs;
+
+  template <int kFrom, int kTo>
+  static inline __attribute__((always_inline)) void apply(const double (*factors)[kMost],
+                                                          const T* const* from, T* const* to,
+                                                          int lanes) {
+    for (int l = 0; l < lanes; l += kLanes) {
+      Vector x[kMost];
+#pragma GCC unroll 6
+      for (int i = 0; i < kFrom; ++i) x[i] = W::load(from[i] + l);
+#pragma GCC unroll 6
+      for (int i = 0; i < kTo; ++i) W::store(to[i] + l, combined(x, factors[i], kFrom));
+    }
+  }
+
   static inline __attribute__((always_inline)) Vector combined(const Vector* x,
                                                                const double* factors, int count) {
     Vector sum{};
