@@ -54,6 +54,8 @@ class Forward {
       band_pixels_ = larger(band_pixels_, band_.high - band_.low);
       band_tiles_ = larger(band_tiles_, band_.tile_end - band_.tile_begin);
     }
+    packs_bands_ = band_pixels_ * pixel_bytes() <= kMostBandBytes;
+    if (!packs_bands_) band_pixels_ = 0;
   }
 
   Index shared_bytes() const {
@@ -73,7 +75,7 @@ class Forward {
         // At least once: without channels the result is the bias.
         for (c0_ = 0; c0_ == 0 || c0_ < job_.source_channels; c0_ += chunks_ * kDepth) {
           cn_ = smaller(chunks_ * kDepth, job_.source_channels - c0_);
-          pack_pixels(member, thread);
+          if (packs_bands_) pack_pixels(member, thread);
           for (k0_ = 0; k0_ < job_.target_channels; k0_ += groups_ * kTileLanes) {
             kn_ = smaller(groups_ * kTileLanes, job_.target_channels - k0_);
             pack_weights(member, thread);
@@ -228,7 +230,7 @@ class Forward {
       const Index end = smaller(tap_count, begin + kMostTaps);
       Taps rows[kMostTaps];
       for (Index i = begin; i < end; ++i) {
-        gather(tile, taps[i], copies + i * kMostPixels * pixel_bytes(), rows + i - begin);
+        gather(tile, taps[i], copies + i * kMostPixels * pixel_bytes(), thread, rows + i - begin);
       }
       for (Index g = 0; g * kTileLanes < kn_; ++g) {
         const Index filter = k0_ + g * kTileLanes;
@@ -243,14 +245,16 @@ class Forward {
   }
 
   // The tile's pixels through a tap: in place where they are equally spaced, else copied.
-  void gather(const PixelTile& tile, Index tap, unsigned char* copy, Taps* rows) const {
+  void gather(const PixelTile& tile, Index tap, unsigned char* copy, Thread& thread,
+              Taps* rows) const {
     const Index bytes = pixel_bytes();
     const MapStrides pixels = {job_.source_pixels, 0, 1};
     const Lanes lanes = Lanes::of_sources(job_.plan, tile, tap, pixels);
     for (int g = 0, first = 0; first < tile.lanes; ++g, first += Unit::kGroupRows) {
       const int size = static_cast<int>(smaller(Unit::kGroupRows, tile.lanes - first));
       Index pixel = 0;
-      if (lanes.in_one_run(first, size, &pixel) && (Unit::kEvenSpacing || lanes.step == 1)) {
+      if (packs_bands_ && lanes.in_one_run(first, size, &pixel) &&
+          (Unit::kEvenSpacing || lanes.step == 1)) {
         rows->at[g] = pixel_row(pixel, 0);
         rows->step[g] = lanes.step * bytes;
         continue;
@@ -261,8 +265,24 @@ class Forward {
       __builtin_memset(to, 0, size * bytes);
       lanes.visit([&](int lane, Index source) {
         if (lane < first || lane >= first + size) return;
-        __builtin_memcpy(to + (lane - first) * bytes, pixel_row(source, 0), bytes);
+        unsigned char* const row = to + (lane - first) * bytes;
+        if (packs_bands_) {
+          __builtin_memcpy(row, pixel_row(source, 0), bytes);
+        } else {
+          pack_pixel(source, thread, row);
+        }
       });
+    }
+  }
+
+  // One pixel of a map whose strides are so wide that nothing between them is worth packing.
+  void pack_pixel(Index pixel, Thread& thread, unsigned char* row) const {
+    alignas(64) T channels[kDepth];
+    for (Index chunk = 0; chunk * kDepth < cn_; ++chunk, row += Unit::kPixelBytes) {
+      const Index entries = smaller(kDepth, cn_ - chunk * kDepth);
+      const T* const from = source(pixel, chunk * kDepth);
+      for (Index e = 0; e < entries; ++e) channels[e] = from[e * job_.sources.channel];
+      Unit::pack_row(channels, entries, thread, row);
     }
   }
 
@@ -285,7 +305,8 @@ class Forward {
   }
 
   static constexpr Index kMostPixels = Unit::kRows > 0 ? Unit::kRows : kTileLanes;  // of a tile
-  static constexpr Index kSums = kMostPixels * kTileLanes;     // of a tile and a group of filters
+  static constexpr Index kSums = kMostPixels * kTileLanes;  // of a tile and a group of filters
+  static constexpr Index kMostBandBytes = 256 << 20;
   static constexpr Index kPackedTogether = 256 * 32 / kDepth;  // pixels
 
   const ForwardJob<T>& job_;
@@ -294,6 +315,7 @@ class Forward {
   Index groups_;  // of kTileLanes filters, in a block
   Index all_groups_;
   Index band_pixels_ = 1, band_tiles_ = 1;  // at most
+  bool packs_bands_;
   unsigned char* pixels_ = nullptr;
   unsigned char* panels_ = nullptr;
   T* sums_ = nullptr;
