@@ -14,16 +14,16 @@ from torch import Tensor
 __all__ = ["nearest", "scale_dimension"]
 
 
-def scale_dimension(size: int, scale: float, *, is_dynamic: bool = False) -> int:
+def scale_dimension(size: int, scale: float, *, single: bool = False) -> int:
     """The size of a scaled map: (size - 1) * scale + 1, cut to a whole number (core/utils.py).
 
     Args:
         size: of the map.
         scale: what it is multiplied by.
-        is_dynamic: compute in float32, as the original does where a size is only known when the
-            graph runs (a network without ``crop_size``); in float64 otherwise.
+        single: compute in float32, as the original does where a size is only known when the graph
+            runs (a network without ``crop_size``); in float64 otherwise.
     """
-    number = np.float32 if is_dynamic else np.float64
+    number = np.float32 if single else np.float64
     return int((number(size) - number(1)) * number(scale) + number(1))
 
 

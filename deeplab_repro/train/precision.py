@@ -7,10 +7,10 @@ from typing import Any, Final, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from deeplab_repro.caffe.layers.base import CaffeLayer
 from deeplab_repro.errors import InputError
+from deeplab_repro.train.optim import CaffeOptimizer
 
 __all__ = ["PRECISIONS", "MixedPrecision", "Precision"]
 
@@ -89,7 +89,7 @@ class MixedPrecision:
         """Add the loss's gradients to those of the parameters."""
         self._scaler.scale(loss).backward()
 
-    def step(self, optimizer: Optimizer) -> None:
+    def step(self, optimizer: CaffeOptimizer) -> None:
         """Update the parameters by their gradients."""
         self._scaler.step(optimizer)
         self._scaler.update()

@@ -12,13 +12,13 @@ from typing import Any, Literal, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.backends.cpu import get_cpu_capability
-from torch.optim import Optimizer
 
 from deeplab_repro.caffe.layers.base import UnexpectedLabel
 from deeplab_repro.processes import Processes
 from deeplab_repro.train.batches import Batches
 from deeplab_repro.train.closing import Closing
 from deeplab_repro.train.journal import Journal, small, told
+from deeplab_repro.train.optim import CaffeOptimizer
 from deeplab_repro.train.precision import MixedPrecision, Precision
 from deeplab_repro.train.team import Team
 from deeplab_repro.train.updates import seeded
@@ -103,7 +103,7 @@ class Training(Closing, ABC):
 
     settings: Course
     net: Any
-    optimizer: Optimizer
+    optimizer: CaffeOptimizer
     lr: float
     _batches: Batches
     #: Passes of an iteration that this process makes.
