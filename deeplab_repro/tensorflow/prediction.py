@@ -1,9 +1,8 @@
-"""From a picture to its labels and scores as the original's eval.py and export_model.py get them."""
+"""From a picture to its labels, as the original's eval.py and export_model.py get them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,12 +11,10 @@ from torch import Tensor
 
 from deeplab_repro.caffe.layers.interp import align_corners
 from deeplab_repro.evaluation.confusion import Confusion
+from deeplab_repro.models.v3.network import DeepLabV3
 from deeplab_repro.pictures.voc import IGNORE_LABEL
-from deeplab_repro.tensorflow.preprocessing import Prepared, Resizing, preprocess
+from deeplab_repro.tensorflow.preprocessing import OWN_SIZE, Prepared, Resizing, preprocess
 from deeplab_repro.tensorflow.resizing import nearest
-
-if TYPE_CHECKING:
-    from deeplab_repro.models.v3.network import DeepLabV3
 
 __all__ = ["evaluate_crops", "predict_picture"]
 
@@ -28,7 +25,7 @@ def predict_picture(
     picture: ArrayLike,
     *,
     crop_size: Sequence[int] | None = None,
-    resizing: Resizing = Resizing(),
+    resizing: Resizing = OWN_SIZE,
     scales: Sequence[float] = (1.0,),
     flip: bool = False,
     quirks: bool = True,
@@ -70,7 +67,7 @@ def evaluate_crops(
     pairs: Iterable[tuple[ArrayLike, ArrayLike]],
     *,
     crop_size: Sequence[int] | None = None,
-    resizing: Resizing = Resizing(),
+    resizing: Resizing = OWN_SIZE,
     scales: Sequence[float] = (1.0,),
     flip: bool = False,
     ignore_label: int = IGNORE_LABEL,

@@ -26,6 +26,8 @@ from deeplab_repro.tensorflow.resizing import nearest
 from prototxt_import.words import show
 
 __all__ = [
+    "AS_PUBLISHED",
+    "OWN_SIZE",
     "Augmentation",
     "Prepared",
     "Resizing",
@@ -115,6 +117,10 @@ class Resizing:
         return np.floor(sides * scale).astype(np.int64)
 
 
+#: Pictures stay as they are.
+OWN_SIZE: Final = Resizing()
+
+
 @dataclass(frozen=True)
 class Prepared:
     """A picture as a network gets it.
@@ -137,7 +143,7 @@ def preprocess(
     *,
     crop_size: Sequence[int],
     model_variant: str | None = None,
-    resizing: Resizing = Resizing(),
+    resizing: Resizing = OWN_SIZE,
     ignore_label: int = 255,
 ) -> Prepared:
     """Prepare a picture for evaluation: resized, then padded at the right and the bottom.
@@ -200,6 +206,10 @@ class Augmentation:
             raise InputError("flip_probability", expected="0 to 1", got=self.flip_probability)
 
 
+#: How the published networks were trained.
+AS_PUBLISHED: Final = Augmentation()
+
+
 def random_scale(augmentation: Augmentation, random: np.random.Generator) -> float:
     """One of the scales, or any between the least and the greatest (get_random_scale).
 
@@ -250,8 +260,8 @@ def preprocess_for_training(
     crop_size: Sequence[int],
     random: np.random.Generator,
     model_variant: str | None = None,
-    resizing: Resizing = Resizing(),
-    augmentation: Augmentation = Augmentation(),
+    resizing: Resizing = OWN_SIZE,
+    augmentation: Augmentation = AS_PUBLISHED,
     ignore_label: int = 255,
 ) -> Prepared:
     """Prepare a picture for training: resized, scaled at random, padded, cropped, mirrored.

@@ -134,14 +134,17 @@ class LearningRate:
         return (base - end) * (one - done) ** np.float32(self.learning_power) + end
 
 
-def is_last_layer(name: str, *, logits_only: bool = False) -> bool:
+def is_last_layer(name: str, *, logits_only: bool = False, as_prefix: bool = False) -> bool:
     """Whether a variable belongs to what stands behind the backbone.
 
     Args:
         name: TensorFlow's.
         logits_only: of that, the classifiers alone (``last_layers_contain_logits_only``).
+        as_prefix: the name has to begin with such a scope, as where the original leaves out what
+            it does not restore; elsewhere it holds one.
     """
-    return any(scope in name for scope in (_LAST_LAYERS[:1] if logits_only else _LAST_LAYERS))
+    scopes = _LAST_LAYERS[:1] if logits_only else _LAST_LAYERS
+    return name.startswith(scopes) if as_prefix else any(scope in name for scope in scopes)
 
 
 def gradient_multiplier(

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from dataclasses import dataclass, field, fields
+from typing import Any, Final, TypeVar
 
 from torch import Tensor, nn
 
 from deeplab_repro.errors import InputError
-from deeplab_repro.tensorflow.losses import LossOptions, cross_entropy, weight_penalty
+from deeplab_repro.models.v3.network import DeepLabV3
+from deeplab_repro.tensorflow.loss import LossOptions, cross_entropy, weight_penalty
 from deeplab_repro.tensorflow.schedule import LearningRate
-
-if TYPE_CHECKING:
-    from deeplab_repro.models.v3.network import DeepLabV3
 
 __all__ = ["TrainingOptions", "losses"]
 
@@ -33,7 +31,7 @@ class TrainingOptions:
         momentum: share of the last step that stays.
         adam_learning_rate: rate of adam.
         adam_epsilon: keeps adam's divisor from 0.
-        weight_decay: see :func:`~deeplab_repro.tensorflow.losses.weight_penalty`.
+        weight_decay: see :func:`~deeplab_repro.tensorflow.loss.weight_penalty`.
         last_layer_gradient_multiplier: how much faster learns what stands behind the backbone.
         last_layers_contain_logits_only: of that, the classifiers alone.
         initialize_last_layer: take it from the checkpoint that a training starts from, too.
@@ -42,8 +40,8 @@ class TrainingOptions:
         InputError: an unknown optimizer, or a negative number.
     """
 
-    learning_rate: LearningRate = LearningRate()
-    loss: LossOptions = LossOptions()
+    learning_rate: LearningRate = field(default_factory=LearningRate)
+    loss: LossOptions = field(default_factory=LossOptions)
     optimizer: str = "momentum"
     momentum: float = 0.9
     adam_learning_rate: float = 0.001
@@ -72,11 +70,8 @@ class TrainingOptions:
         """
         left = {name: _frozen(value) for name, value in flags.items()}
         rate, loss = _taken(LearningRate, left), _taken(LossOptions, left)
-        own = {
-            field.name: left.pop(field.name)
-            for field in fields(cls)
-            if field.name in left and field.name not in ("learning_rate", "loss")
-        }
+        names = [own.name for own in fields(cls) if own.name not in ("learning_rate", "loss")]
+        own = {name: left.pop(name) for name in names if name in left}
         if left:
             raise InputError("unknown flags of a training", got=", ".join(sorted(left)))
         return cls(learning_rate=rate, loss=loss, **own)
@@ -123,7 +118,7 @@ def losses(
             ``fine_tune_batch_norm`` overrules the network's, and ``dropout: "identity"`` leaves
             dropout out.
         global_step: updates done, which hard example mining asks for; by default the case's, or 0.
-        quirks: see :func:`~deeplab_repro.tensorflow.losses.cross_entropy`.
+        quirks: see :func:`~deeplab_repro.tensorflow.loss.cross_entropy`.
 
     Returns:
         two () float32 with gradients.
@@ -140,7 +135,7 @@ def losses(
     else:
         options = case or TrainingOptions()
     with _train_mode(net, fine_tunes, has_dropout):
-        scales = net.scale_logits(x)
+        scales = net.multi_scale_logits(x)
     entropy = [
         cross_entropy(scores, labels, options.loss, global_step=global_step or 0, quirks=quirks)
         for scores in scales.values()
@@ -172,5 +167,5 @@ def _frozen(value: Any) -> Any:
 
 def _taken(kind: type[_Part], flags: dict[str, Any]) -> _Part:
     """One part of the options, made of its own flags, which are taken away."""
-    names = [field.name for field in fields(kind) if field.name in flags]  # type: ignore[arg-type]
+    names = [own.name for own in fields(kind) if own.name in flags]  # type: ignore[arg-type]
     return kind(**{name: flags.pop(name) for name in names})

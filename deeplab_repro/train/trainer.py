@@ -26,11 +26,11 @@ from deeplab_repro.tensorflow.schedule import gradient_multiplier, is_last_layer
 from deeplab_repro.tensorflow.training import TrainingOptions, losses
 from deeplab_repro.train.batches import Batches, Feed, Given, IteratedFeed
 from deeplab_repro.train.journal import Journal
-from deeplab_repro.train.optim import CaffeAdam, CaffeOptimizer, CaffeSGD
+from deeplab_repro.train.optim import CaffeAdam, CaffeSGD
 from deeplab_repro.train.precision import Precision
 from deeplab_repro.train.training import Training
 from prototxt_import.files import replacing
-from tensorflow_import import TensorFlowImportError, read_variables, write_checkpoint
+from tensorflow_import import read_variables, write_checkpoint
 
 __all__ = ["Momentum", "Trainer"]
 
@@ -301,16 +301,16 @@ class Trainer(Training):
         """Write down which checkpoint is the newest, as TensorFlow's Saver does."""
         assert self._folder is not None  # a checkpoint was written there
         with replacing(self._folder / _STATE) as file:
-            file.write_text(f'model_checkpoint_path: "{name}"\nall_model_checkpoint_paths: "{name}"\n')
+            file.write_text(
+                f'model_checkpoint_path: "{name}"\nall_model_checkpoint_paths: "{name}"\n'
+            )
 
     def _newest(self) -> Path | None:
         """The folder, for the checkpoint that it names as its newest; None where it names none."""
         folder = self._folder
         return folder if folder is not None and (folder / _STATE).is_file() else None
 
-    def _begin_with(
-        self, weights: str | os.PathLike[str] | Mapping[str, Any]
-    ) -> VariableMatch:
+    def _begin_with(self, weights: str | os.PathLike[str] | Mapping[str, Any]) -> VariableMatch:
         """Take what is wanted of the weights to start from."""
         file = None if isinstance(weights, Mapping) else weights
         given = weights if isinstance(weights, Mapping) else read_variables(weights)
@@ -319,7 +319,7 @@ class Trainer(Training):
             given = {
                 name: array
                 for name, array in given.items()
-                if not begins_with_last_layer(name, logits_only=logits_only)
+                if not is_last_layer(name, logits_only=logits_only, as_prefix=True)
             }
         match = load_variables(self.model, given, strict=False, file=file)
         if match.unfit:
@@ -328,15 +328,15 @@ class Trainer(Training):
             raise InputError(
                 "has no variable of this network", file=file, expected=next(iter(self._learning))
             )
-        slots = {f"{name}/{slot}" for name in self._learning for slot in self.optimizer.slots}
-        whole = [name for name in self._learning if slots_of(name, self.optimizer) <= given.keys()]
-        self._take_slots(given, whole, file)
-        match.left_over = [name for name in match.left_over if name not in slots]
+        remembered = [
+            name
+            for name in self._learning
+            if all(f"{name}/{slot}" in given for slot in self.optimizer.slots)
+        ]
+        self._take_slots(given, remembered, file)
         return match
 
-    def _take_slots(
-        self, given: Mapping[str, Any], names: Collection[str], file: object
-    ) -> None:
+    def _take_slots(self, given: Mapping[str, Any], names: Collection[str], file: object) -> None:
         """Give the optimizer what it remembered of these variables."""
         memories = []
         for name in names:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from deeplab_repro.errors import InputError
+from deeplab_repro.models.v3.parts import scale_dimension
 from deeplab_repro.tensorflow.preprocessing import (
     Augmentation,
     Resizing,
@@ -20,7 +21,7 @@ from deeplab_repro.tensorflow.preprocessing import (
     random_scale,
     scale_image_and_label,
 )
-from deeplab_repro.tensorflow.resizing import nearest, scale_dimension
+from deeplab_repro.tensorflow.resizing import nearest
 
 DATA = Path(__file__).parents[1] / "data" / "tensorflow" / "preprocess"
 CASES = {case["name"]: case for case in json.loads((DATA / "cases.json").read_text())}

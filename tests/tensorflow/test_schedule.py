@@ -128,7 +128,12 @@ def test_multipliers_of_gradients() -> None:
     assert gradient_multiplier("logits/semantic/biases", 10.0) == 20
     assert gradient_multiplier("logits/semantic/weights", 10.0) == 10
     assert gradient_multiplier("logits/semantic/weights") == 1
-    for scope in ("aspp1_depthwise", "image_pooling", "concat_projection", "decoder/feature_projection0"):
+    for scope in (
+        "aspp1_depthwise",
+        "image_pooling",
+        "concat_projection",
+        "decoder/feature_projection0",
+    ):
         assert gradient_multiplier(f"{scope}/BatchNorm/gamma", 10.0) == 10
         assert gradient_multiplier(f"{scope}/BatchNorm/gamma", 10.0, logits_only=True) == 1
     assert is_last_layer("logits/semantic/biases", logits_only=True)

@@ -71,10 +71,14 @@ class LossOptions:
         return int(share * np.float32(pixels))
 
 
+#: All pixels count, all alike.
+EVERY_PIXEL: Final = LossOptions()
+
+
 def cross_entropy(
     scores: Tensor,
     labels: Tensor,
-    options: LossOptions = LossOptions(),
+    options: LossOptions = EVERY_PIXEL,
     *,
     global_step: int = 0,
     quirks: bool = True,
