@@ -231,13 +231,15 @@ class Trainer(Training):
         """What a checkpoint holds: variables, the optimizer's slots and the step.
 
         Returns:
-            TensorFlow's name -> array in TensorFlow's layout.
+            TensorFlow's name -> array in TensorFlow's layout, a copy.
         """
-        found = {name: to_tensorflow(name, value) for name, value in self.model.variables.items()}
+        found: dict[str, Any] = {
+            name: to_tensorflow(name, value).copy() for name, value in self.model.variables.items()
+        }
         for name, value in self._learning.items():
             for slot in self.optimizer.slots:
                 memory = self.optimizer.memory(value, slot)
-                found[f"{name}/{slot}"] = to_tensorflow(name, memory)
+                found[f"{name}/{slot}"] = to_tensorflow(name, memory).copy()
         if isinstance(self.optimizer, Adam):  # TensorFlow keeps the next step's powers
             (group, *_) = self.optimizer.param_groups
             for i, name in enumerate(("momentum", "momentum2"), 1):
