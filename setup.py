@@ -100,7 +100,7 @@ build.sub_commands.append(("build_native", None))
 
 setup(
     packages=[
-        *find_packages(include=["deeplab_repro*", "prototxt_import*"]),
+        *find_packages(include=["deeplab_repro*", "prototxt_import*", "tensorflow_import*"]),
         *CSRC_PACKAGES,
         "deeplab_repro._weights",  # the manifest of the released models
     ],

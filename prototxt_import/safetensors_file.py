@@ -36,10 +36,29 @@ from prototxt_import.schema import DIALECTS, Dialect
 from prototxt_import.text import parse_text
 from prototxt_import.upgrade import upgrade_layer
 
-__all__ = ["read_safetensors", "write_safetensors"]
+__all__ = ["DTYPES", "read_safetensors", "write_safetensors", "write_tensors"]
 
-#: The types that a blob can have, by the names that the format has for them.
-_DTYPES: Final = {np.dtype(np.float32): "F32", np.dtype(np.float64): "F64"}
+#: The types of tensors, by the names that the format has for them.
+DTYPES: Final = {
+    np.dtype(name): short
+    for name, short in (
+        ("bool", "BOOL"),
+        ("int8", "I8"),
+        ("uint8", "U8"),
+        ("int16", "I16"),
+        ("uint16", "U16"),
+        ("int32", "I32"),
+        ("uint32", "U32"),
+        ("int64", "I64"),
+        ("uint64", "U64"),
+        ("float16", "F16"),
+        ("float32", "F32"),
+        ("float64", "F64"),
+        ("complex64", "C64"),
+    )
+}
+#: Those that a blob of Caffe's can have.
+_BLOB_DTYPES: Final = {np.dtype(np.float32): "F32", np.dtype(np.float64): "F64"}
 
 
 def read_safetensors(
@@ -108,11 +127,11 @@ def _check_copies(layers: list[tuple[str, list[str]]], size: int, file: Any, pat
 
 def _tensor(file: Any, name: str, path: object) -> Array:
     dtype = file.get_slice(name).get_dtype()
-    if dtype not in _DTYPES.values():
+    if dtype not in _BLOB_DTYPES.values():
         raise CaffeImportError(
             f"tensor '{name}' has another type",
             file=path,
-            expected=" or ".join(_DTYPES.values()),
+            expected=" or ".join(_BLOB_DTYPES.values()),
             got=dtype,
         )
     return cast(Array, file.get_tensor(name))
@@ -140,12 +159,12 @@ def write_safetensors(
             if owner and _same_bits(owner[1], blob):
                 key = owner[0]
             else:
-                if blob.dtype not in _DTYPES:
+                if blob.dtype not in _BLOB_DTYPES:
                     raise CaffeImportError(
                         "a blob of this type cannot be written",
                         file=path,
                         layer=layer,
-                        expected=" or ".join(_DTYPES.values()),
+                        expected=" or ".join(_BLOB_DTYPES.values()),
                         got=blob.dtype,
                     )
                 tensors[key] = blob
@@ -162,18 +181,23 @@ def write_safetensors(
         }
         if net.report.alternatives:
             metadata["caffe.alternatives"] = json.dumps(net.report.alternatives)
-    _write_file(path, tensors, metadata)
+    write_tensors(path, tensors, metadata)
 
 
-def _write_file(
+def write_tensors(
     path: str | os.PathLike[str],
     tensors: Mapping[str, np.ndarray[Any, Any]],
     metadata: Mapping[str, str],
 ) -> None:
-    """The format is the length of a JSON header, that header, and the values.
+    """Write a ``.safetensors``: the length of a JSON header, that header, and the values.
 
     The library writes the metadata in another order each time; here equal contents make equal
     files.
+
+    Args:
+        path: the file.
+        tensors: name -> array, of one of the types in ``DTYPES``.
+        metadata: key -> text.
     """
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
     # The widest type first, as the library does: so each value lies at a multiple of its size.
@@ -182,7 +206,7 @@ def _write_file(
     for name in order:
         tensor = tensors[name]
         header[name] = {
-            "dtype": _DTYPES[tensor.dtype],
+            "dtype": DTYPES[tensor.dtype],
             "shape": tensor.shape,
             "data_offsets": [end, end + tensor.nbytes],
         }
