@@ -16,9 +16,10 @@ from functools import cache
 from math import lcm
 from typing import TypeAlias
 
+from deeplab_repro.models.atrous import StrideError
 from deeplab_repro.models.blocks import Block, SideBranch, run, to_full_size
 from deeplab_repro.models.steps import Step
-from deeplab_repro.models.walk import Feature, StrideError, Walk
+from deeplab_repro.models.walk import Feature, Walk
 
 Stage: TypeAlias = tuple[Block, ...]
 

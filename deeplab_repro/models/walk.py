@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, Literal
 
+from deeplab_repro.models.atrous import Sampling, StrideError
 from deeplab_repro.models.steps import (
     Conv,
     Crop,
@@ -21,10 +22,6 @@ from deeplab_repro.models.steps import (
     ResizeLike,
     Step,
 )
-
-
-class StrideError(ValueError):
-    """A network cannot have the output stride that was asked for."""
 
 
 @dataclass(frozen=True)
@@ -259,14 +256,9 @@ class Walk:
         return self._add(step, out)
 
     def _strided(self, feature: Feature, stride: int) -> tuple[int, Feature]:
-        """The atrous rule: which strides stay, and what the others become.
-
-        A stride that would take the map past the output stride is dropped, and the rates of all
-        that follows are multiplied by it instead.
-        """
-        if feature.stride * stride <= self._largest_stride:
-            return stride, replace(feature, stride=feature.stride * stride)
-        return 1, replace(feature, rate=feature.rate * stride)
+        """Which of a layer's stride stays by the atrous rule, and the map that it writes."""
+        kept, out = Sampling(feature.stride, feature.rate).strided(stride, self._largest_stride)
+        return kept, replace(feature, stride=out.stride, rate=out.rate)
 
     def _names(self, template: str) -> tuple[str, str]:
         """The name with and without the suffix of the present copy."""

@@ -1,0 +1,69 @@
+"""Units one after the other, and the maps within them that a decoder reads."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+__all__ = ["Backbone", "UnitMaps"]
+
+
+class UnitMaps(NamedTuple):
+    """What a unit gives.
+
+    Attributes:
+        output: (N, C, H, W), what the next unit reads.
+        inner: A map from within, for a decoder.
+    """
+
+    output: Tensor
+    inner: Tensor
+
+
+class Backbone(nn.Module):
+    """A root, units that give :class:`UnitMaps`, and what comes behind them.
+
+    Args:
+        root: layers before the first unit.
+        units: by name, in order.
+        tail: layers behind the last one.
+        channels: of the last map.
+        sources: stride of a decoder's stage -> name of the unit whose inner map it reads.
+        strides: those of `sources` that are wanted.
+
+    Attributes:
+        low_level: channels of the wanted inner maps by stride.
+    """
+
+    def __init__(
+        self,
+        root: nn.Module,
+        units: Mapping[str, nn.Module],
+        tail: nn.Module,
+        *,
+        channels: int,
+        sources: Mapping[int, str],
+        strides: Collection[int],
+    ) -> None:
+        super().__init__()
+        self.root, self.units, self.tail = root, nn.ModuleDict(units), tail
+        self.channels = channels
+        self._taps: dict[str, int] = {sources[stride]: stride for stride in strides}
+        self.low_level: dict[int, int] = {
+            stride: units[name].inner_channels  # type: ignore[misc]
+            for name, stride in self._taps.items()
+        }
+
+    def forward(self, x: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
+        """(N, 3, H, W) -> the last map (N, C, h, w), and inner maps by stride."""
+        x = self.root(x)
+        inner = {}
+        for name, unit in self.units.items():
+            maps = unit(x)
+            x = maps.output
+            if name in self._taps:
+                inner[self._taps[name]] = maps.inner
+            del maps
+        return self.tail(x), inner

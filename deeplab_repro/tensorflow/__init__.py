@@ -1,0 +1,31 @@
+"""Networks of the original TensorFlow program, with its options and its variables.
+
+>>> from deeplab_repro import tensorflow
+>>> net = tensorflow.load({"model_variant": "mobilenet_v2"}, "model.ckpt-30000")
+>>> labels, probabilities = net.predict(picture)
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from deeplab_repro.tensorflow.loading import load, read_variables, write_checkpoint
+
+__all__ = ["load", "read_variables", "write_checkpoint"]
+
+# Looked up at first use: reading files needs no torch.
+_HOMES = {"load": "loading", "read_variables": "loading", "write_checkpoint": "loading"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

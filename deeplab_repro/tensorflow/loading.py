@@ -1,0 +1,64 @@
+"""A network from options and variables."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from deeplab_repro.models.v3.network import DeepLabV3
+from deeplab_repro.models.v3.options import ModelOptions
+from deeplab_repro.models.v3.variables import load_variables
+
+__all__ = ["load", "read_variables", "write_checkpoint"]
+
+Array = np.ndarray[Any, Any]
+
+
+def load(
+    options: ModelOptions | Mapping[str, Any],
+    variables: Mapping[str, Array] | str | os.PathLike[str],
+    *,
+    quirks: bool = True,
+    strict: bool = True,
+) -> DeepLabV3:
+    """A network of the original program, in evaluation mode.
+
+    Args:
+        options: the original's, see
+            :meth:`~deeplab_repro.models.v3.options.ModelOptions.from_case`.
+        variables: {name: array} in TensorFlow's layout, the prefix of a checkpoint, or a frozen
+            graph (.pb).
+        quirks: see :meth:`~deeplab_repro.models.v3.network.DeepLabV3.predict`.
+        strict: every variable of the network must be there in its shape; False: the others keep
+            their new values, as for training with other classes.
+
+    Returns:
+        The network; its `load_report` says what was loaded and what was left over.
+
+    Raises:
+        InputError: options that cannot be, or with `strict` variables that do not fit.
+    """
+    if not isinstance(options, ModelOptions):
+        options = ModelOptions.from_case(options)
+    file = None if isinstance(variables, Mapping) else variables
+    given = variables if isinstance(variables, Mapping) else read_variables(variables)
+    net = DeepLabV3(options, quirks=quirks)
+    net.load_report = load_variables(net, given, strict=strict, file=file)
+    return net.eval()
+
+
+def read_variables(path: str | os.PathLike[str]) -> dict[str, Array]:
+    """{name: array} of a checkpoint, by its prefix, or of a frozen graph (.pb)."""
+    from tensorflow_import import read_variables as read
+
+    return read(path)
+
+
+def write_checkpoint(prefix: str | os.PathLike[str], variables: Mapping[str, Array]) -> None:
+    """Write PREFIX.index and PREFIX.data-00000-of-00001, which TensorFlow reads."""
+    from tensorflow_import import write_checkpoint as write
+
+    write(prefix, variables)
