@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
 if TYPE_CHECKING:
-    from deeplab_repro.released import ReleasedModel
+    from deeplab_repro.released.models import CaffeModel
 
 __all__ = ["Row", "compare"]
 
@@ -40,7 +40,7 @@ class Row:
 
 
 def compare(
-    model: ReleasedModel, miou: float, miou_crf: float | None, obstacle: str = ""
+    model: CaffeModel, miou: float, miou_crf: float | None, obstacle: str = ""
 ) -> list[Row]:
     """Hold the mean IoU on VOC 2012 val against the paper and what others measured.
 
