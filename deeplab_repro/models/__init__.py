@@ -1,11 +1,13 @@
-"""The DeepLab networks: as PyTorch modules, and as Caffe's prototxt; both from the same tables.
+"""The DeepLab networks: as PyTorch modules, and those of Caffe as its prototxt, too.
 
-The way of a network, file by file::
+`v3` holds DeepLab v3 and v3+, which were TensorFlow's.  DeepLab v1 and v2 are made from tables,
+as modules and as prototxt alike.  Their way, file by file::
 
     vgg16, resnet101    tables: stages, heads, names of layers, as in the papers and released files
     architectures       what such a table is, and the steps that it stands for
     blocks              what backbones and heads are made of: a new kind is one class
-    walk                the atrous rule: from strides and output stride to the rates
+    atrous              the atrous rule: from strides and output stride to the rates
+    walk                along a table, with the rule
     steps               the list that comes out: every layer with its numbers worked out
     catalogue           all networks by name, with what the papers state about them
     schedules           how they were trained: what their solver prototxts say
@@ -37,6 +39,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from deeplab_repro.models.catalogue import FORMATS, NETWORKS, PHASES, Network
+from deeplab_repro.models.v3.catalogue import NETWORKS_V3
 from deeplab_repro.models.write import write_network, write_solver
 
 if TYPE_CHECKING:
@@ -44,12 +47,17 @@ if TYPE_CHECKING:
     from deeplab_repro.models.deeplab import DeepLab
     from deeplab_repro.models.learning import parameter_groups
     from deeplab_repro.models.loading import load
+    from deeplab_repro.models.v3.network import DeepLabV3
+    from deeplab_repro.models.v3.options import ModelOptions
 
 __all__ = [
     "FORMATS",
     "NETWORKS",
+    "NETWORKS_V3",
     "PHASES",
     "DeepLab",
+    "DeepLabV3",
+    "ModelOptions",
     "Network",
     "create_model",
     "list_models",
@@ -62,6 +70,8 @@ __all__ = [
 # Looked up at first use: the tables and prototxt need no torch.
 _HOMES = {
     "DeepLab": "deeplab",
+    "DeepLabV3": "v3.network",
+    "ModelOptions": "v3.options",
     "create_model": "create",
     "list_models": "create",
     "load": "loading",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from numbers import Integral
@@ -275,17 +275,22 @@ NETWORKS: Mapping[str, Network] = MappingProxyType(
 )
 
 
-def find(name: str) -> Network:
+def find(name: str, also: Iterable[str] = ()) -> Network:
     """The network of `NETWORKS` that has this name or full name.
+
+    Args:
+        name: which one.
+        also: Names of other networks, which the message lists, too.
 
     Raises:
         ValueError: There is none.
     """
     by_name = {network.full_name: network for network in NETWORKS.values()} | dict(NETWORKS)
     if name not in by_name:
-        close = get_close_matches(name, by_name, n=3)
+        close = get_close_matches(name, [*by_name, *also], n=3)
         hint = f"; did you mean {' or '.join(close)}?" if close else ""
-        raise ValueError(f"network: expected one of {', '.join(NETWORKS)}; got {name!r}{hint}")
+        known = ", ".join([*NETWORKS, *also])
+        raise ValueError(f"network: expected one of {known}; got {name!r}{hint}")
     return by_name[name]
 
 

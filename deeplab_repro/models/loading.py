@@ -16,7 +16,7 @@ from deeplab_repro.errors import InputError
 from deeplab_repro.models.architectures import expand
 from deeplab_repro.models.caffe_blobs import with_copies
 from deeplab_repro.models.catalogue import find
-from deeplab_repro.models.create import create_model
+from deeplab_repro.models.create import create_deeplab
 from deeplab_repro.models.deeplab import DeepLab
 from deeplab_repro.models.identify import identify
 from deeplab_repro.models.modules import NormFactory
@@ -102,7 +102,7 @@ def load(
             f"{identity.name} are taken, and scores will differ",
             stacklevel=2,
         )
-    net = create_model(identity.name, norm=norm, device=device, dtype=dtype, **numbers)
+    net = create_deeplab(identity.name, norm=norm, device=device, dtype=dtype, **numbers)
     try:
         net.load_caffe_weights(model.weights, strict=strict)
     except CaffeImportError as error:
@@ -227,7 +227,7 @@ def _own(state: StateDict, name: str | None, file: str | None) -> Model:
         if tensor == "weight"
     }
     identity = identify(Model(weights=firsts, weights_file=file), name)
-    model = create_model(identity.name, **identity.options())
+    model = create_deeplab(identity.name, **identity.options())
     shapes = {key: tensor.shape for key, tensor in model.state_dict().items()}
     for key in sorted(shapes.keys() | state.keys()):
         found = state[key].shape if key in state else None

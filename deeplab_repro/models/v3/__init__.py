@@ -1,4 +1,4 @@
-"""DeepLab v3 and v3+: the networks of the original TensorFlow program (arXiv 1706.05587, 1802.02611).
+"""DeepLab v3 (arXiv 1706.05587) and v3+ (1802.02611) as the original TensorFlow program has them.
 
 File by file::
 

@@ -363,7 +363,7 @@ def _logits(options: ModelOptions, channels: int, names: GraphNames) -> nn.Modul
     """The classifier, or the sum of several, or the place where the decoder gives the scores."""
     if options.decoder_output_is_logits:
         return mark(Tap(), names("semantic"))
-    rates = (1,)
+    rates: tuple[int, ...] = (1,)
     if not options.aspp_with_batch_norm and options.atrous_rates is not None:
         rates = options.atrous_rates
     branches = []
@@ -386,5 +386,3 @@ def _logits(options: ModelOptions, channels: int, names: GraphNames) -> nn.Modul
 
 def _size(x: Tensor) -> tuple[int, int]:
     return x.shape[2], x.shape[3]
-
-

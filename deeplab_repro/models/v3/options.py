@@ -342,7 +342,18 @@ def _check_together(options: ModelOptions) -> None:
             expected=1,
             got=options.logits_kernel_size,
         )
-    if options.dense_prediction_cell_config is not None and options.aspp_with_batch_norm:
+    has_cell = options.dense_prediction_cell_config is not None
+    if (
+        *(options.aspp_with_batch_norm, not has_cell, options.add_image_level_feature),
+        *(options.aspp_with_squeeze_and_excitation, not options.aspp_with_concat_projection),
+    ) == (True,) * 5 and options.atrous_rates is not None:
+        raise InputError(
+            "option atrous_rates with aspp_with_squeeze_and_excitation and without "
+            "aspp_with_concat_projection, where image pooling is multiplied onto one branch",
+            expected="null",
+            got=list(options.atrous_rates),
+        )
+    if has_cell and options.aspp_with_batch_norm:
         if options.output_stride > 16:
             raise InputError(
                 "option output_stride with a dense prediction cell",

@@ -92,8 +92,9 @@ def resnet(options: ModelOptions) -> Backbone:
     depth = int(name.split("_")[2])
     scope = options.variant.scope
     rule = AtrousRule(options.output_stride)
-    root = _root(scope, depth, name.endswith("_beta"), rule)
-    channels = root[-2].channels
+    root = list(_root(scope, depth, name.endswith("_beta"), rule))
+    channels = root[-1].channels
+    rule(2)  # the pool
     units: dict[str, nn.Module] = {}
     for i, block in enumerate(_blocks(depth, options), 1):
         last = len(block.multi_grid)
@@ -111,7 +112,7 @@ def resnet(options: ModelOptions) -> Backbone:
             units[f"block{i}_unit_{j}"] = mark(unit, f"ep/{unit_scope}")
         mark(unit, f"ep/{scope}/block{i}")
     return Backbone(
-        root,
+        nn.Sequential(*root, SamePool()),
         units,
         nn.Identity(),
         channels=channels,
@@ -130,20 +131,15 @@ def _blocks(depth: int, options: ModelOptions) -> Iterator[_Block]:
     yield _Block(512, 1, multi_grid)
 
 
-def _root(scope: str, depth: int, is_beta: bool, rule: AtrousRule) -> nn.Sequential:
+def _root(scope: str, depth: int, is_beta: bool, rule: AtrousRule) -> Iterator[ConvUnit]:
     stride, _ = rule(2)
-    if is_beta:
-        width = 16 if depth == 18 else 64
-        shape = [("conv1_1", 3, width, 3, stride), ("conv1_2", width, width, 3, 1)]
-        shape.append(("conv1_3", width, 2 * width, 3, 1))
-    else:
-        shape = [("conv1", 3, 64, 7, stride)]
-    convolutions = [
-        _unit(f"{scope}/{name}", read, written, kernel, stride)
-        for name, read, written, kernel, stride in shape
-    ]
-    rule(2)
-    return nn.Sequential(*convolutions, SamePool())
+    if not is_beta:
+        yield _unit(f"{scope}/conv1", 3, 64, 7, stride)
+        return
+    width = 16 if depth == 18 else 64
+    yield _unit(f"{scope}/conv1_1", 3, width, 3, stride)
+    yield _unit(f"{scope}/conv1_2", width, width, 3)
+    yield _unit(f"{scope}/conv1_3", width, 2 * width, 3)
 
 
 def _convolutions(

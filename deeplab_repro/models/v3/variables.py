@@ -57,8 +57,8 @@ class VariableMatch:
         for what in ("averages", "missing", "unfit", "left_over"):
             names: list[str] = getattr(self, what)
             if names:
-                more = ", ..." if names[3:] else ""
-                parts.append(f"{len(names)} {what.replace('_', ' ')} ({', '.join(names[:3])}{more})")
+                first = ", ".join(names[:3]) + (", ..." if names[3:] else "")
+                parts.append(f"{len(names)} {what.replace('_', ' ')} ({first})")
         return ", ".join(parts)
 
 
