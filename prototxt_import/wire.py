@@ -74,6 +74,9 @@ class FileBytes:
     def __getitem__(self, where: int | slice) -> int | bytes:
         """One byte, or those of a slice without a step; positions count from the front."""
         if isinstance(where, slice):
+            begin, end = where.start - self._at, where.stop - self._at
+            if 0 <= begin <= end <= len(self._window):
+                return self._window[begin:end]
             return self._read(where.start, where.stop - where.start)
         offset = where - self._at
         if not 0 <= offset < len(self._window):

@@ -258,16 +258,19 @@ def write_npz(path: str | os.PathLike[str], variables: Mapping[str, Array]) -> N
     Raises:
         TensorFlowImportError: strings, or the file cannot be written.
     """
-    with naming(path, ".npz"), replacing_file(path) as out:
+    with (
+        naming(path, ".npz"),
+        replacing_file(path) as out,
+        zipfile.ZipFile(out, "w", allowZip64=True) as archive,
+    ):
         # As numpy.savez, to which a variable must not be called "file".
-        with zipfile.ZipFile(out, "w", allowZip64=True) as archive:
-            for name, array in variables.items():
-                if np.asarray(array).dtype.kind == "O":
-                    raise TensorFlowImportError(
-                        f"variable '{name}' holds strings", expected="numbers, in a .npz"
-                    )
-                with archive.open(f"{name}{_NPY}", "w", force_zip64=True) as member:
-                    np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
+        for name, array in variables.items():
+            if np.asarray(array).dtype.kind == "O":
+                raise TensorFlowImportError(
+                    f"variable '{name}' holds strings", expected="numbers, in a .npz"
+                )
+            with archive.open(f"{name}{_NPY}", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
 
 
 @contextmanager
@@ -288,9 +291,7 @@ def _check_archive(archive: zipfile.ZipFile, size: int) -> None:
     total = sum(member.file_size for member in archive.infolist())
     MAX_PARAMETER_BYTES.check(total, "holds too much, in bytes")
     if total > SMALL_BYTES:
-        MAX_HDF5_EXPANSION.check(
-            total // max(size, 1), "is smaller than its content, so many times"
-        )
+        MAX_HDF5_EXPANSION.check(total // max(size, 1), "expands too far, so many times")
 
 
 def _members(archive: zipfile.ZipFile) -> list[str]:

@@ -24,7 +24,7 @@ _POLYNOMIAL: Final = 0x82F63B78
 #: Words that are folded at once: their checksums and the tables stay in the second-level cache.
 _LANES: Final = 1 << 14
 #: Below this many bytes the plain loop is the faster one.
-_FEW: Final = 256
+_FEW: Final = 192
 
 _Words = NDArray[np.uint32]
 

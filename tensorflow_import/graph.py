@@ -227,6 +227,7 @@ class _Scanner:
         self.data = data
         self.budget = FieldBudget()
         self._kept = 0
+        self._most = MAX_GRAPH_BYTES.value
 
     def node(self, node: WireField) -> Node:
         name = op = ""
@@ -276,5 +277,6 @@ class _Scanner:
 
     def _copy(self, item: WireField) -> bytes:
         self._kept += item.end - item.start
-        MAX_GRAPH_BYTES.check(self._kept, "too large a graph, in bytes outside its tensors")
+        if self._kept > self._most:
+            MAX_GRAPH_BYTES.check(self._kept, "too large a graph, in bytes outside its tensors")
         return self.data[item.start : item.end]

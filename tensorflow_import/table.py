@@ -44,12 +44,13 @@ def read_table(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         raise Damaged("the mark of a table is missing at its end")
     body = len(data) - FOOTER
     footer_end = len(data) - len(MAGIC)
-    at = body
-    for _ in range(2):  # the block of metadata says nothing
-        _, at = read_varint(view, at, footer_end)
+    blocks = _Blocks(view[:body])
+    offset, at = read_varint(view, body, footer_end)
+    size, at = read_varint(view, at, footer_end)
+    for _ in blocks.entries(offset, size):
+        pass  # metadata, of which this format has none
     offset, at = read_varint(view, at, footer_end)
     size, _ = read_varint(view, at, footer_end)
-    blocks = _Blocks(view[:body])
     previous: bytes | None = None
     reached = 0
     for _, handle in blocks.entries(offset, size):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("deeplab_repro", "prototxt_import")
+PACKAGES = ("deeplab_repro", "prototxt_import", "tensorflow_import")
 
 
 def module_name(path: Path) -> str:
@@ -91,8 +91,9 @@ def test_no_circle_of_rooms() -> None:
     assert circle(rooms) is None, circle(rooms)
 
 
-def test_the_importer_knows_nothing_of_torch_nor_of_us() -> None:
-    for path in sorted((ROOT / "prototxt_import").rglob("*.py")):
+@pytest.mark.parametrize("importer", ["prototxt_import", "tensorflow_import"])
+def test_the_importers_know_nothing_of_torch_nor_of_us(importer: str) -> None:
+    for path in sorted((ROOT / importer).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom) and node.module:
