@@ -12,11 +12,32 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from deeplab_repro.tensorflow.loading import load, read_variables, write_checkpoint
+    from deeplab_repro.tensorflow.prediction import evaluate_crops, predict_picture
+    from deeplab_repro.tensorflow.preprocessing import preprocess
+    from deeplab_repro.tensorflow.training import TrainingOptions, losses
 
-__all__ = ["load", "read_variables", "write_checkpoint"]
+__all__ = [
+    "TrainingOptions",
+    "evaluate_crops",
+    "load",
+    "losses",
+    "predict_picture",
+    "preprocess",
+    "read_variables",
+    "write_checkpoint",
+]
 
 # Looked up at first use: reading files needs no torch.
-_HOMES = {"load": "loading", "read_variables": "loading", "write_checkpoint": "loading"}
+_HOMES = {
+    "TrainingOptions": "training",
+    "evaluate_crops": "prediction",
+    "load": "loading",
+    "losses": "training",
+    "predict_picture": "prediction",
+    "preprocess": "preprocessing",
+    "read_variables": "loading",
+    "write_checkpoint": "loading",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,28 +1,21 @@
-"""``caffe train``'s solver, iteration by iteration (solver.cpp, sgd_solver.cpp)."""
+"""``caffe train``'s solver: what its files say, its updates, tests and snapshots (solver.cpp)."""
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, TypeVar
 
 import torch
-from torch import Tensor
-from torch.backends.cpu import get_cpu_capability
 
-from deeplab_repro.caffe.layers.base import UnexpectedLabel
 from deeplab_repro.caffe.net import CaffeNet, load_caffe
 from deeplab_repro.models.deeplab import DeepLab
 from deeplab_repro.processes import Processes
 from deeplab_repro.train.batches import Batches, Feed, FeedMaker, Given, IteratedFeed, made_feed
-from deeplab_repro.train.closing import Closing
 from deeplab_repro.train.feeds import Feeds, Sinks
-from deeplab_repro.train.journal import Journal, small, told
+from deeplab_repro.train.journal import Journal
 from deeplab_repro.train.model_net import ModelNet
 from deeplab_repro.train.optim import CaffeAdam
-from deeplab_repro.train.precision import MixedPrecision, Precision
+from deeplab_repro.train.precision import Precision
 from deeplab_repro.train.settings import SolverSettings, read_solver
 from deeplab_repro.train.snapshots import (
     check_folder,
@@ -33,19 +26,17 @@ from deeplab_repro.train.snapshots import (
     restore_history,
     write_snapshot,
 )
-from deeplab_repro.train.team import Team
 from deeplab_repro.train.testing import Means, Tests
-from deeplab_repro.train.updates import float32, make_optimizer, seeded
+from deeplab_repro.train.training import Training
+from deeplab_repro.train.updates import float32, make_optimizer
 from deeplab_repro.train.weights import StrPath, file_names, merged_weights
 from prototxt_import import CaffeImportError, Net, read_weights
 from prototxt_import.matching import WeightMatch
 
 __all__ = ["Solver"]
 
-_Net = TypeVar("_Net", bound=CaffeNet | ModelNet)
 
-
-class Solver(Closing):
+class Solver(Training):
     """Trains a network as a solver file says.
 
     Args:
@@ -89,14 +80,9 @@ class Solver(Closing):
         net: the network in training, in the TRAIN phase; a plain model is its ``net.model``.
         test_nets: the networks of the tests; from the first test on with the weights of ``net``.
         optimizer: makes the updates.
-        iter: how many updates have been made.
-        loss: the objective of the last iteration, before its update; NaN before the first.
-        smoothed_loss: its mean over the last ``average_loss`` iterations.
-        lr: the rate of the last update.
-        outputs: output blob -> values in the last pass.
         load_report: what was copied from ``weights``, and what was not.
-        last_snapshot: the solverstate that was written or read last.
-        watchers: called with the solver after every iteration, before its snapshot.
+
+    :class:`~deeplab_repro.train.training.Training` lists what it tells of its course.
 
     Raises:
         CaffeImportError: a file, network or setting that cannot be used.
@@ -109,6 +95,8 @@ class Solver(Closing):
         >>> model = load("init.caffemodel", "largefov", strict=False)  # deeplab_repro.models
         >>> Solver("solver.prototxt", model=model, batches=loader).solve()
     """
+
+    settings: SolverSettings
 
     def __init__(
         self,
@@ -138,7 +126,7 @@ class Solver(Closing):
                 placeholders=placeholders,
                 with_net=model is None or batches is None,
             )
-        settings = self.settings = solver_prototxt
+        settings = solver_prototxt
         files = file_names(weights) or list(settings.weights)
         if snapshot is not None and file_names(weights):
             raise CaffeImportError(
@@ -148,28 +136,19 @@ class Solver(Closing):
             )
         if settings.snapshot:
             check_folder(settings)
-        self.log = log
-        self.watchers: list[Callable[[Solver], object]] = []
-        self.iter = 0
-        self.loss = self.smoothed_loss = float("nan")
-        self.lr = settings.policy.rate(settings.base_lr, 0)
-        self.outputs: Mapping[str, Tensor] = {}
+        super().__init__(
+            settings,
+            seed=settings.random_seed,
+            processes=processes,
+            log=log,
+            device=torch.device(device) if device is not None else _device(settings),
+            channels_last=channels_last,
+            precision=precision,
+        )
         self.load_report: WeightMatch | None = None
-        self.last_snapshot: Path | None = None
-        team = self._team = Team(processes or Processes())
-        seed = secrets.randbits(31) if settings.random_seed is None else settings.random_seed
-        self._seed = team.agreed(seed)
         self._policy = settings.policy
-        self._losses: list[float] = []
-        # What somebody asked this process for, perhaps a signal in the middle of an iteration, and
-        # whether all processes have agreed to stop.
-        self._wants_snapshot = self._wants_stop = False
-        self._stopping = False
-        self._device = torch.device(device) if device is not None else _device(settings)
-        if channels_last is None:
-            channels_last = self._device.type != "cpu" or get_cpu_capability() == "AVX512"
-        self._channels_last = channels_last
-        self._precision = MixedPrecision(precision, self._device)
+        self.lr = self._rate()
+        team = self._team
 
         def build(net: Net, feed: Feed | None) -> tuple[CaffeNet, Batches]:
             batches = Batches(feed)
@@ -193,7 +172,8 @@ class Solver(Closing):
         self.net.checkpointing = checkpointing
         self._precision.prepare(self.net)
         # Processes that have whole passes to themselves divide by what is in these.
-        self._splits_batches = self._batches.passes(settings.iter_size) == settings.iter_size
+        self._passes = self._batches.passes(settings.iter_size)
+        self._splits_batches = self._passes == settings.iter_size
         if self._splits_batches:
             team.join_losses(self.net)
         nets = [source.net("TEST") for source in settings.test_nets]
@@ -213,107 +193,10 @@ class Solver(Closing):
             except CaffeImportError as error:
                 raise error.with_file(", ".join(str(file) for file in files)) from None
 
-    @property
-    def pictures_per_iteration(self) -> int:
-        """How many items this process's part of an iteration has."""
-        return self._batches.items * self._batches.passes(self.settings.iter_size)
-
     # ---------------------------------------------------------------- training
 
-    def solve(self) -> bool:
-        """Train until ``max_iter``, with snapshots and tests on the way (solver.cpp, Solve).
-
-        Returns:
-            whether the training came to its end; False if :meth:`request` stopped it.  Then a
-            snapshot has been written all the same.
-        """
-        settings = self.settings
-        if settings.snapshot_after_train:
-            check_folder(settings)
-        self.step(settings.max_iter - self.iter)
-        stopped = self._stopping
-        is_written = bool(settings.snapshot) and self.iter % settings.snapshot == 0
-        if (settings.snapshot_after_train or stopped) and not is_written:
-            self.snapshot()
-        if stopped:
-            return False
-        if settings.test_interval and self.iter % settings.test_interval == 0:
-            self.test()
-        return True
-
-    def step(self, iterations: int) -> None:
-        """Make that many iterations, fewer if :meth:`request` asks to stop (solver.cpp, Step).
-
-        Args:
-            iterations: how many; ``max_iter`` does not limit them.
-        """
-        settings = self.settings
-        self._losses = []
-        last = self.iter + iterations
-        self._stopping = False
-        while self.iter < last and not self._stopping:
-            if (
-                settings.test_interval
-                and self.iter % settings.test_interval == 0
-                and (self.iter > 0 or settings.test_initialization)
-            ):
-                self.test()
-                if self._stopping:
-                    return
-            self._iterate()
-            for watcher in self.watchers:
-                watcher(self)
-            wanted, self._stopping = self._team.any(self._wants_snapshot, self._wants_stop)
-            # What a signal asks for from here on is for the next iteration.
-            self._wants_snapshot = self._wants_snapshot and not wanted
-            self._wants_stop = self._wants_stop and not self._stopping
-            if wanted or (settings.snapshot and self.iter % settings.snapshot == 0):
-                self.snapshot()
-
-    def request(self, action: Literal["snapshot", "stop"]) -> None:
-        """Ask for a snapshot, or for an end with a snapshot, after the present iteration.
-
-        It only leaves a mark and so may be called from a signal handler.
-        """
-        if action == "stop":
-            self._wants_stop = True
-        else:
-            self._wants_snapshot = True
-
-    def _iterate(self) -> None:
-        settings = self.settings
-        for param in self._params:
-            if param.value.requires_grad:
-                param.value.grad = None
-        total = torch.zeros((), device=self._device)
-        with self._random(1 + self.iter, self._team.rank):
-            for _ in range(self._batches.passes(settings.iter_size)):
-                with self._precision.forward():
-                    outputs = self._forward(self.net, self._batches)
-                loss = self.net.loss(outputs)
-                if loss.requires_grad:
-                    self._precision.backward(loss)
-                total += loss.detach()
-                # Detached, they do not keep the pass's graph while the next one runs.
-                self.outputs = {name: value.detach() for name, value in outputs.items()}
-        self._team.add_up([total])
-        self.loss = float(total) / settings.iter_size
-        self._smooth()
-        self.lr = self._policy.rate(settings.base_lr, self.iter)
-        if self.log is not None and settings.display and self.iter % settings.display == 0:
-            values = {name: told(blob) for name, blob in self._whole_outputs().items()}
-            self.log.train(self.iter, self.lr, self.smoothed_loss, values)
-        self._update()
-        self.iter += 1
-
-    def _forward(self, net: CaffeNet | ModelNet, batches: Batches) -> dict[str, Tensor]:
-        """The outputs for the next batch; a label that no class has is traced to its file."""
-        batch = batches.next(self._device, self._channels_last)
-        try:
-            outputs: dict[str, Tensor] = net(**batch)
-            return outputs
-        except UnexpectedLabel as error:
-            raise batches.blame(error) from None
+    def _rate(self) -> float:
+        return self._policy.rate(self.settings.base_lr, self.iter)
 
     def _update(self) -> None:
         for group in self.optimizer.param_groups:
@@ -329,24 +212,6 @@ class Solver(Closing):
             if param.value.requires_grad and param.value.grad is not None
         )
         self._precision.step(self.optimizer)
-
-    def _whole_outputs(self) -> dict[str, Tensor]:
-        """The outputs of the last pass, small ones only, of all processes together.
-
-        A loss that was divided by what all have is added up; anything else is averaged.
-        """
-        whole = {name: value.clone() for name, value in small(self.outputs).items()}
-        self._team.add_up(whole.values())
-        losses = self.net.loss_weights if self._splits_batches else {}
-        for name in whole.keys() - losses.keys():
-            whole[name] = whole[name] / self._team.count
-        return whole
-
-    def _smooth(self) -> None:
-        """The mean over the last ``average_loss`` iterations since :meth:`step` was called."""
-        self._losses.append(self.loss)
-        del self._losses[: -self.settings.average_loss]
-        self.smoothed_loss = sum(self._losses) / len(self._losses)
 
     # ---------------------------------------------------------------- testing
 
@@ -367,14 +232,10 @@ class Solver(Closing):
                     self.log.test(self.iter, i, means)
         return results
 
-    def _stops(self) -> bool:
-        """Whether to stop in the middle of a test."""
-        # Of several processes each waits for the end of the test, where all can agree.
-        if self._wants_stop and self._team.count == 1:
-            self._stopping, self._wants_stop = True, False
-        return self._stopping
-
     # ---------------------------------------------------------------- snapshots
+
+    def _check_folder(self) -> None:
+        check_folder(self.settings)
 
     def snapshot(self) -> Path:
         """Write the weights and the solverstate of this moment, as files that Caffe reads.
@@ -446,20 +307,6 @@ class Solver(Closing):
             batches.close()
         for writer in self._writers:
             writer.close()
-
-    def _placed(self, net: _Net) -> _Net:
-        """The network, moved to where and into the order in memory in which it computes."""
-        net.to(self._device)
-        if self._channels_last:
-            net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return net
-
-    def _random(self, *numbers: int) -> AbstractContextManager[None]:
-        """Random numbers (dropout, fillers) that follow from the seed and ``numbers`` alone.
-
-        A resumed training so draws what it would have drawn.
-        """
-        return seeded(self._device, self._seed, *numbers)
 
 
 def _writers(nets: Sequence[CaffeNet | ModelNet]) -> list[Sinks]:

@@ -1,0 +1,363 @@
+"""Training of DeepLab v3 and v3+ as the original's train.py does it."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deeplab_repro.errors import InputError
+from deeplab_repro.models.v3.network import DeepLabV3
+from deeplab_repro.models.v3.variables import (
+    VariableMatch,
+    from_tensorflow,
+    load_variables,
+    to_tensorflow,
+)
+from deeplab_repro.processes import Processes, local_device
+from deeplab_repro.tensorflow.schedule import gradient_multiplier, is_last_layer
+from deeplab_repro.tensorflow.training import TrainingOptions, losses
+from deeplab_repro.train.batches import Batches, Feed, Given, IteratedFeed
+from deeplab_repro.train.journal import Journal
+from deeplab_repro.train.optim import CaffeAdam, CaffeSGD
+from deeplab_repro.train.precision import Precision
+from deeplab_repro.train.training import Training
+from prototxt_import.files import replacing
+from tensorflow_import import read_variables, write_checkpoint
+
+__all__ = ["Momentum", "Trainer"]
+
+#: Start of the name of every checkpoint.
+_PREFIX: Final = "model.ckpt"
+_STEP: Final = "global_step"
+#: The text file that names the newest checkpoint of a folder.
+_STATE: Final = "checkpoint"
+
+
+class Momentum(CaffeSGD):
+    """acc = momentum * acc + g; w -= lr * acc (TensorFlow's MomentumOptimizer).
+
+    Caffe's has the rate inside: a change of the rate does not reach back there, and does here.
+    Arguments as for :class:`CaffeSGD`.
+    """
+
+    slots = ("Momentum",)
+
+    def _update(self, diff: Tensor, memory: Sequence[Tensor], group: dict[str, Any]) -> Tensor:
+        return memory[0].mul_(group["momentum"]).add_(diff) * group["lr"]
+
+
+class Adam(CaffeAdam):
+    """TensorFlow's AdamOptimizer, which computes what Caffe's does; see :class:`CaffeAdam`."""
+
+    slots = ("Adam", "Adam_1")
+
+
+@dataclass(frozen=True)
+class Course:
+    """When a training ends, and what it tells and writes on the way.
+
+    Attributes:
+        max_iter: steps in all (``training_number_of_steps``).
+        iter_size: processes that train together, each with its part of a batch (``num_clones``).
+        display: how often the loss is told, in steps (``log_steps``); 0 for never.
+        snapshot: how often to write a checkpoint, in steps; 0 for the end alone.
+    """
+
+    max_iter: int
+    iter_size: int
+    display: int
+    snapshot: int
+    average_loss: ClassVar[int] = 1
+    test_interval: ClassVar[int] = 0
+    test_initialization: ClassVar[bool] = False
+    snapshot_after_train: ClassVar[bool] = True
+
+
+class _Losses:
+    """A network with its losses, as :class:`Training` wants it."""
+
+    loss_weights: ClassVar[Mapping[str, float]] = {"cross_entropy": 1.0, "weight_decay": 1.0}
+
+    def __init__(self, net: DeepLabV3, options: TrainingOptions) -> None:
+        self.net, self.options = net, options
+        self.global_step = 0
+
+    def __call__(self, *, data: Tensor, label: Tensor) -> dict[str, Tensor]:
+        """(N, 3, H, W) and (N, H, W) or (N, 1, H, W) -> both losses."""
+        both = losses(self.net, data, label, self.options, global_step=self.global_step)
+        return dict(zip(self.loss_weights, both, strict=True))
+
+    def loss(self, outputs: Mapping[str, Tensor]) -> Tensor:
+        """Their sum."""
+        return outputs["cross_entropy"] + outputs["weight_decay"]
+
+
+class Trainer(Training):
+    """Trains a network of DeepLab v3 or v3+ as the original's train.py does.
+
+    Args:
+        model: the network, which is put into train mode.
+        options: how; by default train.py's defaults.
+        batches: gives the batches: anything that can be iterated over again and again, such as a
+            DataLoader, or a :class:`~deeplab_repro.train.batches.Feed`, for
+            {"data": (N, 3, H, W) red, green, blue in 0..255, "label": (N, 1, H, W)}.  Of several
+            processes each needs its own part.
+        folder: for checkpoints; None writes none.
+        weights: a checkpoint to start from, or {name: array}.  What it lacks stays as it is, and
+            slots of the optimizer are taken too, as train.py does; ``initialize_last_layer`` says
+            whether what stands behind the backbone is.
+        resume: go on from the newest checkpoint in ``folder``; where there is none, begin with
+            ``weights``.
+        display: how often the loss is told, in steps; 0 for never.
+        checkpoint_every: how often to write a checkpoint, in steps; 0 for the end alone.
+        seed: of all random numbers; None for a different one in every run.
+        processes: those that train together, as ``num_clones`` of the original did: each
+            normalizes by its own part of a batch, gradients are averaged, and moving statistics
+            are the first one's.
+        log: is told the loss every ``display`` steps.
+        device: where to compute; by default a GPU where there is one.
+        channels_last, precision: see :class:`~deeplab_repro.train.training.Training`.
+
+    Attributes:
+        model: the network.
+        optimizer: makes the updates.
+        load_report: what was taken from ``weights``; None where there are none.
+
+    :class:`~deeplab_repro.train.training.Training` lists what it tells of its course; ``iter`` is
+    TensorFlow's ``global_step``.
+
+    Raises:
+        InputError: a checkpoint or a setting that cannot be used.
+
+    Example:
+        >>> net = create_model("deeplab_v3plus_xception65")  # deeplab_repro.models
+        >>> options = TrainingOptions.from_flags({"base_learning_rate": 0.007})
+        >>> Trainer(net, options, loader, folder="run").solve()
+    """
+
+    settings: Course
+    optimizer: Momentum | Adam
+
+    def __init__(
+        self,
+        model: DeepLabV3,
+        options: TrainingOptions | None = None,
+        batches: Given = (),
+        *,
+        folder: str | os.PathLike[str] | None = None,
+        weights: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+        resume: bool = False,
+        display: int = 10,
+        checkpoint_every: int = 0,
+        seed: int | None = None,
+        processes: Processes | None = None,
+        log: Journal | None = None,
+        device: torch.device | str | None = None,
+        channels_last: bool | None = None,
+        precision: Precision = "float32",
+    ) -> None:
+        self.options = options or TrainingOptions()
+        processes = processes or Processes()
+        steps = self.options.learning_rate.training_number_of_steps
+        super().__init__(
+            Course(steps, processes.count, display, checkpoint_every),
+            seed=seed,
+            processes=processes,
+            log=log,
+            device=torch.device(device) if device is not None else local_device(),
+            channels_last=channels_last,
+            precision=precision,
+        )
+        self.model = self._placed(model).train()
+        self._folder = None if folder is None else Path(folder)
+        if self._folder is not None:
+            self._check_folder()
+        self.net = _Losses(model, self.options)
+        self._precision.prepare(model)
+        self._batches = Batches(batches if isinstance(batches, Feed) else IteratedFeed(batches))
+        self._passes = 1
+        self._learning = {
+            name: value for name, value in model.variables.items() if value.requires_grad
+        }
+        self.optimizer = _optimizer(self._learning.values(), self.options)
+        self.lr = self._rate()
+        self.load_report: VariableMatch | None = None
+        newest = self._newest() if resume else None
+        if newest is not None:
+            self.restore(newest)
+        elif weights is not None:
+            self.load_report = self._begin_with(weights)
+
+    # ---------------------------------------------------------------- training
+
+    def _rate(self) -> float:
+        if isinstance(self.optimizer, Adam):
+            return self.options.adam_learning_rate
+        return self.options.learning_rate.rate(self.iter)
+
+    def _iterate(self) -> None:
+        self.net.global_step = self.iter
+        super()._iterate()
+        if not math.isfinite(self.loss):
+            raise InputError(f"the loss of step {self.iter - 1} is no finite number", got=self.loss)
+
+    def _update(self) -> None:
+        options = self.options
+        gradients = {n: v.grad for n, v in self._learning.items() if v.grad is not None}
+        self._team.add_up(gradients.values())
+        for name, gradient in gradients.items():
+            multiplier = gradient_multiplier(
+                name,
+                options.last_layer_gradient_multiplier,
+                logits_only=options.last_layers_contain_logits_only,
+            )
+            if multiplier != self._team.count:
+                gradient.mul_(multiplier / self._team.count)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr
+        self._precision.step(self.optimizer)
+
+    # ---------------------------------------------------------------- checkpoints
+
+    def variables(self) -> dict[str, Any]:
+        """What a checkpoint holds: variables, the optimizer's slots and the step.
+
+        Returns:
+            TensorFlow's name -> array in TensorFlow's layout.
+        """
+        found = {name: to_tensorflow(name, value) for name, value in self.model.variables.items()}
+        for name, value in self._learning.items():
+            for slot in self.optimizer.slots:
+                memory = self.optimizer.memory(value, slot)
+                found[f"{name}/{slot}"] = to_tensorflow(name, memory)
+        if isinstance(self.optimizer, Adam):  # TensorFlow keeps the next step's powers
+            (group, *_) = self.optimizer.param_groups
+            for i, name in enumerate(("momentum", "momentum2"), 1):
+                found[f"beta{i}_power"] = np.float32(group[name] ** (self.iter + 1))
+        found[_STEP] = np.int64(self.iter)
+        return found
+
+    def snapshot(self) -> Path:
+        """Write a checkpoint that TensorFlow reads, and name it as the newest one.
+
+        Of several processes the first writes it.
+
+        Returns:
+            its prefix.
+
+        Raises:
+            BadInput: a file cannot be written.
+        """
+        if self._folder is None:
+            raise InputError("a checkpoint has nowhere to go", expected="a folder")
+        prefix = self._folder / f"{_PREFIX}-{self.iter}"
+        if self._team.first:
+            write_checkpoint(prefix, self.variables())
+            self._name(prefix.name)
+            self.last_snapshot = prefix
+        return prefix
+
+    def restore(self, prefix: str | os.PathLike[str]) -> None:
+        """Go on from a checkpoint: variables, slots, the step, and the place in the data.
+
+        Args:
+            prefix: of a checkpoint that a training wrote, TensorFlow's or ours.
+
+        Raises:
+            BadInput: no checkpoint, or one of another network or without a step or a slot.
+        """
+        given = read_variables(prefix)
+        if _STEP not in given:
+            raise InputError(f"lacks {_STEP}", file=prefix, expected="a checkpoint of a training")
+        load_variables(self.model, given, file=prefix)
+        self._take_slots(given, self._learning, prefix)
+        self.iter = int(given[_STEP])
+        self.lr = self._rate()
+        if isinstance(self.optimizer, Adam):
+            self.optimizer.set_iteration(self.iter)
+        self._batches.seek(self.iter)
+        self.last_snapshot = Path(prefix)
+
+    def close(self) -> None:
+        """Give back the processes and files of the feed."""
+        self._batches.close()
+
+    def _check_folder(self) -> None:
+        folder = self._folder
+        if folder is not None and not (folder.is_dir() and os.access(folder, os.W_OK)):
+            raise InputError(
+                "a folder for checkpoints", expected="one that can be written", got=str(folder)
+            )
+
+    def _name(self, name: str) -> None:
+        """Write down which checkpoint is the newest, as TensorFlow's Saver does."""
+        assert self._folder is not None  # a checkpoint was written there
+        with replacing(self._folder / _STATE) as file:
+            file.write_text(
+                f'model_checkpoint_path: "{name}"\nall_model_checkpoint_paths: "{name}"\n'
+            )
+
+    def _newest(self) -> Path | None:
+        """The folder, for the checkpoint that it names as its newest; None where it names none."""
+        folder = self._folder
+        return folder if folder is not None and (folder / _STATE).is_file() else None
+
+    def _begin_with(self, weights: str | os.PathLike[str] | Mapping[str, Any]) -> VariableMatch:
+        """Take what is wanted of the weights to start from."""
+        file = None if isinstance(weights, Mapping) else weights
+        given = weights if isinstance(weights, Mapping) else read_variables(weights)
+        if not self.options.initialize_last_layer:
+            logits_only = self.options.last_layers_contain_logits_only
+            given = {
+                name: array
+                for name, array in given.items()
+                if not is_last_layer(name, logits_only=logits_only, as_prefix=True)
+            }
+        match = load_variables(self.model, given, strict=False, file=file)
+        if match.unfit:
+            raise InputError(match.unfit[0], file=file)
+        if not match.loaded:
+            raise InputError(
+                "has no variable of this network", file=file, expected=next(iter(self._learning))
+            )
+        remembered = [
+            name
+            for name in self._learning
+            if all(f"{name}/{slot}" in given for slot in self.optimizer.slots)
+        ]
+        self._take_slots(given, remembered, file)
+        return match
+
+    def _take_slots(self, given: Mapping[str, Any], names: Collection[str], file: object) -> None:
+        """Give the optimizer what it remembered of these variables."""
+        memories = []
+        for name in names:
+            for slot in self.optimizer.slots:
+                key = f"{name}/{slot}"
+                memory = self.optimizer.memory(self._learning[name], slot)
+                array = from_tensorflow(name, np.asarray(given[key])) if key in given else None
+                if array is None or array.shape != tuple(memory.shape):
+                    raise InputError(
+                        f"{key} does not fit a training by {self.options.optimizer}",
+                        file=file,
+                        expected=tuple(to_tensorflow(name, memory).shape),
+                        got="none" if array is None else given[key].shape,
+                    )
+                memories.append((memory, array))
+        with torch.no_grad():
+            for memory, array in memories:
+                memory.copy_(torch.from_numpy(array.copy()))
+
+
+def _optimizer(values: Iterable[Tensor], options: TrainingOptions) -> Momentum | Adam:
+    if options.optimizer == "adam":
+        return Adam(values, options.adam_learning_rate, delta=options.adam_epsilon)
+    return Momentum(values, options.learning_rate.rate(0), momentum=options.momentum)
