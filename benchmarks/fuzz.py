@@ -1,6 +1,7 @@
 """Spoilt files of every kind: are all read or refused, how fast, and in how much memory?
 
     python benchmarks/fuzz.py --cases 20000
+    python benchmarks/fuzz.py --cases 10000 --whose tensorflow
 
 Every case is one spoilt file and one reader or command; `tests/fuzz/` makes and runs them, in
 processes of their own. Each must end in a result or one clear error within 5 s of processor time
@@ -19,18 +20,20 @@ from _timing import arguments, parse, write_json
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tests.fuzz.runner import FACTOR, SECONDS, SLACK, run
+from tests.fuzz.runner import FACTOR, SECONDS, SLACK, TARGETS, run
 
 
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--cases", type=int, default=20_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--whose", choices=tuple(TARGETS), default="caffe", help="whose files")
     parser.add_argument("--jobs", type=int, default=2, help="processes at a time")
     options = parse(parser)
     outcomes: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     failed = []
-    for done, outcome in enumerate(run(options.seed, 0, options.cases - 1, options.jobs), 1):
+    cases = run(options.seed, 0, options.cases - 1, options.jobs, options.whose)
+    for done, outcome in enumerate(cases, 1):
         outcomes[outcome["target"], outcome["kind"]].append(outcome)
         if outcome["outcome"] == "failed":
             failed.append(outcome)
@@ -51,7 +54,8 @@ def main() -> None:
         "limits": {"seconds": SECONDS, "times_the_file": FACTOR, "plus_bytes": SLACK},
         "failed": failed,
     }
-    write_json(options.json, "fuzz", [whole, *results])
+    name = "fuzz" if options.whose == "caffe" else f"fuzz_{options.whose}"
+    write_json(options.json, name, [whole, *results])
     raise SystemExit(1 if failed else 0)
 
 

@@ -21,8 +21,8 @@ __all__ = ["main"]
 #: Command -> one line for the overview.  Each lives in the module of its name, with "_" for "-",
 #: and is imported only when it is called, so that ``--help`` need not wait for torch.
 _COMMANDS: Final = {
-    "convert": "Convert a Caffe model to another kind of file.",
-    "inspect": "Show the layers, shapes and costs of a network.",
+    "convert": "Convert a Caffe model, or TensorFlow's variables, to another kind of file.",
+    "inspect": "Show the layers, shapes and costs of a network, or the variables of a checkpoint.",
     "activations": "Run a network and save every blob.",
     "compare": "Compare every blob with what Caffe computed.",
     "segment": "Label the pixels of pictures.",

@@ -18,6 +18,7 @@ from deeplab_repro.cli.common import (
     writable,
     write_json,
 )
+from deeplab_repro.cli.variables import convert_variables, is_tensorflow, refuse_options
 from deeplab_repro.errors import BadInput, InputError
 from prototxt_import import Dialect, Model, infer_net, write_weights
 from prototxt_import.files import kind_of, replacing_file
@@ -42,7 +43,8 @@ _ENDINGS = (".safetensors", ".pt", ".caffemodel", ".h5")
     "--output",
     type=click.Path(),
     callback=writable,
-    help="OUT.safetensors|.pt|.caffemodel|.caffemodel.h5",
+    help="OUT.safetensors|.pt|.caffemodel|.caffemodel.h5, or of TensorFlow's variables"
+    " OUT.safetensors|.npz|.pt|.ckpt|.index",
 )
 @json_option
 def command(
@@ -63,7 +65,17 @@ def command(
     ports kazuto1011/deeplab-pytorch, isht7/pytorch-deeplab-resnet, speedinghzl/Pytorch-Deeplab and
     wangleihitcs/DeepLab-V1-PyTorch, which are told by their keys.  It becomes a file with the
     network in it that stands for a caffemodel.
+
+    Or it is a TensorFlow checkpoint (its prefix, one of its files, or a folder with the file
+    `checkpoint`) or a frozen graph (.pb), whose variables are written under their names, in
+    TensorFlow's layout, with values and types unchanged; and a .safetensors or .npz of such
+    variables, which -o OUT.ckpt or OUT.index makes a checkpoint again.
     """
+    if is_tensorflow(model, output):
+        options = {"--prototxt": prototxt, "--dialect": dialect, "--set": settings}
+        refuse_options(model, {**options, "--network": network})
+        convert_variables(model, output, json_file)
+        return
     if output is None:
         target = _with_ending(model, ".safetensors")
     else:

@@ -20,6 +20,7 @@ from deeplab_repro.cli.common import (
     writable,
     write_json,
 )
+from deeplab_repro.cli.variables import inspect_variables, is_tensorflow, refuse_options
 from deeplab_repro.errors import BadInput, InputError
 from prototxt_import import Dialect, Model, Net, Phase, infer_net
 from prototxt_import.files import replacing
@@ -53,7 +54,15 @@ def command(
     """Show layers, shapes, parameters, multiply-adds, receptive fields and rates of MODEL.
 
     With OTHER, a second model or prototxt, show how the two differ.
+
+    Of a TensorFlow checkpoint (prefix, .index or folder), a frozen graph (.pb), or a .safetensors
+    or .npz of their variables, show the variables with types and shapes, and the training step.
     """
+    if is_tensorflow(model):
+        options = {"--prototxt": prototxt, "--dialect": dialect, "--set": settings, "--svg": svg}
+        refuse_options(model, {**options, "a second model": other, "--input-shape": input_shapes})
+        inspect_variables(model, json_file)
+        return
     source = read(model, prototxt, dialect, settings)
     inputs = parse_shapes(input_shapes)
     if other is not None:

@@ -9,17 +9,14 @@ import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 
 import h5py
 
 from tests.fuzz import hostile
-
-Mutation = Callable[[random.Random, bytes], bytes]
-
-NUMBERS = [0, 1, 2, 3, 127, 128, 255, 65535, 1 << 20, 10**9, 2**31 - 1, 2**31, 2**32 - 1]
-NUMBERS += [2**63 - 1, 2**63, 2**64 - 1, -1, -2, -(2**31), -(2**63)]
+from tests.fuzz.blind import BLIND, NUMBERS, absurd, flip
+from tests.fuzz.bundles import checkpoint
+from tests.fuzz.protobuf import protobuf
 
 
 def mutate(kind: str, rng: random.Random, seeds: dict[str, list[bytes]], scratch: Path) -> bytes:
@@ -36,42 +33,6 @@ def mutate(kind: str, rng: random.Random, seeds: dict[str, list[bytes]], scratch
             other = rng.choice(seeds[rng.choice(list(seeds))])
             data = data[: rng.randrange(len(data) + 1)] + other[rng.randrange(len(other)) :]
     return data
-
-
-# ---------------------------------------------------------------- blind
-
-
-def _truncate(rng: random.Random, data: bytes) -> bytes:
-    return data[: rng.randrange(len(data) + 1)]
-
-
-def _flip(rng: random.Random, data: bytes) -> bytes:
-    out = bytearray(data)
-    for _ in range(rng.choice((1, 1, 2, 8, 64))):
-        if out:
-            out[rng.randrange(len(out))] ^= 1 << rng.randrange(8)
-    return bytes(out)
-
-
-def _absurd(rng: random.Random, data: bytes) -> bytes:
-    number = rng.choice(NUMBERS) & (2**64 - 1)
-    word = number.to_bytes(8, rng.choice(("little", "big")))[: rng.choice((1, 2, 4, 8))]
-    at = rng.randrange(len(data) + 1)
-    return data[:at] + word + data[at + len(word) :]
-
-
-def _copy(rng: random.Random, data: bytes) -> bytes:
-    start, at = (rng.randrange(len(data) + 1) for _ in range(2))
-    piece = data[start : start + rng.choice((1, 4, 16, 200))] * rng.choice((1, 1, 2, 50))
-    return data[:at] + piece + data[at + rng.choice((0, len(piece))) :]
-
-
-def _cut(rng: random.Random, data: bytes) -> bytes:
-    at = rng.randrange(len(data) + 1)
-    return data[:at] + data[at + rng.choice((1, 2, 8, 100)) :]
-
-
-BLIND: list[Mutation] = [_truncate, _flip, _flip, _absurd, _copy, _cut]
 
 
 # ---------------------------------------------------------------- prototxt
@@ -116,121 +77,13 @@ def text(rng: random.Random, data: bytes, seeds: dict[str, list[bytes]], scratch
     return "".join(tokens).encode("utf-8", "replace")
 
 
-# ---------------------------------------------------------------- protobuf
-
-Field = tuple[int, int, "int | bytes | list"]
-
-
-def _varint(value: int) -> bytes:
-    value &= 2**64 - 1
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*out, value])
-
-
-def _parse(data: bytes, depth: int = 0) -> list[Field] | None:
-    """The message's fields, those that look like messages taken apart too; None if it is none."""
-    fields: list[Field] = []
-    at = 0
-
-    def number() -> int:
-        nonlocal at
-        value = shift = 0
-        while True:
-            byte = data[at]
-            at += 1
-            value |= (byte & 0x7F) << shift
-            shift += 7
-            if byte < 0x80:
-                return value
-
-    try:
-        while at < len(data):
-            tag = number()
-            kind = tag & 7
-            if kind == 0:
-                fields.append((tag >> 3, kind, number()))
-                continue
-            length = {1: 8, 5: 4}.get(kind) if kind != 2 else number()
-            if length is None or at + length > len(data):
-                return None
-            piece = data[at : at + length]
-            at += length
-            inner = _parse(piece, depth + 1) if kind == 2 and depth < 4 and len(piece) > 1 else None
-            fields.append((tag >> 3, kind, piece if inner is None else inner))
-    except IndexError:
-        return None
-    return fields
-
-
-def _write(fields: list[Field]) -> bytes:
-    out = bytearray()
-    for number, kind, value in fields:
-        out += _varint(number << 3 | kind)
-        if isinstance(value, int):
-            out += _varint(value)
-        else:
-            piece = _write(value) if isinstance(value, list) else value
-            out += (_varint(len(piece)) if kind == 2 else b"") + piece
-    return bytes(out)
-
-
-def protobuf(
-    rng: random.Random, data: bytes, seeds: dict[str, list[bytes]], scratch: Path
-) -> bytes:
-    """Fields changed, renumbered, repeated, left out, nested, at any depth."""
-    tree = _parse(data)
-    if not tree:
-        return _flip(rng, data)
-    if rng.random() < 0.1:
-        return data + rng.choice(hostile.MESSAGES)
-    fields = tree
-    while True:
-        at = rng.randrange(len(fields))
-        number, kind, value = fields[at]
-        if not (isinstance(value, list) and value and rng.random() < 0.75):
-            break
-        fields = value
-    roll = rng.randrange(9)
-    if roll == 0:
-        del fields[at]
-    elif roll == 1:
-        fields[at : at + 1] = [fields[at]] * rng.choice((2, 3, 40, 3000))
-    elif roll == 2:
-        other = rng.randrange(len(fields))
-        fields[at], fields[other] = fields[other], fields[at]
-    elif roll == 3:
-        fields[at] = (rng.choice((number + 1, 5, 7, 17, 18, 100, 143, 2**28)), kind, value)
-    elif roll == 4:
-        deep: list[Field] = []
-        for _ in range(rng.choice((3, 100, 400))):
-            deep = [(rng.choice((1, 2, 7, 100)), 2, deep)]
-        fields[at] = (number, 2, deep)
-    elif isinstance(value, int):
-        fields[at] = (number, 0, rng.choice(NUMBERS))
-    elif kind == 5:
-        fields[at] = (number, 5, struct.pack("<f", rng.choice((float("nan"), float("inf"), -1e38))))
-    elif isinstance(value, bytes) and roll < 7:
-        name = rng.choice(hostile.NAMES).encode("utf-8", "surrogateescape")
-        fields[at] = (number, kind, name if kind == 2 else value[::-1])
-    elif isinstance(value, bytes):
-        # As many numbers, but NaN; or another count.
-        spoilt = b"\xff" * len(value) if rng.random() < 0.5 else value[: len(value) // 2]
-        fields[at] = (number, kind, spoilt if kind == 2 else value)
-    else:
-        value.append((rng.randrange(1, 150), 0, rng.choice(NUMBERS)))
-    return _write(tree)
-
-
 # ---------------------------------------------------------------- HDF5, safetensors, npy
 
 
 def hdf5(rng: random.Random, data: bytes, seeds: dict[str, list[bytes]], scratch: Path) -> bytes:
     """Members replaced by what HDF5 can do and Caffe never does; or bytes of its metadata."""
     if rng.random() < 0.4:
-        return _absurd(rng, _flip(rng, data[:4096])) + data[4096:]
+        return absurd(rng, flip(rng, data[:4096])) + data[4096:]
     memory = io.BytesIO(data)
     try:
         with h5py.File(memory, "r+") as file:
@@ -238,7 +91,7 @@ def hdf5(rng: random.Random, data: bytes, seeds: dict[str, list[bytes]], scratch
             file.visit(names.append)
             rng.choice(hostile.HDF5)(rng, file, rng.choice(names), scratch)
     except Exception:
-        return _flip(rng, data)  # spoilt so far already that h5py can't open or change it
+        return flip(rng, data)  # spoilt so far already that h5py can't open or change it
     return memory.getvalue()
 
 
@@ -267,7 +120,8 @@ def safetensors(
             spoilt = text(rng, meta.get("caffe.prototxt", "").encode(), seeds, scratch)
             meta["caffe.prototxt"] = spoilt.decode("utf-8", "replace")
         elif roll == 7:
-            key = rng.choice(["caffe.layers", "caffe.dialect", "caffe.filtered"])
+            keys = [*meta, "caffe.layers", "caffe.dialect", "caffe.filtered"]
+            key = rng.choice([*keys, "tensorflow.dtypes", "tensorflow.strings"])
             meta[key] = rng.choice(hostile.INDEXES)
         else:
             index = json.loads(meta["caffe.layers"])
@@ -275,7 +129,7 @@ def safetensors(
             meta["caffe.layers"] = json.dumps(index)
         changed = json.dumps(header).encode()
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
-        return _flip(rng, data)
+        return flip(rng, data)
     stated = rng.choice((len(changed),) * 8 + (len(changed) + 1, 2**63, 0))
     return (stated & (2**64 - 1)).to_bytes(8, "little") + changed + data[8 + length :]
 
@@ -297,7 +151,7 @@ def mat(rng: random.Random, data: bytes, seeds: dict[str, list[bytes]], scratch:
         try:
             rest = bytearray(zlib.decompress(rest[8 : 8 + count]))
         except zlib.error:
-            return _flip(rng, data)
+            return flip(rng, data)
     for _ in range(rng.choice((1, 1, 2, 4))):
         at = 4 * rng.randrange(1 + min(len(rest), 96) // 4)
         number = rng.choice((*NUMBERS, *range(1, 19))) & (2**32 - 1)
@@ -359,6 +213,11 @@ def numbers(rng: random.Random, data: bytes, seeds: dict[str, list[bytes]], scra
     return data[:at] + (rng.choice(NUMBERS) & (2**32 - 1)).to_bytes(4, "little") + data[at + 4 :]
 
 
+def blind(rng: random.Random, data: bytes, seeds: dict[str, list[bytes]], scratch: Path) -> bytes:
+    """For files of which there is nothing to know."""
+    return rng.choice(BLIND)(rng, data)
+
+
 KNOWING = {
     "prototxt": text,
     "caffemodel": protobuf,
@@ -377,4 +236,9 @@ KNOWING = {
     "label_png": png,
     "label_mat": numbers,
     "label_bin": numbers,
+    "tf_checkpoint": checkpoint,
+    "tf_graph": protobuf,
+    "tf_state": blind,
+    "tf_safetensors": safetensors,
+    "tf_npz": npz,
 }

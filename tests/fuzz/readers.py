@@ -12,10 +12,14 @@ import numpy as np
 
 from prototxt_import import BadInput, infer_net, read_model, read_solverstate
 from prototxt_import.matching import match_weights
+from tests.fuzz.bundles import unpack
 
 #: Files that stand for MODEL on the command line.
 MODELS = ("prototxt", "caffemodel", "caffemodel_v1", "caffemodel_h5", "safetensors")
 COMMANDS = ("convert", "inspect", "activations", "compare")
+#: Files with variables of TensorFlow's, and the commands that take them.
+VARIABLES = ("tf_checkpoint", "tf_graph", "tf_state", "tf_safetensors", "tf_npz")
+VARIABLE_COMMANDS = ("convert", "inspect")
 
 
 class Misbehaviour(Exception):
@@ -84,6 +88,45 @@ def _label(path: Path) -> None:
     read_label(path)
 
 
+def _variables(path: Path) -> None:
+    from tensorflow_import import list_variables, other_dtypes, read_variables
+
+    infos = list_variables(path)
+    other_dtypes(read_variables(path), infos)
+
+
+def _checkpoint(path: Path) -> None:
+    from tensorflow_import import list_variables, read_variables
+
+    prefix = unpack(path)
+    list_variables(prefix)
+    with contextlib.suppress(BadInput):
+        read_variables(prefix)
+    read_variables(prefix, check=False)
+
+
+def _graph(path: Path) -> None:
+    from tensorflow_import import graph_nodes, read_constants
+
+    graph = graph_nodes(path)
+    for node in graph.nodes.values():
+        for name in node.attributes:
+            with contextlib.suppress(BadInput):
+                node.attribute(name)
+    assert set(graph.variables) <= set(graph.constants)
+    assert len(graph.inputs) + len(graph.outputs) <= len(graph.nodes)
+    with contextlib.suppress(BadInput):
+        read_constants(path)
+    _variables(path)
+
+
+def _state(path: Path) -> None:
+    from tensorflow_import import locate
+
+    path.rename(path.with_name("checkpoint"))
+    locate(path.parent)
+
+
 READERS: dict[str, Callable[[Path], None]] = {
     "prototxt": _model,
     "caffemodel": _model,
@@ -102,6 +145,11 @@ READERS: dict[str, Callable[[Path], None]] = {
     "label_png": _label,
     "label_mat": _label,
     "label_bin": _label,
+    "tf_checkpoint": _checkpoint,
+    "tf_graph": _graph,
+    "tf_state": _state,
+    "tf_safetensors": _variables,
+    "tf_npz": _variables,
 }
 
 
@@ -132,6 +180,13 @@ def command_line(command: str, kind: str, path: Path, folder: Path) -> str:
     from deeplab_repro.cli import main
 
     out = folder / "out.safetensors"
+    if kind == "tf_checkpoint":
+        path = unpack(path)
+    elif kind == "tf_state":
+        path.rename(path.with_name("checkpoint"))
+        path = path.parent
+    elif kind == "tf_safetensors":
+        out = folder / "out.index"
     arguments = {
         "convert": ["convert", path, "-o", out],
         "inspect": ["inspect", path],
@@ -157,7 +212,7 @@ def command_line(command: str, kind: str, path: Path, folder: Path) -> str:
     lines = [
         line for line in errors.getvalue().splitlines() if not line.startswith(WARNING)
     ]  # fmt: skip
-    for name in (out, folder / "o.h5"):
+    for name in (out, folder / "out.data-00000-of-00001", folder / "o.h5"):
         name.unlink(missing_ok=True)
     if code not in (0, 1, 2):
         raise Misbehaviour(f"exit code {code}")

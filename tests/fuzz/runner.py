@@ -27,7 +27,15 @@ import numpy as np
 
 from prototxt_import.limits import MAX_BLOB_BYTES, MAX_PARAMETER_BYTES
 from tests.fuzz.mutate import mutate
-from tests.fuzz.readers import COMMANDS, MODELS, READERS, command_line, read
+from tests.fuzz.readers import (
+    COMMANDS,
+    MODELS,
+    READERS,
+    VARIABLE_COMMANDS,
+    VARIABLES,
+    command_line,
+    read,
+)
 from tests.fuzz.seeds import CURRENT, ENDINGS, make_seeds
 
 ROOT = Path(__file__).parents[2]
@@ -40,16 +48,33 @@ FACTOR, SLACK = 4, 200_000_000
 #: A network as such may ask for more than that in earnest: of its parameters and blobs 40 MB each
 #: are granted here, and what is beyond must be refused before it is allocated.
 GRANTED = "40000000"
-#: (reader or command, kind of file), taken in turns.
-TARGETS = [
-    *[(kind, kind) for kind in READERS] * 3,
-    *[(command, kind) for command in COMMANDS for kind in MODELS],
-    *[(command, "activations_h5") for command in ("activations", "compare")],
-]
+#: Whose files -> (reader or command, kind of file), taken in turns.
+TARGETS = {
+    "caffe": [
+        *[(kind, kind) for kind in READERS if kind not in VARIABLES] * 3,
+        *[(command, kind) for command in COMMANDS for kind in MODELS],
+        *[(command, "activations_h5") for command in ("activations", "compare")],
+    ],
+    "tensorflow": [
+        *[(kind, kind) for kind in VARIABLES],
+        # Which have by far the most to get wrong.
+        *[(kind, kind) for kind in ("tf_checkpoint", "tf_graph")] * 4,
+        *[(command, kind) for command in VARIABLE_COMMANDS for kind in VARIABLES],
+    ],
+}
 
 
-def run(seed: int, first: int, last: int, jobs: int = 1) -> Iterator[dict[str, Any]]:
+def run(
+    seed: int, first: int, last: int, jobs: int = 1, whose: str = "caffe"
+) -> Iterator[dict[str, Any]]:
     """The outcome of the cases ``first`` to ``last``, in any order.
+
+    Args:
+        seed: makes the cases, together with their numbers.
+        first: the number of the first case.
+        last: that of the last.
+        jobs: processes at a time.
+        whose: files of ``"caffe"``, pictures and scores among them, or of ``"tensorflow"``.
 
     Yields:
         dicts with ``case``, ``target``, ``kind``, ``bytes``, ``outcome`` ("result", "refused" or
@@ -58,7 +83,9 @@ def run(seed: int, first: int, last: int, jobs: int = 1) -> Iterator[dict[str, A
     outcomes: queue.Queue[dict[str, Any] | Exception | None] = queue.Queue()
     ranges = np.linspace(first, last + 1, jobs + 1).astype(int)
     threads = [
-        threading.Thread(target=_supervise, args=(seed, int(a), int(b) - 1, outcomes), daemon=True)
+        threading.Thread(
+            target=_supervise, args=(seed, int(a), int(b) - 1, whose, outcomes), daemon=True
+        )
         for a, b in pairwise(ranges)
     ]
     for thread in threads:
@@ -74,20 +101,20 @@ def run(seed: int, first: int, last: int, jobs: int = 1) -> Iterator[dict[str, A
             yield outcome
 
 
-def _supervise(seed: int, first: int, last: int, outcomes: queue.Queue) -> None:
+def _supervise(seed: int, first: int, last: int, whose: str, outcomes: queue.Queue) -> None:
     try:
         while first <= last:
-            first = _one_worker(seed, first, last, outcomes) + 1
+            first = _one_worker(seed, first, last, whose, outcomes) + 1
     except Exception as error:  # for the caller: here it would end this thread and say nothing
         outcomes.put(error)
     else:
         outcomes.put(None)
 
 
-def _one_worker(seed: int, first: int, last: int, outcomes: queue.Queue) -> int:
+def _one_worker(seed: int, first: int, last: int, whose: str, outcomes: queue.Queue) -> int:
     """Run cases until all are done or one kills the worker; the last case that was run."""
     command = [sys.executable, "-m", "tests.fuzz.runner", "--worker"]
-    command += ["--seed", str(seed), "--first", str(first), "--last", str(last)]
+    command += ["--seed", str(seed), "--first", str(first), "--last", str(last), "--whose", whose]
     limits = {limit.variable: GRANTED for limit in (MAX_PARAMETER_BYTES, MAX_BLOB_BYTES)}
     environment = os.environ | limits | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     with tempfile.TemporaryFile("w+") as errors:
@@ -149,7 +176,7 @@ def _processor_seconds(pid: int) -> float:
 # ---------------------------------------------------------------- in the worker
 
 
-def worker(seed: int, first: int, last: int, keep: Path | None) -> None:
+def worker(seed: int, first: int, last: int, whose: str, keep: Path | None) -> None:
     """Run cases one after the other; tells on stdout what is begun and how it ended."""
     out = os.fdopen(os.dup(1), "w")  # stdout is taken while the command line runs
     with tempfile.TemporaryDirectory() as folder_name:
@@ -158,9 +185,10 @@ def worker(seed: int, first: int, last: int, keep: Path | None) -> None:
         (folder / "sound.prototxt").write_text(CURRENT)
         (folder / "in.npy").write_bytes(seeds["npy"][0])
         (folder / "recorded.h5").write_bytes(seeds["activations_h5"][0])
-        _warm_up(folder, seeds)
+        targets = TARGETS[whose]
+        _warm_up(folder, seeds, targets)
         for case in range(first, last + 1):
-            target, kind = TARGETS[case % len(TARGETS)]
+            target, kind = targets[case % len(targets)]
             data = mutate(kind, random.Random(f"{seed}:{case}"), seeds, folder)
             path = folder / f"case{ENDINGS[kind]}"
             path.write_bytes(data)
@@ -171,9 +199,9 @@ def worker(seed: int, first: int, last: int, keep: Path | None) -> None:
             print(json.dumps(about | _watched(target, kind, path, folder)), file=out, flush=True)
 
 
-def _warm_up(folder: Path, seeds: dict[str, list[bytes]]) -> None:
+def _warm_up(folder: Path, seeds: dict[str, list[bytes]], targets: list[tuple[str, str]]) -> None:
     """Imports and first calls take memory that is no case's fault."""
-    for target, kind in dict.fromkeys(TARGETS):
+    for target, kind in dict.fromkeys(targets):
         path = folder / f"case{ENDINGS[kind]}"
         path.write_bytes(seeds[kind][0])
         _run(target, kind, path, folder)
@@ -189,6 +217,7 @@ def _run(target: str, kind: str, path: Path, folder: Path) -> str:
 
 
 def _watched(target: str, kind: str, path: Path, folder: Path) -> dict[str, Any]:
+    size = path.stat().st_size
     before, highest = _memory()
     used = time.process_time()
     found: dict[str, Any]
@@ -209,7 +238,7 @@ def _watched(target: str, kind: str, path: Path, folder: Path) -> dict[str, Any]
     if found["outcome"] != "failed":
         if seconds > SECONDS:
             found = {"outcome": "failed", "reason": f"takes {seconds:.1f} s"}
-        elif memory > FACTOR * path.stat().st_size + SLACK:
+        elif memory > FACTOR * size + SLACK:
             found = {"outcome": "failed", "reason": f"takes {memory / 1e6:.0f} MB"}
     return {**found, "seconds": round(seconds, 4), "memory": memory}
 
@@ -226,13 +255,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--last", type=int, default=999)
+    parser.add_argument("--whose", choices=tuple(TARGETS), default="caffe")
     parser.add_argument("--keep", type=Path, help="write the spoilt files here")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker or options.keep:
-        worker(options.seed, options.first, options.last, options.keep)
+        worker(options.seed, options.first, options.last, options.whose, options.keep)
         return
-    for outcome in run(options.seed, options.first, options.last):
+    for outcome in run(options.seed, options.first, options.last, whose=options.whose):
         if outcome["outcome"] == "failed":
             print(outcome)
 

@@ -13,6 +13,7 @@ from deeplab_repro.pictures.scores import write_scores
 from prototxt_import import SolverState, infer_net, write_solverstate, write_weights
 from prototxt_import.matching import shared_parameters
 from prototxt_import.model import parse_net
+from tests.fuzz.bundles import tensorflow_seeds
 
 CURRENT = """
 name: "tiny"
@@ -100,6 +101,11 @@ ENDINGS = {
     "label_png": ".png",
     "label_mat": ".mat",
     "label_bin": ".bin",
+    "tf_checkpoint": ".bundle",
+    "tf_graph": ".pb",
+    "tf_state": ".state",
+    "tf_safetensors": ".safetensors",
+    "tf_npz": ".npz",
 }
 
 
@@ -168,4 +174,5 @@ def make_seeds(folder: Path) -> dict[str, list[bytes]]:
         seeds["label_mat"].append((folder / "seed.mat").read_bytes())
     header = np.array([9, 11, 1], "<i4").tobytes()
     seeds["label_bin"].append(header + labels.T.astype("<i2").tobytes())
+    tensorflow_seeds(folder, seeds)
     return seeds
