@@ -18,7 +18,7 @@ from prototxt_import.files import read_text
 if TYPE_CHECKING:
     from deeplab_repro.models.v3.network import DeepLabV3
 
-__all__ = ["checkpoint_of", "load_checkpoint", "network_options", "refuse_given"]
+__all__ = ["checkpoint_of", "load_checkpoint", "network_options", "options_in", "refuse_given"]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -46,7 +46,9 @@ def network_options(command: _Command) -> _Command:
     return command
 
 
-def checkpoint_of(model: str, options_file: str | None, network: str | None) -> str | None:
+def checkpoint_of(
+    model: str, options_file: str | None = None, network: str | None = None
+) -> str | None:
     """The path of a MODEL that holds TensorFlow's variables; None for a Caffe model.
 
     Where there is no file of this name, it may be that of a released model in the local store.
@@ -132,7 +134,7 @@ def _options(path: str, options_file: str | None, network: str | None) -> dict[s
     if options_file is not None:
         if network is not None:
             raise InputError("--options", expected="no --network beside it")
-        return _options_in(options_file)
+        return options_in(options_file)
     if network is None and path.endswith(".safetensors"):
         stored = read_options(path)
         if stored is not None:
@@ -154,7 +156,14 @@ def _options(path: str, options_file: str | None, network: str | None) -> dict[s
     return inferred.options
 
 
-def _options_in(file: str) -> dict[str, Any]:
+def options_in(file: str) -> dict[str, Any]:
+    """The options in a JSON file.
+
+    Raises:
+        BadInput: it cannot be read, or they are no options of a network.
+    """
+    from deeplab_repro.models.v3.options import ModelOptions
+
     try:
         content = json.loads(read_text(file))
     except (ValueError, RecursionError) as error:
@@ -165,6 +174,10 @@ def _options_in(file: str) -> dict[str, Any]:
     options = content.get("case", content) if isinstance(content, dict) else content
     if not isinstance(options, dict):
         raise InputError("--options", file=file, expected="an object with options")
+    try:
+        ModelOptions.from_case(options)
+    except InputError as error:
+        raise error.with_file(file) from None
     return options
 
 

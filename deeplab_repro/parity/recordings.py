@@ -23,7 +23,6 @@ from prototxt_import.hdf5 import (
     walk_groups,
 )
 
-
 #: What a group holds of a blob that is not one array.
 _PARTS = ("full", "index", "value")
 
