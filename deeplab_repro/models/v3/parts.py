@@ -108,12 +108,14 @@ def scale_dimension(size: int, scale: float, *, single: bool = False) -> int:
 def same_padding(size: int, kernel: int, stride: int, rate: int) -> Pair:
     """Zeros before and after a row of pixels for TensorFlow's padding "SAME".
 
-    The output has ceil(size / stride) pixels. What cannot be shared evenly goes behind, so that
-    at even sizes a stride of 2 samples other pixels than torch's padding does.
+    The output has ceil(size / stride) pixels.  What cannot be shared evenly goes behind, so that
+    at even sizes a stride of 2 samples other pixels than torch's padding does.  Behind, there may
+    be more zeros than TensorFlow's, which no window reaches: the sum does not depend on the size,
+    and programs for any size stay simple.
     """
-    taps = (kernel - 1) * rate + 1
-    total = max((-(-size // stride) - 1) * stride + taps - size, 0)
-    return total // 2, total - total // 2
+    total = (kernel - 1) * rate
+    needed = total - (size - 1) % stride if kernel >= stride else 0
+    return needed // 2, total - needed // 2
 
 
 def nearest_positions(size: int, out: int) -> Tensor:
@@ -145,7 +147,10 @@ class SameConv2d(AtrousConv2d):
         """(N, C, H, W) -> (N, K, ceil(H / stride), ceil(W / stride))."""
         windows = zip(x.shape[2:], self.kernel_size, self.stride, self.rate, strict=True)
         (top, bottom), (left, right) = (same_padding(*window) for window in windows)
-        if (top, left) != (bottom, right):
+        if torch.compiler.is_compiling():  # a program for any size does not ask whether it is even
+            x = F.pad(x, (left, right, top, bottom))
+            top = left = 0
+        elif (top, left) != (bottom, right):
             x = F.pad(x, (0, right - left, 0, bottom - top))
         return atrous_conv2d(
             x,

@@ -7,6 +7,7 @@ convolution, and the shortcut beside it picks every second pixel.  The "beta" va
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from deeplab_repro.models.atrous import AtrousRule
 from deeplab_repro.models.v3.backbone import Backbone, UnitMaps
 from deeplab_repro.models.v3.options import ModelOptions
-from deeplab_repro.models.v3.parts import RESNET, ConvUnit, mark
+from deeplab_repro.models.v3.parts import RESNET, ConvUnit, mark, same_padding
 
 __all__ = ["resnet"]
 
@@ -68,7 +69,9 @@ class SamePool(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, ceil(H / 2), ceil(W / 2))."""
-        return F.max_pool2d(x, 3, 2, (x.shape[2] % 2, x.shape[3] % 2), ceil_mode=True)
+        (top, bottom), (left, right) = (same_padding(size, 3, 2, 1) for size in x.shape[2:])
+        x = F.pad(x, (left, right, top, bottom), value=-math.inf)
+        return F.max_pool2d(x, 3, 2)
 
 
 class ResidualUnit(nn.Module):
