@@ -66,6 +66,6 @@ def test_every_command_named_exists(page):
 def test_every_file_named_exists(page):
     links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", PAGES[page])
     assert all(((ROOT / page).parent / link).exists() for link in links), links
-    folders = "benchmarks|csrc|docs|prototxt_import|tests|weights"
+    folders = "benchmarks|csrc|docs|prototxt_import|tensorflow_import|tests|weights"
     for file in re.findall(rf"`((?:{folders})/[\w./-]+)`", PAGES[page]):
         assert (ROOT / file).exists(), file

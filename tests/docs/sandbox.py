@@ -55,6 +55,11 @@ def _models(folder: Path) -> None:
     file = folder / "train_iter_20000.caffemodel"
     write_weights(file.with_suffix(".safetensors"), read_weights(file), net=read_net(file))
     (folder / "test.prototxt").write_text(write_network("largefov", "TEST"))
+    for path in (ROOT / "tests" / "data" / "tensorflow" / "checkpoints").iterdir():
+        if path.name.startswith("network.ckpt-2."):
+            shutil.copy(path, folder / path.name.replace("network", "model"))
+        elif path.suffix == ".pb":
+            shutil.copy(path, folder)
     content = archive(folder / "some.caffemodel")
     (folder / "prototxt_and_model.zip").write_bytes(content)
 

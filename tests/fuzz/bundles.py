@@ -39,7 +39,7 @@ def parts_of(data: bytes) -> list[bytes]:
 def unpack(path: Path) -> Path:
     """Write the files of a packed checkpoint beside it; their prefix."""
     index, *data = parts_of(path.read_bytes())
-    prefix = path.with_name("case.ckpt")
+    prefix = path.with_suffix(".ckpt")
     Path(f"{prefix}.index").write_bytes(index)
     for shards in (1, 2):
         for shard in range(shards):
@@ -64,7 +64,7 @@ def tensorflow_seeds(folder: Path, seeds: dict[str, list[bytes]]) -> None:
             write_variables(path, numbers)
             seeds[kind].append(path.read_bytes())
     seeds["tf_graph"].append(_small_nodes())
-    names = b'model_checkpoint_path: "case.ckpt"\nall_model_checkpoint_paths: "case.ckpt"\n'
+    names = b'model_checkpoint_path: "sound.ckpt"\nall_model_checkpoint_paths: "sound.ckpt"\n'
     seeds["tf_state"].append(names + b"all_model_checkpoint_timestamps: 1.5e9\n")
 
 

@@ -213,11 +213,6 @@ def numbers(rng: random.Random, data: bytes, seeds: dict[str, list[bytes]], scra
     return data[:at] + (rng.choice(NUMBERS) & (2**32 - 1)).to_bytes(4, "little") + data[at + 4 :]
 
 
-def blind(rng: random.Random, data: bytes, seeds: dict[str, list[bytes]], scratch: Path) -> bytes:
-    """For files of which there is nothing to know."""
-    return rng.choice(BLIND)(rng, data)
-
-
 KNOWING = {
     "prototxt": text,
     "caffemodel": protobuf,
@@ -238,7 +233,7 @@ KNOWING = {
     "label_bin": numbers,
     "tf_checkpoint": checkpoint,
     "tf_graph": protobuf,
-    "tf_state": blind,
+    "tf_state": text,
     "tf_safetensors": safetensors,
     "tf_npz": npz,
 }

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from prototxt_import.limits import MAX_BLOB_BYTES, MAX_PARAMETER_BYTES
+from tests.fuzz.bundles import unpack
 from tests.fuzz.mutate import mutate
 from tests.fuzz.readers import (
     COMMANDS,
@@ -184,6 +185,8 @@ def worker(seed: int, first: int, last: int, whose: str, keep: Path | None) -> N
         seeds = make_seeds(folder)
         (folder / "sound.prototxt").write_text(CURRENT)
         (folder / "in.npy").write_bytes(seeds["npy"][0])
+        (folder / "sound.bundle").write_bytes(seeds["tf_checkpoint"][0])
+        unpack(folder / "sound.bundle")
         (folder / "recorded.h5").write_bytes(seeds["activations_h5"][0])
         targets = TARGETS[whose]
         _warm_up(folder, seeds, targets)
