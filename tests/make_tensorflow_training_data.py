@@ -101,6 +101,8 @@ def make_training(reference: Path, target: Path) -> None:
         cases[name] = {"case": info["case"], "arrays": described}
         if "step" in info:
             cases[name]["step"] = info["step"]
+        if "dropout_keep_mask" in info["arrays"]:
+            cases[name]["dropout_shape"] = info["arrays"]["dropout_keep_mask"]["shape"]
     write_json(target / "cases.json", cases)
 
 

@@ -31,6 +31,7 @@ from prototxt_import import DIALECTS, Dialect
 if TYPE_CHECKING:
     from deeplab_repro.train.precision import Precision
     from deeplab_repro.train.solver import Solver
+    from deeplab_repro.train.training import Training
 
 
 @click.command("train")
@@ -38,25 +39,30 @@ if TYPE_CHECKING:
     "--solver",
     "solver_file",
     type=click.Path(),
-    required=True,
     metavar="PROTOTXT",
     help="The solver file, in the words of `caffe train`.",
 )
 @click.option(
+    "--flagfile",
+    type=click.Path(),
+    metavar="FILE",
+    help="In place of a solver file: flags of the original train.py of DeepLab v3 and v3+.",
+)
+@click.option(
     "--weights",
     metavar="FILE[,FILE...]",
-    help="Start from these caffemodels; layers are found by name.",
+    help="Start from these caffemodels; layers are found by name. With --flagfile a checkpoint.",
 )
 @click.option(
     "--snapshot",
     type=click.Path(),
     metavar="SOLVERSTATE",
-    help="Go on from a snapshot, of Caffe's or of ours.",
+    help="Go on from a snapshot, of Caffe's or of ours. With --flagfile a checkpoint.",
 )
 @click.option(
     "--resume",
     is_flag=True,
-    help="Go on from the newest whole snapshot of this solver file; begin where there is none.",
+    help="Go on from the newest whole snapshot of this training; begin where there is none.",
 )
 @set_option
 @click.option("--dialect", type=click.Choice(DIALECTS), help="Overrule the networks' evidence.")
@@ -98,7 +104,8 @@ if TYPE_CHECKING:
 )
 @quirks_option
 def command(
-    solver_file: str,
+    solver_file: str | None,
+    flagfile: str | None,
     weights: str | None,
     snapshot: str | None,
     resume: bool,
@@ -117,60 +124,96 @@ def command(
 ) -> None:
     """Train a network as `caffe train` does, with the same solver files and snapshots.
 
-    File names in the solver file and its networks are relative to the working directory.  Ctrl-C
-    and SIGTERM write a snapshot and stop, SIGHUP writes one and goes on.  Under torchrun several
-    processes train one network, with the result of one process.
+    With --flagfile, train DeepLab v3 or v3+ as the original's train.py does, with the same flags
+    and checkpoints; --set changes a flag.
+
+    File names in the solver file and its networks, and in flags, are relative to the working
+    directory.  Ctrl-C and SIGTERM write a snapshot and stop, SIGHUP writes one and goes on.  Under
+    torchrun several processes train one network, with the result of one process.
     """
+    if (solver_file is None) == (flagfile is None):
+        raise InputError("train", expected="either --solver or --flagfile")
+    if log_folder is None and (caffe_log or tensorboard):
+        raise InputError("--caffe-log and --tensorboard", expected="--log FOLDER beside them")
+    if flagfile is not None and (caffe_log or checkpointing or dialect or not quirks):
+        raise InputError(
+            "--caffe-log, --checkpoint-activations, --dialect and --no-quirks",
+            expected="--solver, not --flagfile",
+        )
+    with ExitStack() as stack:
+        team = stack.enter_context(processes())
+        options = {
+            "resume": resume,
+            "workers": workers,
+            "processes": team,
+            "algorithm": algorithm,
+            "accuracy": accuracy,
+            "channels_last": channels_last,
+            "precision": precision,
+        }
+        training: Training
+        if flagfile is not None:
+            training = _by_flags(flagfile, settings, weights, snapshot, options)
+        else:
+            assert solver_file is not None
+            options |= {"quirks": quirks, "checkpointing": checkpointing}
+            training = _by_solver(solver_file, settings, dialect, weights, snapshot, options)
+        stack.enter_context(training)
+        if team.first:
+            _show_start(training)
+            if log_folder is not None:
+                log = _open_log(training, log_folder, caffe_log, tensorboard)
+                training.log = log
+                stack.callback(log.close)
+            training.watchers.append(stack.enter_context(_Bar(training, team.count)))
+        with _signals(training):
+            ended = training.solve()
+        if team.first:
+            _show_end(training, ended)
+
+
+def _by_solver(
+    file: str,
+    settings: Sequence[str],
+    dialect: Dialect | None,
+    weights: str | None,
+    snapshot: str | None,
+    options: dict[str, Any],
+) -> Training:
     from deeplab_repro.train.settings import read_solver
     from deeplab_repro.train.solver import Solver
 
-    if log_folder is None and (caffe_log or tensorboard):
-        raise InputError("--caffe-log and --tensorboard", expected="--log FOLDER beside them")
-    with ExitStack() as stack:
-        team = stack.enter_context(processes())
-        what = read_solver(solver_file, placeholders=placeholders_of(settings), dialect=dialect)
-        solver = stack.enter_context(
-            Solver(
-                what,
-                weights,
-                snapshot,
-                resume=resume,
-                workers=workers,
-                processes=team,
-                quirks=quirks,
-                algorithm=algorithm,
-                accuracy=accuracy,
-                channels_last=channels_last,
-                precision=precision,
-                checkpointing=checkpointing,
-            )
-        )
-        if team.first:
-            _show_start(solver)
-            if log_folder is not None:
-                log = _open_log(solver, log_folder, caffe_log, tensorboard)
-                solver.log = log
-                stack.callback(log.close)
-            solver.watchers.append(stack.enter_context(_Bar(solver, team.count)))
-        with _signals(solver):
-            ended = solver.solve()
-        if team.first:
-            _show_end(solver, ended)
+    what = read_solver(file, placeholders=placeholders_of(settings), dialect=dialect)
+    return Solver(what, weights, snapshot, **options)
 
 
-def _open_log(solver: Solver, folder: str, caffe: bool, tensorboard: bool) -> Any:
+def _by_flags(
+    file: str,
+    settings: Sequence[str],
+    weights: str | None,
+    snapshot: str | None,
+    options: dict[str, Any],
+) -> Training:
+    from deeplab_repro.tensorflow.flags import read_flags
+    from deeplab_repro.train.recipes import made_trainer
+
+    recipe = read_flags(file, placeholders_of(settings))
+    return made_trainer(recipe, weights=weights, snapshot=snapshot, **options)
+
+
+def _open_log(training: Training, folder: str, caffe: bool, tensorboard: bool) -> Any:
     make = import_module("deeplab_repro.train.log").Log
     return make(
         folder,
         caffe=caffe,
         tensorboard=tensorboard,
-        name=solver.net.name,
-        loss_weights=solver.net.loss_weights,
+        name=training.net.name,
+        loss_weights=training.net.loss_weights,
     )
 
 
 @contextmanager
-def _signals(solver: Solver) -> Iterator[None]:
+def _signals(training: Training) -> Iterator[None]:
     """Ctrl-C and SIGTERM stop with a snapshot, SIGHUP asks for one; the second one ends at once."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -183,11 +226,11 @@ def _signals(solver: Solver) -> Iterator[None]:
             " snapshot",
             err=True,
         )
-        solver.request("stop")
+        training.request("stop")
         signal.signal(number, before[number])
 
     def snapshot(number: int, frame: object) -> None:
-        solver.request("snapshot")
+        training.request("snapshot")
 
     wanted = {signal.SIGINT: stop, signal.SIGTERM: stop, signal.SIGHUP: snapshot}
     for number, handler in wanted.items():
@@ -202,7 +245,7 @@ def _signals(solver: Solver) -> Iterator[None]:
 class _Bar:
     """How far the training is: a bar on a terminal, elsewhere a line every ``display`` ones."""
 
-    def __init__(self, solver: Solver, count: int) -> None:
+    def __init__(self, training: Training, count: int) -> None:
         self._first: tuple[int, float] | None = None
         self._count = count
         errors = Console(stderr=True)
@@ -217,7 +260,7 @@ class _Bar:
             disable=not errors.is_terminal,
         )
         self._task = self._bar.add_task(
-            "training", total=solver.settings.max_iter, completed=solver.iter, rate=""
+            "training", total=training.settings.max_iter, completed=training.iter, rate=""
         )
 
     def __enter__(self) -> _Bar:
@@ -227,22 +270,22 @@ class _Bar:
     def __exit__(self, *error: object) -> None:
         self._bar.stop()
 
-    def __call__(self, solver: Solver) -> None:
+    def __call__(self, training: Training) -> None:
         """After every iteration."""
         now = time.monotonic()
         if self._first is None:  # it has waited for the processes that read, and does not count
-            self._first = solver.iter, now
+            self._first = training.iter, now
         first, since = self._first
-        pace = (solver.iter - first) / (now - since) if solver.iter > first else 0.0
-        rate = f"{pace * self._count * solver.pictures_per_iteration:.3g} images/s"
-        text = f"loss {solver.smoothed_loss:.4g}, rate {solver.lr:.3g}"
-        self._bar.update(self._task, completed=solver.iter, description=text, rate=rate)
-        display = solver.settings.display
-        if self._bar.disable and display and solver.iter % display == 0:
-            left = (solver.settings.max_iter - solver.iter) / pace if pace else 0.0
+        pace = (training.iter - first) / (now - since) if training.iter > first else 0.0
+        rate = f"{pace * self._count * training.pictures_per_iteration:.3g} images/s"
+        text = f"loss {training.smoothed_loss:.4g}, rate {training.lr:.3g}"
+        self._bar.update(self._task, completed=training.iter, description=text, rate=rate)
+        display = training.settings.display
+        if self._bar.disable and display and training.iter % display == 0:
+            left = (training.settings.max_iter - training.iter) / pace if pace else 0.0
             speed = f", {rate}, {_duration(left)} left" if pace else ""
             console.print(
-                f"iteration {solver.iter}, {text}{speed}",
+                f"iteration {training.iter}, {text}{speed}",
                 highlight=False,
                 soft_wrap=True,
             )
@@ -254,13 +297,20 @@ def _duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{seconds:02}"
 
 
-def _show_start(solver: Solver) -> None:
+def _show_start(training: Training) -> None:
     """What the weights came from, and which layers got none."""
-    report = solver.load_report
-    if solver.iter:
-        _say(f"going on from {shown(solver.last_snapshot)}, iteration {solver.iter}")
+    from deeplab_repro.models.v3.variables import VariableMatch
+    from deeplab_repro.train.solver import Solver
+
+    report = training.load_report
+    if training.iter:
+        _say(f"going on from {shown(training.last_snapshot)}, iteration {training.iter}")
+    if isinstance(report, VariableMatch):
+        _say(str(report))
+        return
     if report is None:
-        _warn_of_zeros(solver)
+        if isinstance(training, Solver):
+            _warn_of_zeros(training)
         return
     _say(f"{_layers(report.copied)} copied")
     lists = {
@@ -277,11 +327,11 @@ def _layers(names: Sequence[str]) -> str:
     return f"{len(names)} layer{'' if len(names) == 1 else 's'}"
 
 
-def _warn_of_zeros(solver: Solver) -> None:
+def _warn_of_zeros(training: Solver) -> None:
     """Released train nets name no filler for what they take from weights: Caffe fills in zeros."""
     zeros = [
         param.layer
-        for param in solver.net.learnable_params
+        for param in training.net.learnable_params
         if param.number == 0 and param.lr_mult and not param.value.any()
     ]
     if len(zeros) > 1:
@@ -293,13 +343,13 @@ def _warn_of_zeros(solver: Solver) -> None:
         )
 
 
-def _show_end(solver: Solver, ended: bool) -> None:
-    if solver.last_snapshot is not None:
-        _say(f"snapshot: {shown(solver.last_snapshot)}")
+def _show_end(training: Training, ended: bool) -> None:
+    if training.last_snapshot is not None:
+        _say(f"snapshot: {shown(training.last_snapshot)}")
     if ended:
-        _say(f"done: {solver.iter} iterations, loss {solver.smoothed_loss:.6g}")
+        _say(f"done: {training.iter} iterations, loss {training.smoothed_loss:.6g}")
     else:
-        _say(f"stopped after iteration {solver.iter}; --snapshot goes on from there")
+        _say(f"stopped after iteration {training.iter}; --snapshot goes on from there")
 
 
 def _say(text: str) -> None:

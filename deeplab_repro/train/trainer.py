@@ -31,14 +31,15 @@ from deeplab_repro.train.precision import Precision
 from deeplab_repro.train.training import Training
 from prototxt_import.files import replacing
 from tensorflow_import import read_variables, write_checkpoint
+from tensorflow_import.paths import locate
 
-__all__ = ["Momentum", "Trainer"]
+__all__ = ["STATE_FILE", "Adam", "Momentum", "Trainer"]
 
 #: Start of the name of every checkpoint.
 _PREFIX: Final = "model.ckpt"
 _STEP: Final = "global_step"
 #: The text file that names the newest checkpoint of a folder.
-_STATE: Final = "checkpoint"
+STATE_FILE: Final = "checkpoint"
 
 
 class Momentum(CaffeSGD):
@@ -88,6 +89,7 @@ class _Losses:
 
     def __init__(self, net: DeepLabV3, options: TrainingOptions) -> None:
         self.net, self.options = net, options
+        self.name = net.name or net.options.model_variant
         self.global_step = 0
 
     def __call__(self, *, data: Tensor, label: Tensor) -> dict[str, Tensor]:
@@ -231,13 +233,15 @@ class Trainer(Training):
         """What a checkpoint holds: variables, the optimizer's slots and the step.
 
         Returns:
-            TensorFlow's name -> array in TensorFlow's layout.
+            TensorFlow's name -> array in TensorFlow's layout, a copy.
         """
-        found = {name: to_tensorflow(name, value) for name, value in self.model.variables.items()}
+        found: dict[str, Any] = {
+            name: to_tensorflow(name, value).copy() for name, value in self.model.variables.items()
+        }
         for name, value in self._learning.items():
             for slot in self.optimizer.slots:
                 memory = self.optimizer.memory(value, slot)
-                found[f"{name}/{slot}"] = to_tensorflow(name, memory)
+                found[f"{name}/{slot}"] = to_tensorflow(name, memory).copy()
         if isinstance(self.optimizer, Adam):  # TensorFlow keeps the next step's powers
             (group, *_) = self.optimizer.param_groups
             for i, name in enumerate(("momentum", "momentum2"), 1):
@@ -284,7 +288,7 @@ class Trainer(Training):
         if isinstance(self.optimizer, Adam):
             self.optimizer.set_iteration(self.iter)
         self._batches.seek(self.iter)
-        self.last_snapshot = Path(prefix)
+        self.last_snapshot = Path(locate(prefix)[1])
 
     def close(self) -> None:
         """Give back the processes and files of the feed."""
@@ -300,7 +304,7 @@ class Trainer(Training):
     def _name(self, name: str) -> None:
         """Write down which checkpoint is the newest, as TensorFlow's Saver does."""
         assert self._folder is not None  # a checkpoint was written there
-        with replacing(self._folder / _STATE) as file:
+        with replacing(self._folder / STATE_FILE) as file:
             file.write_text(
                 f'model_checkpoint_path: "{name}"\nall_model_checkpoint_paths: "{name}"\n'
             )
@@ -308,7 +312,7 @@ class Trainer(Training):
     def _newest(self) -> Path | None:
         """The folder, for the checkpoint that it names as its newest; None where it names none."""
         folder = self._folder
-        return folder if folder is not None and (folder / _STATE).is_file() else None
+        return folder if folder is not None and (folder / STATE_FILE).is_file() else None
 
     def _begin_with(self, weights: str | os.PathLike[str] | Mapping[str, Any]) -> VariableMatch:
         """Take what is wanted of the weights to start from."""

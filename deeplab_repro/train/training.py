@@ -97,6 +97,7 @@ class Training(Closing, ABC):
         smoothed_loss: its mean over the last ``average_loss`` iterations.
         lr: the rate of the last update.
         outputs: output -> values in the last pass.
+        load_report: what was copied from the weights to start from; None where there were none.
         last_snapshot: the snapshot that was written or read last.
         watchers: called with the training after every iteration, before its snapshot.
     """
@@ -105,6 +106,7 @@ class Training(Closing, ABC):
     net: Any
     optimizer: CaffeOptimizer
     lr: float
+    load_report: Any
     _batches: Batches
     #: Passes of an iteration that this process makes.
     _passes: int

@@ -240,10 +240,16 @@ HEAD = Normalization(1e-5, 0.9997)
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """torch's, but that a batch with one value a channel is no error.
+    """torch's, but with digits kept in train mode, and one value a channel is no error.
 
-    Such is the batch of image pooling with one picture: the mean is the value, the variance 0, and
-    the result the shift.
+    TensorFlow subtracts a channel's mean before it scales; torch scales first, and for maps in
+    channels-last order its sum for the mean is one long float32 sum.  Where the mean is many times
+    the deviation, as behind the first convolutions, that costs three digits, which the small
+    batches of coarse maps make errors of a thousandth in the scores.  So the maps are centred by
+    their mean before torch normalizes them, which changes neither the result nor the gradients.
+
+    One value a channel is the batch of image pooling with one picture: the mean is the value, the
+    variance 0, and the result the shift.
     """
 
     def __init__(self, channels: int, kind: Normalization) -> None:
@@ -251,17 +257,33 @@ class BatchNorm(nn.BatchNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H, W)."""
-        if not self.training or x.numel() != x.shape[1]:
+        if not self.training:
             return super().forward(x)
-        mean = x.mean((0, 2, 3))
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.momentum is not None
+        mean = x.detach().mean((0, 2, 3), dtype=self.running_mean.dtype)
+        if x.numel() == x.shape[1]:
+            with torch.no_grad():
+                self.running_mean.lerp_(mean, self.momentum)
+                self.running_var.mul_(1 - self.momentum)
+            centred = x - x.mean((0, 2, 3), keepdim=True)  # 0, and so is its gradient
+            scale = self.weight * self.eps**-0.5
+            return centred * scale[:, None, None] + self.bias[:, None, None]
+        moving = self.running_mean.clone()  # autograd keeps it as it is here
+        y = F.batch_norm(
+            x - mean.to(x.dtype)[:, None, None],
+            moving,
+            self.running_var,
+            self.weight,
+            self.bias,
+            True,
+            self.momentum,
+            self.eps,
+        )
         with torch.no_grad():
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.mul_(1 - self.momentum)
-        scale = self.weight * self.eps**-0.5
-        return (x - mean[:, None, None]) * scale[:, None, None] + self.bias[:, None, None]
+            self.running_mean.copy_(moving).add_(mean, alpha=self.momentum)
+        return y
 
 
 # ----------------------------------------------------------------------------------- activations
