@@ -8,7 +8,7 @@ Knows nothing of torch: variables come by name as numpy arrays, in TensorFlow's 
     >>> write_checkpoint("copy.ckpt", variables)
 """
 
-from tensorflow_import.arrays import VariableInfo, is_of_tensorflow
+from tensorflow_import.arrays import VariableInfo, is_of_tensorflow, read_options
 from tensorflow_import.errors import BadInput, TensorFlowImportError
 from tensorflow_import.graph import Graph, Node, graph_nodes, read_constants
 from tensorflow_import.paths import locate
@@ -34,6 +34,7 @@ __all__ = [
     "locate",
     "other_dtypes",
     "read_constants",
+    "read_options",
     "read_variables",
     "write_checkpoint",
     "write_variables",

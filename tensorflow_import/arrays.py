@@ -8,6 +8,7 @@ metadata key            holds
 ``tensorflow.layout``   ``"1"``: the tensors are variables, in TensorFlow's layout
 ``tensorflow.dtypes``   JSON: name -> TensorFlow's type, where the tensor has another
 ``tensorflow.strings``  JSON: name -> ``[shape, [base64, ...]]``: strings, which are no tensors
+``tensorflow.options``  JSON: what decides the network, as far as whoever wrote the file knew it
 ======================  ==========================================================
 
 A ``.npz`` has no place for that: there bfloat16 becomes float32 for good, and strings are refused.
@@ -40,12 +41,14 @@ __all__ = [
     "list_npz",
     "list_safetensors",
     "read_npz",
+    "read_options",
     "read_safetensors",
     "write_npz",
     "write_safetensors",
 ]
 
 _LAYOUT, _DTYPES, _STRINGS = "tensorflow.layout", "tensorflow.dtypes", "tensorflow.strings"
+_OPTIONS = "tensorflow.options"
 _NPY: Final = ".npy"
 
 
@@ -72,6 +75,16 @@ def is_of_tensorflow(path: str | os.PathLike[str]) -> bool:
     """
     with _opened(path) as file:
         return _LAYOUT in (file.metadata() or {})
+
+
+def read_options(path: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """The options of the network in the metadata; None where there are none.
+
+    Raises:
+        TensorFlowImportError: it is no such file, or they are no JSON object.
+    """
+    with _opened(path) as file:
+        return _json(file, _OPTIONS) or None
 
 
 def list_safetensors(path: str | os.PathLike[str]) -> dict[str, VariableInfo]:
@@ -105,6 +118,7 @@ def write_safetensors(
     path: str | os.PathLike[str],
     variables: Mapping[str, Array],
     dtypes: Mapping[str, str] | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> None:
     """Write variables, with the metadata that this module describes.
 
@@ -112,6 +126,7 @@ def write_safetensors(
         path: the file.
         variables: name -> values.
         dtypes: name -> TensorFlow's type, of variables whose array has another.
+        options: of the network, if they are known.
 
     Raises:
         TensorFlowImportError: a type that the format does not have, or the file cannot be written.
@@ -136,6 +151,8 @@ def write_safetensors(
             metadata[_DTYPES] = json.dumps(dict(dtypes))
         if strings:
             metadata[_STRINGS] = json.dumps(strings)
+        if options:
+            metadata[_OPTIONS] = json.dumps(dict(options), default=list)
         write_tensors(path, tensors, metadata)
 
 

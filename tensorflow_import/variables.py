@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -101,6 +102,7 @@ def write_variables(
     variables: Mapping[str, ArrayLike],
     *,
     dtypes: Mapping[str, str] | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> None:
     """Write variables in the kind of file that ``path`` asks for, values and names unchanged.
 
@@ -109,6 +111,7 @@ def write_variables(
             ``.ckpt`` in it, as ``model.ckpt-30000``.
         variables: name -> values.
         dtypes: name -> TensorFlow's type, where the array has another (:func:`write_checkpoint`).
+        options: what decides the network, which a ``.safetensors`` keeps (:func:`read_options`).
 
     Raises:
         TensorFlowImportError: another ending, what the kind of file cannot hold, or it cannot be
@@ -120,7 +123,7 @@ def write_variables(
         return
     plain = {name: np.asarray(values) for name, values in variables.items()}
     if kind == "safetensors":
-        arrays.write_safetensors(path, plain, dtypes)
+        arrays.write_safetensors(path, plain, dtypes, options)
     elif kind == "npz":
         arrays.write_npz(path, plain)
     else:

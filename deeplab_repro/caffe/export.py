@@ -29,8 +29,10 @@ __all__ = [
     "export_program",
     "first_line",
     "input_shapes",
+    "onnx_bytes",
     "onnx_model",
     "other_shapes",
+    "quiet",
     "require_package",
     "without_labels",
 ]
@@ -176,7 +178,7 @@ def export_program(net: GraphModule, shapes: Mapping[str, tuple[int, ...]]) -> E
         for name, shape in shapes.items()
     }
     try:
-        with torch.no_grad(), _quiet():
+        with torch.no_grad(), quiet():
             program = export(
                 _ByName(net).eval(),
                 (example,),
@@ -240,17 +242,27 @@ def onnx_model(net: GraphModule, shapes: Mapping[str, tuple[int, ...]]) -> bytes
         )
     program = export_program(net, shapes)
     try:
-        with _quiet():
-            onnx_program = torch.onnx.export(
-                program, input_names=list(shapes), output_names=_outputs(program), verbose=False
-            )
-        assert onnx_program is not None
-        _strip(onnx_program.model)
-        content: bytes = onnx_program.model_proto.SerializeToString()
+        return onnx_bytes(program, list(shapes), _outputs(program))
     except Exception as error:  # onnxscript raises whatever its stages raise
         raise CaffeImportError(
             f"cannot be written as ONNX: {first_line(error)}", file=net.net.file
         ) from error
+
+
+def onnx_bytes(program: ExportedProgram, inputs: Sequence[str], outputs: Sequence[str]) -> bytes:
+    """A program as an ONNX file; raises whatever onnxscript raises.
+
+    Args:
+        program: what torch.export gave.
+        inputs, outputs: their names in the file.
+    """
+    with quiet():
+        onnx_program = torch.onnx.export(
+            program, input_names=list(inputs), output_names=list(outputs), verbose=False
+        )
+        assert onnx_program is not None
+        _strip(onnx_program.model)
+        content: bytes = onnx_program.model_proto.SerializeToString()
     return content
 
 
@@ -296,7 +308,7 @@ def first_line(error: BaseException) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep torch's own notes on the progress of an export, and on its own code, to itself.
 
     Of a network that it cannot export it prints the graph to stderr, too.

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
+from deeplab_repro.cli.checkpoints import checkpoint_of, load_checkpoint, network_options
 from deeplab_repro.cli.common import (
     accuracy_option,
     console,
@@ -14,11 +17,17 @@ from deeplab_repro.cli.common import (
     quirks_option,
     write_json,
 )
+from deeplab_repro.cli.variables import refuse_options
 from prototxt_import import Dialect
+
+if TYPE_CHECKING:
+    from deeplab_repro.caffe.net import CaffeNet
+    from deeplab_repro.models.v3.network import DeepLabV3
 
 
 @click.command("autotune")
 @model_options
+@network_options
 @click.option(
     "--size",
     default="513",
@@ -44,6 +53,8 @@ def command(
     prototxt: str | None,
     dialect: Dialect | None,
     settings: tuple[str, ...],
+    options_file: str | None,
+    network: str | None,
     size: str,
     batch: int,
     fuse: bool,
@@ -58,7 +69,13 @@ def command(
     deeplab_repro.autotune, on as many threads.
     """
     height, width = parse_size("--size", size, square=True)
-    net = load_net(model, prototxt, dialect, settings, quirks=quirks, accuracy=accuracy)
+    checkpoint = checkpoint_of(model, options_file, network)
+    net: CaffeNet | DeepLabV3
+    if checkpoint is not None:
+        refuse_options(model, {"--prototxt": prototxt, "--dialect": dialect})
+        net = load_checkpoint(checkpoint, options_file, network, settings, accuracy=accuracy)
+    else:
+        net = load_net(model, prototxt, dialect, settings, quirks=quirks, accuracy=accuracy)
 
     from deeplab_repro.autotuning import autotune
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from deeplab_repro.cli.checkpoints import checkpoint_of, load_checkpoint, network_options
 from deeplab_repro.cli.common import (
     accuracy_option,
     algorithm_option,
@@ -21,22 +22,25 @@ from deeplab_repro.cli.common import (
     writable,
     write_json,
 )
+from deeplab_repro.cli.variables import refuse_options
 from prototxt_import import Dialect
 from prototxt_import.words import finite_or_none, show
 
 if TYPE_CHECKING:
     from deeplab_repro.parity.causes import Cause
-    from deeplab_repro.parity.comparison import Comparison
+    from deeplab_repro.parity.comparison import Compared
 
 
 @click.command("compare")
 @model_options
+@network_options
 @click.option(
     "--activations",
     "recorded",
     type=click.Path(),
     required=True,
-    help="What Caffe computed: /blobs/NAME for every blob, inputs included.",
+    help="What Caffe computed: /blobs/NAME for every blob, inputs included. Or what TensorFlow"
+    " computed: /blobs/input, pictures of 0..255, and /blobs/KEY for end points.",
 )
 @click.option(
     "--html",
@@ -54,6 +58,8 @@ def command(
     prototxt: str | None,
     dialect: Dialect | None,
     settings: tuple[str, ...],
+    options_file: str | None,
+    network: str | None,
     recorded: str,
     page: str | None,
     algorithm: str,
@@ -66,7 +72,13 @@ def command(
     Equal means ||ours - Caffe's|| <= 1e-5 ||Caffe's|| and max|ours - Caffe's| <= 1e-4 max|Caffe's|
     on every blob.  Where they differ, the likely cause among the known mistakes is named.  Exit
     code 0: equal, 1: not equal.
+
+    Of a TensorFlow checkpoint every end point is compared, by the keys that `activations` writes,
+    with maps as (N, H, W, C) or (N, C, H, W); equal means 2e-4 in both measures.
     """
+    checkpoint = checkpoint_of(model, options_file, network)
+    if checkpoint is not None:
+        refuse_options(model, {"--prototxt": prototxt, "--dialect": dialect})
     with progress(
         "loading", "running and comparing", "looking for the cause", "writing"
     ) as advance:
@@ -76,14 +88,27 @@ def command(
         from deeplab_repro.parity.recordings import Recording
         from deeplab_repro.parity.tolerances import AGREEMENT
 
-        tolerance = AGREEMENT["caffe"]
-        source = read(model, prototxt, dialect, settings)
-        net = load_caffe(source, algorithm=algorithm, accuracy=accuracy, quirks=quirks)
-        advance()
-        recording = Recording(net.net.name, Path(recorded), Path(model), None)
-        comparison = compare_blobs(net, recording, tolerance)
-        advance()
-        causes = likely_causes(comparison, source.weights)
+        comparison: Compared
+        causes: list[Cause] = []
+        if checkpoint is not None:
+            from deeplab_repro.parity.endpoints import compare_endpoints
+
+            how = {"algorithm": algorithm, "accuracy": accuracy}
+            plain = load_checkpoint(
+                checkpoint, options_file, network, settings, quirks=quirks, **how
+            )
+            advance()
+            recording = Recording(Path(model).name, Path(recorded), Path(model), None)
+            comparison = compare_endpoints(plain, recording, AGREEMENT["tensorflow"])
+            advance()
+        else:
+            source = read(model, prototxt, dialect, settings)
+            net = load_caffe(source, algorithm=algorithm, accuracy=accuracy, quirks=quirks)
+            advance()
+            recording = Recording(net.net.name, Path(recorded), Path(model), None)
+            comparison = of_caffe = compare_blobs(net, recording, AGREEMENT["caffe"])
+            advance()
+            causes = likely_causes(of_caffe, source.weights)
         advance()
         if page is not None:
             from deeplab_repro.parity.html import write_page
@@ -99,7 +124,7 @@ def command(
     raise click.exceptions.Exit(1 if first else 0)
 
 
-def _show(comparison: Comparison) -> None:
+def _show(comparison: Compared) -> None:
     reports, tolerance, first = comparison.reports, comparison.tolerance, comparison.first
     table = make_table(
         "",
@@ -154,7 +179,7 @@ def _show_causes(causes: list[Cause]) -> None:
             console.print(line, highlight=False, soft_wrap=True)
 
 
-def _as_json(comparison: Comparison, causes: list[Cause]) -> dict[str, Any]:
+def _as_json(comparison: Compared, causes: list[Cause]) -> dict[str, Any]:
     first, tolerance = comparison.first, comparison.tolerance
     return {
         "equal": first is None,

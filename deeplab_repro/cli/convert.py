@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from deeplab_repro.cli.checkpoints import checkpoint_of, options_in
 from deeplab_repro.cli.common import (
     console,
     json_option,
@@ -39,6 +40,12 @@ _ENDINGS = (".safetensors", ".pt", ".caffemodel", ".h5")
     help="Of a PyTorch state dict, where its keys do not say it; see `networks list`.",
 )
 @click.option(
+    "--options",
+    "options_file",
+    type=click.Path(),
+    help="Of a TensorFlow checkpoint: JSON with the options of its network, which the file keeps.",
+)
+@click.option(
     "-o",
     "--output",
     type=click.Path(),
@@ -53,6 +60,7 @@ def command(
     dialect: Dialect | None,
     settings: tuple[str, ...],
     network: str | None,
+    options_file: str | None,
     output: str | None,
     json_file: str | None,
 ) -> None:
@@ -69,12 +77,15 @@ def command(
     Or it is a TensorFlow checkpoint (its prefix, one of its files, or a folder with the file
     `checkpoint`) or a frozen graph (.pb), whose variables are written under their names, in
     TensorFlow's layout, with values and types unchanged; and a .safetensors or .npz of such
-    variables, which -o OUT.ckpt or OUT.index makes a checkpoint again.
+    variables, which -o OUT.ckpt or OUT.index makes a checkpoint again.  A .safetensors keeps the
+    --options of the network and stands for MODEL everywhere.
     """
-    if is_tensorflow(model, output):
-        options = {"--prototxt": prototxt, "--dialect": dialect, "--set": settings}
-        refuse_options(model, {**options, "--network": network})
-        convert_variables(model, output, json_file)
+    checkpoint = model if is_tensorflow(model, output) else checkpoint_of(model, options_file)
+    if checkpoint is not None:
+        refuse_options(model, {"--prototxt": prototxt, "--dialect": dialect, "--set": settings})
+        refuse_options(model, {"--network": network})
+        options = None if options_file is None else options_in(options_file)
+        convert_variables(checkpoint, output, json_file, options)
         return
     if output is None:
         target = _with_ending(model, ".safetensors")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from deeplab_repro.cli.checkpoints import checkpoint_of, load_checkpoint, network_options
 from deeplab_repro.cli.common import (
     console,
     input_shape_option,
@@ -22,18 +24,21 @@ from deeplab_repro.cli.common import (
     writable,
     write_json,
 )
+from deeplab_repro.cli.variables import refuse_options
 from deeplab_repro.errors import BadInput, InputError
 from prototxt_import import Dialect
 from prototxt_import.files import replacing
 from prototxt_import.words import finite_or_none, megabytes, show
 
 if TYPE_CHECKING:
+    from deeplab_repro.models.v3.network import DeepLabV3
     from deeplab_repro.parity.onnx import Check
     from deeplab_repro.parity.tolerances import Tolerance
 
 
 @click.command("export")
 @model_options
+@network_options
 @click.option(
     "-o", "--output", type=click.Path(), callback=writable, required=True, help="OUT.onnx"
 )
@@ -47,6 +52,8 @@ def command(
     prototxt: str | None,
     dialect: Dialect | None,
     settings: tuple[str, ...],
+    options_file: str | None,
+    network: str | None,
     output: str,
     input_shapes: tuple[str, ...],
     blob: str | None,
@@ -60,15 +67,23 @@ def command(
     free where the network leaves them free. A training network, which reads labels, is cut at its
     scores. Where onnxruntime is installed, the model is run at two sizes and held against the
     module; if they differ, nothing is written and the exit code is 1.
+
+    A TensorFlow checkpoint becomes a network from `image`, red, green, blue from 0 to 255, to
+    `logits` at full size, for one size: --input-shape image=1x3xHxW, or its crop, or 513x513.
     """
     if Path(output).suffix != ".onnx":
         raise InputError("unknown kind of output", file=output, expected=".onnx")
+    checkpoint = checkpoint_of(model, options_file, network)
+    if checkpoint is not None:
+        refuse_options(model, {"--prototxt": prototxt, "--dialect": dialect, "--blob": blob})
+        plain = load_checkpoint(checkpoint, options_file, network, settings, quirks=quirks)
+        _export_checkpoint(plain.fuse() if fuse else plain, input_shapes, output, json_file)
+        return
     with progress("loading", "exporting", "checking") as advance:
         from deeplab_repro.caffe.export import input_shapes as find_shapes
         from deeplab_repro.caffe.export import onnx_model, other_shapes, without_labels
         from deeplab_repro.caffe.net import CaffeNet
         from deeplab_repro.parity.onnx import check_onnx
-        from deeplab_repro.parity.tolerances import AGREEMENT
 
         source = read(model, prototxt, dialect, settings)
         whole = source.net("TEST")
@@ -86,11 +101,41 @@ def command(
             for case in (shapes, other_shapes(net, shapes)):
                 checks += check_onnx(net, content, case) if case else []
         advance()
-    tolerance = AGREEMENT["fused"]
-    equal = all(check.agreement.within(tolerance) for check in checks)
     if part is not whole:
         outputs = ", ".join(map(shown, part.outputs))
         console.print(f"cut at the scores: {outputs}", highlight=False, soft_wrap=True)
+    _finish(output, content, checks, json_file)
+
+
+def _export_checkpoint(
+    net: DeepLabV3, input_shapes: Sequence[str], output: str, json_file: str | None
+) -> None:
+    from deeplab_repro.models.v3.export import INPUT, NamedScores, onnx_of
+    from deeplab_repro.parity.onnx import check_onnx
+
+    given = parse_shapes(input_shapes)
+    shape = given.pop(INPUT, (1, 3, *(net.options.crop_size or (513, 513))))
+    if given or len(shape) != 4 or shape[1] != 3:
+        raise InputError("--input-shape", expected=f"{INPUT}=1x3xHxW", got=", ".join(input_shapes))
+    count, _, height, width = (size or 1 for size in shape)
+    with progress("exporting", "checking") as advance:
+        content = onnx_of(net, height, width)
+        advance()
+        checks: list[Check] = []
+        if find_spec("onnxruntime") is not None:
+            named = NamedScores(net)
+            for pictures in (count, count + 1):
+                checks += check_onnx(named, content, {INPUT: (pictures, 3, height, width)})
+        advance()
+    _finish(output, content, checks, json_file)
+
+
+def _finish(output: str, content: bytes, checks: list[Check], json_file: str | None) -> None:
+    """Show what the checks found, and write the file if they agree."""
+    from deeplab_repro.parity.tolerances import AGREEMENT
+
+    tolerance = AGREEMENT["fused"]
+    equal = all(check.agreement.within(tolerance) for check in checks)
     _show(checks, tolerance)
     write_json(json_file, _report(output, len(content), checks, equal))
     if not equal:

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from deeplab_repro.caffe.analysis import LayerCost, Memory, analyse, memory
+from deeplab_repro.cli.checkpoints import checkpoint_of
 from deeplab_repro.cli.common import (
     console,
     input_shape_option,
@@ -20,7 +21,7 @@ from deeplab_repro.cli.common import (
     writable,
     write_json,
 )
-from deeplab_repro.cli.variables import inspect_variables, is_tensorflow, refuse_options
+from deeplab_repro.cli.variables import inspect_variables, refuse_options
 from deeplab_repro.errors import BadInput, InputError
 from prototxt_import import Dialect, Model, Net, Phase, infer_net
 from prototxt_import.files import replacing
@@ -58,10 +59,11 @@ def command(
     Of a TensorFlow checkpoint (prefix, .index or folder), a frozen graph (.pb), or a .safetensors
     or .npz of their variables, show the variables with types and shapes, and the training step.
     """
-    if is_tensorflow(model):
+    checkpoint = checkpoint_of(model)
+    if checkpoint is not None:
         options = {"--prototxt": prototxt, "--dialect": dialect, "--set": settings, "--svg": svg}
         refuse_options(model, {**options, "a second model": other, "--input-shape": input_shapes})
-        inspect_variables(model, json_file)
+        inspect_variables(checkpoint, json_file)
         return
     source = read(model, prototxt, dialect, settings)
     inputs = parse_shapes(input_shapes)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -21,14 +22,23 @@ from deeplab_repro.cli.data import workers_option
 from deeplab_repro.cli.jobs import decoders_silent, picture_progress
 from deeplab_repro.errors import InputError
 from deeplab_repro.processes import Processes, local_device, processes
+from deeplab_repro.released.models import (
+    CaffeModel,
+    ReleasedModel,
+    Score,
+    TensorFlowModel,
+    WeightsFile,
+)
 from prototxt_import.errors import printable
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from deeplab_repro.crf import CRFParams
     from deeplab_repro.data import Dataset
     from deeplab_repro.inference.segmentation import Segmenter
-    from deeplab_repro.released import ReleasedModel, WeightsFile
     from deeplab_repro.reproduction.report import Part, Report
-    from deeplab_repro.reproduction.run import Folder
+    from deeplab_repro.reproduction.run import Folder, Identity
     from deeplab_repro.reproduction.verdict import Row
 
 #: Failed pictures in the terminal.
@@ -47,7 +57,18 @@ _MOST_SHOWN = 10
     callback=writable_folder,
     help="Folder of the run; reproduce/NAME by default.",
 )
-@click.option("--crf/--no-crf", "with_crf", default=True, help="Refine by the dense CRF, or not.")
+@click.option(
+    "--crf/--no-crf",
+    "with_crf",
+    default=None,
+    help="Refine by the dense CRF, or not. By default as the authors did: v1 and v2 yes, v3 no.",
+)
+@click.option(
+    "--output-stride",
+    type=int,
+    metavar="N",
+    help="Of the ways in which a TensorFlow checkpoint was scored only the one at this stride.",
+)
 @click.option("--keep-scores", is_flag=True, help="Keep the score maps: 16 MB for each picture.")
 @click.option(
     "--batch",
@@ -64,7 +85,8 @@ def command(
     split: str,
     limit: int | None,
     output: str | None,
-    with_crf: bool,
+    with_crf: bool | None,
+    output_stride: int | None,
     keep_scores: bool,
     batch: int,
     workers: int | None,
@@ -78,105 +100,244 @@ def command(
     parameters; both label maps are scored: mean IoU, trimap.  A run that was stopped goes on where
     it was.  Under torchrun the pictures are shared out.
 
+    A TensorFlow checkpoint is run in every way that its authors published a score of, such as at
+    output stride 16 as it is and at 8 over six scales and mirrored, each in a folder of its own.
+    They used no CRF with it; --crf shows what is left for one to gain.
+
     The exit code is 1 if a published number is not reproduced.
     """
     from deeplab_repro import data
     from deeplab_repro.crf import CRFParams
-    from deeplab_repro.evaluation import Pair, evaluate
-    from deeplab_repro.evaluation.seen import is_known, was_seen
     from deeplab_repro.released import find_weights
-    from deeplab_repro.reproduction.report import Part, Report, write_report
-    from deeplab_repro.reproduction.run import Folder, Identity, is_done, label_pictures
-    from deeplab_repro.reproduction.verdict import compare
 
     model, weights = find_weights(name)
-    path = model.file(weights.name)
+    root = Path(output) if output is not None else Path("reproduce", model.name)
+    ways = _ways(model, weights, root, output_stride)
     dataset = data.voc(voc, split)
     _check_list(dataset)
+    if with_crf is None:
+        with_crf = isinstance(model, CaffeModel)
     crf = CRFParams.named(model.crf) if with_crf and model.crf is not None else None
-    folder = Folder(Path(output) if output is not None else Path("reproduce", model.name))
-    identity = Identity.of(model.name, weights.name, path, dataset, crf)
     chosen = dataset if limit is None else dataset[:limit]
+    reports = []
     with processes() as team, decoders_silent(), picture_progress(hidden=not team.first) as bar:
-        folder.check(identity)
-        folder.check_report(len(chosen))
+        for way in ways:  # before the first one has taken hours
+            way.folder.check(way.identity(model, weights, dataset, crf))
+            way.folder.check_report(len(chosen))
+        for way in ways:
+            run = _Run(model, weights, dataset, chosen, crf, keep_scores, batch, workers)
+            reports.append(run(way, team, bar))
+    if team.first:
+        for way, report in zip(ways, reports, strict=True):
+            _show(report, way.folder)
+        # A single report, as of v1 and v2, is the content; several are its parts.
+        contents = [report.as_json() for report in reports]
+        write_json(json_file, contents[0] if len(contents) == 1 else contents)
+    if any(row.verdict == "not reproduced" for report in reports for row in report.rows):
+        raise click.exceptions.Exit(1)
+
+
+@dataclass(frozen=True)
+class _Way:
+    """One way of running a model.
+
+    Attributes:
+        name: of the weights and how they are run.
+        file: that is loaded.
+        folder: of its results.
+        segmenter: loads the network.
+        rows: its numbers before and after the CRF, and an obstacle -> beside the published ones.
+    """
+
+    name: str
+    file: Path
+    folder: Folder
+    segmenter: Callable[[], Segmenter]
+    rows: Callable[[float, float | None, str], list[Row]]
+
+    def identity(
+        self, model: ReleasedModel, weights: WeightsFile, dataset: Dataset, crf: CRFParams | None
+    ) -> Identity:
+        """What tells its results from those of other runs."""
+        from deeplab_repro.reproduction.run import Identity
+
+        return Identity.of(model.name, self.name, self.file, dataset, crf)
+
+
+def _ways(
+    model: ReleasedModel, weights: WeightsFile, root: Path, output_stride: int | None
+) -> list[_Way]:
+    """The ways to run a model: that of its authors' test net, or every one with a score."""
+    from deeplab_repro.reproduction.run import Folder
+    from deeplab_repro.reproduction.verdict import compare, compare_score
+
+    if isinstance(model, TensorFlowModel):
+        scores = _scores(model, output_stride)
+        path = model.file(weights.name)
+        return [
+            _Way(
+                f"{weights.name} at {score}",
+                path,
+                Folder(root / f"os{score.output_stride}"),
+                partial(_of_checkpoint, model, path, score),
+                partial(compare_score, model, score),
+            )
+            for score in scores
+        ]
+    assert isinstance(model, CaffeModel)  # there are two kinds
+    if output_stride is not None:
+        raise InputError(
+            f"{model.name} does not go with --output-stride", expected="a TensorFlow checkpoint"
+        )
+    path = model.file(weights.name)
+    load = partial(_of_caffe, path)
+    return [_Way(weights.name, path, Folder(root), load, partial(compare, model))]
+
+
+def _scores(model: TensorFlowModel, output_stride: int | None) -> list[Score]:
+    """Those to reproduce.
+
+    Raises:
+        InputError: there is none, or they are of another data set than VOC 2012.
+    """
+    if model.data != "voc2012":
+        raise InputError(
+            f"{model.name} is no model of VOC 2012, which is what can be scored here",
+            expected="a model of `weights list` with a score on VOC 2012",
+            got=model.data or "weights to start from",
+        )
+    scores = [each for each in model.scores if output_stride in (None, each.output_stride)]
+    if not scores:
+        raise InputError(
+            "--output-stride",
+            expected=" or ".join(str(each.output_stride) for each in model.scores),
+            got=output_stride,
+        )
+    return scores
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What is run in each way."""
+
+    model: ReleasedModel
+    weights: WeightsFile
+    dataset: Dataset
+    chosen: Dataset
+    crf: CRFParams | None
+    keep_scores: bool
+    batch: int
+    workers: int | None
+
+    def __call__(self, way: _Way, team: Processes, bar: Progress) -> Report:
+        """Label all pictures, unless that has been done, and score them."""
+        from deeplab_repro.evaluation.seen import is_known, was_seen
+        from deeplab_repro.reproduction.report import Report, write_report
+
+        self._label(way, team, bar)
+        parts = self._parts(way, team, bar)
+        trained_on = self.weights.trained_on
+        warning = was_seen(trained_on, self.dataset) if is_known(trained_on) else ""
+        means = [100 * part.evaluation.confusion.mean_iou for part in parts]
+        rows = way.rows(means[0], means[1] if self.crf else None, warning or self._obstacle())
+        title = self.model.title + (f", {way.name}" if way.name != self.weights.name else "")
+        report = Report(
+            title,
+            way.identity(self.model, self.weights, self.dataset, self.crf).as_json(),
+            (len(self.chosen), len(self.dataset)),
+            rows,
+            parts,
+            self.dataset.classes,
+            warning,
+        )
+        if team.first:
+            write_report(way.folder.path, report)
+        team.wait()
+        return report
+
+    def _label(self, way: _Way, team: Processes, bar: Progress) -> None:
+        from deeplab_repro.reproduction.run import is_done, label_pictures
+
         task = bar.add_task("checking", total=None)
-        unfinished = [sample for sample in chosen if not is_done(sample, folder, crf, keep_scores)]
-        _check_files(replace(dataset, samples=tuple(unfinished)), team, workers)
+        unfinished = [
+            sample
+            for sample in self.chosen
+            if not is_done(sample, way.folder, self.crf, self.keep_scores)
+        ]
+        _check_files(replace(self.dataset, samples=tuple(unfinished)), team, self.workers)
         team.wait()  # all have looked before the first one writes
         if team.first:
-            folder.begin(identity)
+            way.folder.begin(way.identity(self.model, self.weights, self.dataset, self.crf))
         team.wait()
-        mine = team.share(chosen.samples)
+        mine = team.share(self.chosen.samples)
         bar.reset(task, total=len(mine), description="loading the network")
-        segmenter = _segmenter(path)
+        segmenter = way.segmenter()
         bar.update(task, description="labelling")
         failed = label_pictures(
             mine,
-            folder,
+            way.folder,
             segmenter,
-            crf,
-            keep_scores=keep_scores,
-            batch=batch,
+            self.crf,
+            keep_scores=self.keep_scores,
+            batch=self.batch,
             advance=lambda: bar.advance(task),
         )
         failures = {key: line for part in team.gather(failed) for key, line in part.items()}
         if failures:
             _stop_at(
                 list(failures.values()),
-                f"{len(failures)} of {len(chosen)} pictures failed, so there is no score; the"
+                f"{len(failures)} of {len(self.chosen)} pictures failed, so there is no score; the"
                 " others are done and stay in the folder",
                 team,
             )
+        bar.remove_task(task)
+
+    def _parts(self, way: _Way, team: Processes, bar: Progress) -> list[Part]:
+        from deeplab_repro.evaluation import Pair, evaluate
+        from deeplab_repro.reproduction.report import Part
+
         parts = []
         for title, key, place in (
-            ("before the CRF", "before_crf", folder.labels),
-            ("after the CRF", "after_crf", folder.refined),
-        )[: 2 if crf else 1]:
-            bar.reset(task, total=len(mine), description=f"scoring {title}")
+            ("before the CRF", "before_crf", way.folder.labels),
+            ("after the CRF", "after_crf", way.folder.refined),
+        )[: 2 if self.crf else 1]:
+            total = len(team.share(self.chosen.samples))
+            task = bar.add_task(f"scoring {title}", total=total)
             pairs = [
                 Pair(sample.name, place(sample), sample.label, sample.picture)
-                for sample in chosen
+                for sample in self.chosen
                 if sample.label is not None
             ]
             try:
                 found = evaluate(
                     pairs,
-                    model.num_classes,
-                    workers=workers,
+                    self.model.num_classes,
+                    workers=self.workers,
                     team=team,
-                    advance=lambda: bar.advance(task),
+                    advance=partial(bar.advance, task),
                 )
             except InputError as error:
-                if str(folder.path) not in str(error):
+                if str(way.folder.path) not in str(error):
                     raise
                 raise InputError(f"{error}: delete it, and the run makes it anew") from None
             parts.append(Part(title, key, pairs, found))
-        warning = was_seen(weights.trained_on, dataset) if is_known(weights.trained_on) else ""
-        means = [100 * part.evaluation.confusion.mean_iou for part in parts]
-        rows = compare(
-            model,
-            means[0],
-            means[1] if crf else None,
-            warning or _obstacle(dataset, chosen, weights, model),
-        )
-        report = Report(
-            model.title,
-            identity.as_json(),
-            (len(chosen), len(dataset)),
-            rows,
-            parts,
-            dataset.classes,
-            warning,
-        )
-        if team.first:
-            write_report(folder.path, report)
-        team.wait()
-    if team.first:
-        _show(report, folder)
-        write_json(json_file, report.as_json())
-    if any(row.verdict == "not reproduced" for row in rows):
-        raise click.exceptions.Exit(1)
+            bar.remove_task(task)
+        return parts
+
+    def _obstacle(self) -> str:
+        """Why the numbers of a run cannot be held against those of val."""
+        if len(self.chosen) < len(self.dataset):
+            return f"only {len(self.chosen)} of {len(self.dataset)} pictures were run"
+        if self.dataset.name != "val":
+            return f"the published numbers are those of val, not of {self.dataset.name}"
+        if self.weights.use != "val":
+            if self.model.default.use != "val":
+                return "the published number is that of test"
+            return (
+                f"the published numbers are those of {self.model.default.name},"
+                f" not of {self.weights.name}"
+            )
+        return ""
 
 
 def _check_list(dataset: Dataset) -> None:
@@ -204,7 +365,7 @@ def _check_files(dataset: Dataset, team: Processes, workers: int | None) -> None
         _stop_at(lines, f"{len(lines)} of the pictures and labels cannot be used", team)
 
 
-def _segmenter(path: Path) -> Segmenter:
+def _of_caffe(path: Path) -> Segmenter:
     """The network in a file, as its authors' test net is run."""
     from deeplab_repro.caffe.net import CaffeNet
     from deeplab_repro.caffe.scoring import scoring_net
@@ -217,6 +378,16 @@ def _segmenter(path: Path) -> Segmenter:
     return Segmenter(net, blob=part.outputs[0])
 
 
+def _of_checkpoint(model: TensorFlowModel, path: Path, score: Score) -> Segmenter:
+    """The network in a file, as eval.py ran it for a score."""
+    from deeplab_repro import tensorflow
+    from deeplab_repro.inference.crops import CropSegmenter
+
+    options = {**model.options_for(output_stride=score.output_stride), "crop_size": model.crop_size}
+    net = tensorflow.load(options, path).to(local_device())
+    return CropSegmenter(net, scales=score.scales, flip=score.flip)
+
+
 def _stop_at(lines: Sequence[str], summary: str, team: Processes) -> NoReturn:
     """Say what is wrong, and exit with 2."""
     if team.first:
@@ -224,17 +395,6 @@ def _stop_at(lines: Sequence[str], summary: str, team: Processes) -> NoReturn:
             click.echo(f"deeplab-repro: {printable(line)}", err=True)
         click.echo(f"deeplab-repro: {summary}", err=True)
     raise click.exceptions.Exit(2)
-
-
-def _obstacle(dataset: Dataset, chosen: Dataset, weights: WeightsFile, model: ReleasedModel) -> str:
-    """Why the numbers of a run cannot be held against those of val."""
-    if len(chosen) < len(dataset):
-        return f"only {len(chosen)} of {len(dataset)} pictures were run"
-    if dataset.name != "val":
-        return f"the published numbers are those of val, not of {dataset.name}"
-    if weights.use != "val":
-        return f"the published numbers are those of {model.default.name}, not of {weights.name}"
-    return ""
 
 
 def _show(report: Report, folder: Folder) -> None:

@@ -10,6 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from deeplab_repro.cli.checkpoints import (
+    checkpoint_of,
+    load_checkpoint,
+    network_options,
+    refuse_given,
+)
 from deeplab_repro.cli.common import (
     accuracy_option,
     console,
@@ -56,7 +62,21 @@ if TYPE_CHECKING:
 
     from deeplab_repro.inference.segmentation import Fuse, Segmenter
     from deeplab_repro.inference.tiled import Tiling
+    from deeplab_repro.models.v3.network import DeepLabV3
     from deeplab_repro.pictures.palette import Classes
+
+
+#: What means nothing for a checkpoint: parameter -> option.
+_OF_CAFFE = {
+    "prototxt": "--prototxt",
+    "dialect": "--dialect",
+    "fuse": "--fuse",
+    "blob": "--blob",
+    "mean": "--mean",
+    "tile": "--tile",
+    "overlap": "--overlap",
+}
+_A_CHECKPOINT = "a TensorFlow checkpoint"
 
 
 class _Command(click.Command):
@@ -93,6 +113,7 @@ def _is_number(text: str) -> bool:
 @click.option("--prototxt", type=click.Path(), help="The network, if not in MODEL.")
 @click.option("--dialect", type=click.Choice(DIALECTS), help="Overrule the file's evidence.")
 @set_option
+@network_options
 @results_option
 @click.option(
     "--scales",
@@ -107,6 +128,7 @@ def _is_number(text: str) -> bool:
     show_default=True,
     help="How the scores of several scales become one.",
 )
+@click.option("--flip", is_flag=True, help="Of a TensorFlow checkpoint: look in a mirror, too.")
 @click.option("--blob", help="The blob of scores, where the network has several outputs.")
 @mean_option
 @click.option(
@@ -163,7 +185,9 @@ def _is_number(text: str) -> bool:
 @accuracy_option
 @quirks_option
 @json_option
+@click.pass_context
 def command(
+    context: click.Context,
     pictures: tuple[str, ...],
     voc: str | None,
     split: str | None,
@@ -173,9 +197,12 @@ def command(
     prototxt: str | None,
     dialect: Dialect | None,
     settings: tuple[str, ...],
+    options_file: str | None,
+    network: str | None,
     output: str,
     scales: tuple[str, ...],
     fuse: Fuse,
+    flip: bool,
     blob: str | None,
     mean: str,
     pad_to: int | None,
@@ -200,6 +227,9 @@ def command(
     and the others go on; then the exit code is 2.  Reading, the network, and refining and writing
     run at the same time, on a GPU where there is one; under `torchrun --nproc-per-node N -m
     deeplab_repro segment ...` the pictures are shared out.
+
+    A TensorFlow checkpoint gets pictures as they are, or padded to --pad-to N as its exported graph
+    pads them; over several --scales its probabilities are averaged.
     """
     listed = listed_pictures(pictures, voc, split, list_file, root)
     tiling = tiling_of(tile, overlap, save_scores)
@@ -212,18 +242,29 @@ def command(
         mine = team.share(jobs)
         todo = unfinished(mine, skip_existing)
         task = bar.add_task("loading the network", total=len(todo))
-        segmenter, classes = _load(
-            (model, prototxt, dialect, settings),
-            classes_file,
-            quirks,
-            blob=blob,
-            mean=preparation_of(mean, 1.0, None, None).mean,
-            pad_to=pad_to,
-            scales=[_scale(text) for text in scales] or [1.0],
-            fuse=fuse,
-            crf=read_crf_params(crf) if crf is not None else None,
-            accuracy=accuracy,
-        )
+        common: dict[str, Any] = {
+            "scales": tuple(map(_scale, scales)) or (1.0,),
+            "crf": read_crf_params(crf) if crf is not None else None,
+            "accuracy": accuracy,
+        }
+        checkpoint = checkpoint_of(model, options_file, network)
+        if checkpoint is not None:
+            refuse_given(context, model, _OF_CAFFE)
+            net = load_checkpoint(checkpoint, options_file, network, settings, quirks=quirks)
+            segmenter = _of_checkpoint(net, pad_to, flip=flip, **common)
+        else:
+            if flip:
+                raise InputError("does not go with --flip", file=model, expected=_A_CHECKPOINT)
+            segmenter = _of_caffe(
+                (model, prototxt, dialect, settings),
+                quirks,
+                blob=blob,
+                mean=preparation_of(mean, 1.0, None, None).mean,
+                pad_to=pad_to,
+                fuse=fuse,
+                **common,
+            )
+        classes = _classes(segmenter, classes_file)
         if segmenter.rule.zoom != 1 and team.first:
             click.echo(
                 f"deeplab-repro: warning: the network ends before its scores are zoomed: blob"
@@ -271,16 +312,12 @@ def _targets(overlays: bool, save_scores: str | None) -> dict[str, str]:
     return targets
 
 
-def _load(
-    source: tuple[str, str | None, Dialect | None, Sequence[str]],
-    classes_file: str | None,
-    quirks: bool,
-    **options: Any,
-) -> tuple[Segmenter, Classes]:
+def _of_caffe(
+    source: tuple[str, str | None, Dialect | None, Sequence[str]], quirks: bool, **options: Any
+) -> Segmenter:
     from deeplab_repro.caffe.net import CaffeNet
     from deeplab_repro.caffe.scoring import scoring_net
     from deeplab_repro.inference.segmentation import Segmenter
-    from deeplab_repro.pictures.palette import Classes, read_classes
 
     model = read(*source)
     part = scoring_net(model.net("TEST"), options.pop("blob"))
@@ -290,12 +327,22 @@ def _load(
     except BadInput as error:
         raise error.with_file(model.weights_file or model.net_file) from None
     net.to(local_device())
+    return segmenter
+
+
+def _of_checkpoint(net: DeepLabV3, pad_to: int | None, **options: Any) -> Segmenter:
+    from deeplab_repro.inference.crops import CropSegmenter
+
+    crop = None if pad_to is None else (pad_to, pad_to)
+    return CropSegmenter(net.to(local_device()), crop_size=crop, **options)
+
+
+def _classes(segmenter: Segmenter, classes_file: str | None) -> Classes:
+    from deeplab_repro.pictures.palette import Classes, read_classes
+
     count = segmenter.rule.classes
-    assert count is not None  # a Caffe network states it
-    classes = (
-        read_classes(classes_file, count) if classes_file is not None else Classes.default(count)
-    )
-    return segmenter, classes
+    assert count is not None  # both kinds of networks state it
+    return read_classes(classes_file, count) if classes_file is not None else Classes.default(count)
 
 
 def _tune(segmenter: Segmenter, batch: int) -> None:

@@ -21,6 +21,7 @@ from tensorflow_import import (
     list_variables,
     locate,
     other_dtypes,
+    read_options,
     read_variables,
     write_variables,
 )
@@ -65,8 +66,16 @@ def refuse_options(model: str, options: Mapping[str, object]) -> None:
             raise InputError(f"does not go with {option}", file=model, expected="a Caffe model")
 
 
-def convert_variables(model: str, output: str | None, json_file: str | None) -> None:
-    """Write the variables of MODEL in another kind of file: values, names and types unchanged."""
+def convert_variables(
+    model: str,
+    output: str | None,
+    json_file: str | None,
+    options: Mapping[str, Any] | None = None,
+) -> None:
+    """Write the variables of MODEL in another kind of file: values, names and types unchanged.
+
+    A .safetensors also keeps the options of the network, where they are known.
+    """
     kind, found = locate(model)
     if output is None:
         if kind == "safetensors":
@@ -84,7 +93,9 @@ def convert_variables(model: str, output: str | None, json_file: str | None) -> 
         if output.endswith(".pt"):
             _write_pt(output, variables, dtypes)
         else:
-            write_variables(output, variables, dtypes=dtypes)
+            if options is None and kind == "safetensors":
+                options = read_options(found)
+            write_variables(output, variables, dtypes=dtypes, options=options)
         advance()
     report = {
         "model": model,

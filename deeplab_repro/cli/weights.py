@@ -22,6 +22,7 @@ from rich.progress import (
 
 from deeplab_repro.cli.common import console, json_option, make_table, shown, write_json
 from deeplab_repro.errors import InputError
+from deeplab_repro.released.models import CaffeModel, TensorFlowModel
 from prototxt_import.errors import printable
 from prototxt_import.words import megabytes
 
@@ -31,11 +32,14 @@ if TYPE_CHECKING:
     from deeplab_repro.released.acquire import Obtained
     from deeplab_repro.released.download import Reporter
     from deeplab_repro.released.identify import Identity
-    from deeplab_repro.released.manifest import ReleasedModel, WeightsFile
+    from deeplab_repro.released.models import ReleasedModel, WeightsFile
     from deeplab_repro.released.store import Store
     from deeplab_repro.released.structure import Structure
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
+
+#: As people write the data sets of the list.
+_DATA_SETS = {"voc2012": "VOC 2012", "cityscapes": "Cityscapes", "ade20k": "ADE20K"}
 
 _manifest_option = click.option(
     "--manifest",
@@ -67,8 +71,9 @@ def command() -> None:
 def list_(manifest_file: str | None, json_file: str | None) -> None:
     """Show the released models, their scores and weights, and what of these is here.
 
-    SCORE is the published mean IoU on VOC 2012 in percent: on val, before and after the CRF, or
-    on test, after the CRF.  Weights that were trained on val must not be scored on it.
+    SCORE is the published mean IoU in percent: of DeepLab v1 and v2 on VOC 2012, on val before and
+    after the CRF, or on test after the CRF; of TensorFlow's checkpoints for each way of running
+    them that was published.  Weights that were trained on val must not be scored on it.
     """
     from deeplab_repro.released.manifest import read_manifest
     from deeplab_repro.released.store import Store
@@ -79,14 +84,15 @@ def list_(manifest_file: str | None, json_file: str | None) -> None:
     table = make_table("", **columns, score="left", here="left")
     report: dict[str, Any] = {}
     for name, model in manifest.models.items():
-        size = 4 * count_values(model)
+        values = count_values(model)
+        size = None if values is None else 4 * values
         for file in model.files:
             trained_on = f"{file.trained_on}, saw val" if file.saw("val") else file.trained_on
             table.add_row(
                 shown(name if file is model.files[0] else ""),
                 shown(file.name),
                 shown(trained_on if file.use != "init" else f"{trained_on}: to start from"),
-                megabytes(size),
+                "-" if size is None else megabytes(size),
                 _score(model, file),
                 _here(store, model, file),
             )
@@ -194,7 +200,10 @@ def add(
     manifest_file: str | None,
     json_file: str | None,
 ) -> None:
-    """Take weights into the store that you have: a caffemodel, or an archive as it was published.
+    """Take weights into the store that you have: a caffemodel, a checkpoint, or an archive.
+
+    A checkpoint of TensorFlow's is named by its prefix or by one of its files, an archive is taken
+    as it was published.
 
     Which model it is follows from its layers and from its name.  The file itself stays where it is.
     """
@@ -224,8 +233,9 @@ def add(
 def verify(file: str, manifest_file: str | None, json_file: str | None) -> None:
     """Say which released model a FILE holds, or what differs from the one that is most like it.
 
-    FILE is a caffemodel, .caffemodel.h5, safetensors, or an archive of caffemodels.  The exit code
-    is 1 if it is none of the released models.
+    FILE is a caffemodel, .caffemodel.h5, safetensors, a checkpoint by its prefix or one of its
+    files, a frozen graph, or an archive of these.  The exit code is 1 if it is none of the released
+    models.
     """
     from deeplab_repro.released.identify import identify
     from deeplab_repro.released.manifest import read_manifest
@@ -236,12 +246,17 @@ def verify(file: str, manifest_file: str | None, json_file: str | None) -> None:
         _show_identity(identity)
     write_json(json_file, list(map(_identity_as_json, identities)))
     if not identities:
-        raise InputError("holds no caffemodel", file=file)
+        raise InputError("holds no caffemodel and no checkpoint", file=file)
     if not all(identity.usable for identity in identities):
         raise click.exceptions.Exit(1)
 
 
 def _score(model: ReleasedModel, file: WeightsFile) -> str:
+    if isinstance(model, TensorFlowModel):
+        scores = ", ".join(f"{score.miou:.2f} ({score})" for score in model.scores)
+        where = _DATA_SETS.get(model.data, model.data) + (" test" if file.use == "test" else "")
+        return f"{where}: {scores}" if scores else ""
+    assert isinstance(model, CaffeModel)  # there are two kinds
     published = model.published
     if file.use == "val" and published["miou"] is not None:
         after = published["miou_crf"]
@@ -257,21 +272,39 @@ def _here(store: Store, model: ReleasedModel, file: WeightsFile) -> str:
     return "as published" if store.published(model, file.download).is_file() else ""
 
 
-def _model_as_json(model: ReleasedModel, store: Store, size: int) -> dict[str, Any]:
+def _network_as_json(model: ReleasedModel) -> dict[str, Any]:
+    """What the two kinds of models say of themselves each in its own way."""
+    if isinstance(model, TensorFlowModel):
+        return {
+            "options": None if model.options is None else dict(model.options),
+            "data": model.data,
+            "crop_size": model.crop_size,
+            "resize": model.resize,
+            "source": model.source,
+            "scores": [asdict(score) for score in model.scores],
+            "tolerance": model.tolerance,
+        }
+    assert isinstance(model, CaffeModel)  # there are two kinds
     definition = model.definition
     return {
-        "title": model.title,
         "network": model.network,
         "full_name": definition.full_name,
-        "released_as": model.released_as,
-        "crf": model.crf,
-        "num_classes": model.num_classes,
-        "pretrained_on": model.pretrained_on,
         "train_size": definition.train_size,
         "test_size": definition.test_size,
         "input_rule": definition.input_rule,
         "published": model.published,
         "reported": [asdict(each) for each in model.reported],
+    }
+
+
+def _model_as_json(model: ReleasedModel, store: Store, size: int | None) -> dict[str, Any]:
+    return {
+        "title": model.title,
+        "released_as": model.released_as,
+        "crf": model.crf,
+        "num_classes": model.num_classes,
+        "pretrained_on": model.pretrained_on,
+        **_network_as_json(model),
         "licence": model.licence,
         "bytes": size,
         "weights": [
@@ -350,7 +383,7 @@ def _show_identity(identity: Identity) -> None:
     if identity.starting:
         names = ", ".join(structure.model.name for structure in identity.starting)
         table.add_row("may start", shown(names))
-    if not identity.fitting:
+    if not identity.fitting and identity.structures:
         _add_nearest(table, identity.structures[0])
     console.print(table)
 

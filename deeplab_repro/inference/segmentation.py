@@ -32,7 +32,7 @@ from deeplab_repro.pictures.reading import Preparation, read_picture, resize_pic
 from deeplab_repro.pictures.voc import VOC_MEAN
 from prototxt_import import CaffeImportError
 
-__all__ = ["DEFAULT_RULE", "Segmentation", "Segmenter", "refine", "segment"]
+__all__ = ["DEFAULT_RULE", "Segmentation", "Segmenter", "check_picture", "refine", "segment"]
 
 Fuse = Literal["max", "mean"]
 Array = NDArray[np.float32]
@@ -214,7 +214,7 @@ class Segmenter:
             InputError: pictures of another form, or larger than ``pad_to``.
         """
         for picture in pictures:
-            _check_picture(picture)
+            check_picture(picture)
         if not pictures:
             return []
         sizes = {self.input_sizes(picture.shape[0], picture.shape[1]) for picture in pictures}
@@ -246,7 +246,7 @@ class Segmenter:
         Raises:
             InputError: a picture of another form.
         """
-        _check_picture(picture)
+        check_picture(picture)
         mean = self.mean
         if isinstance(mean, np.ndarray) and mean.ndim == 3:
             mean = mean[:, part[0], part[1]]
@@ -326,7 +326,8 @@ def segment(net: nn.Module, picture: Picture, **options: Any) -> Segmentation:
     return Segmenter(net, **options)([picture])[0]
 
 
-def _check_picture(picture: Any) -> None:
+def check_picture(picture: Any) -> None:
+    """Raise InputError unless a picture is (H, W, 3) uint8 with pixels in it."""
     is_array = isinstance(picture, np.ndarray)
     if not is_array or picture.shape[2:] != (3,) or picture.dtype != np.uint8:
         got = f"{picture.shape} {picture.dtype}" if is_array else type(picture).__name__

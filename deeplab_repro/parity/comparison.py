@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import h5py
@@ -19,6 +20,7 @@ from prototxt_import.files import replacing_file
 
 __all__ = [
     "BlobReport",
+    "Compared",
     "Comparison",
     "blob_writers",
     "compare_blobs",
@@ -49,22 +51,30 @@ class BlobReport:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Compared:
     """A network held against a recording.
 
     Attributes:
-        net: the network.
         recording: what it was held against.
         tolerance: what counts as equal.
         reports: one a blob, in the order in which the network makes them.
         ours: blob -> what the network computed, inputs too.
     """
 
-    net: CaffeNet
     recording: Recording
     tolerance: Tolerance
     reports: list[BlobReport]
     ours: dict[str, torch.Tensor]
+
+    @property
+    def inputs(self) -> Sequence[str]:
+        """Names of the network's inputs."""
+        raise NotImplementedError
+
+    @property
+    def about(self) -> dict[str, str]:
+        """What a reader should know of the network, line by line."""
+        raise NotImplementedError
 
     @property
     def compared(self) -> int:
@@ -75,6 +85,29 @@ class Comparison:
     def first(self) -> BlobReport | None:
         """The first blob that differs."""
         return next((report for report in self.reports if report.equal is False), None)
+
+
+@dataclass(frozen=True)
+class Comparison(Compared):
+    """A Caffe network held against a recording.
+
+    Attributes:
+        net: the network.
+    """
+
+    net: CaffeNet
+
+    @property
+    def inputs(self) -> Sequence[str]:
+        """Its input blobs."""
+        return list(self.net.inputs)
+
+    @property
+    def about(self) -> dict[str, str]:
+        """Its name, how many layers it has, and the dialect it was read in."""
+        net = self.net.net
+        name = f"{net.name or 'without a name'}, {len(net.layers)} layers"
+        return {"network": name, "dialect": str(net.raw.report)}
 
 
 def blob_writers(net: Net) -> dict[str, tuple[str, str]]:
@@ -135,15 +168,22 @@ def compare_blobs(net: CaffeNet, recording: Recording, tolerance: Tolerance) -> 
         if not _is_automatic_split(name):
             nowhere = Agreement(np.inf, np.inf, "the network has no such blob")
             reports.append(BlobReport(name, "", "", (), nowhere, False))
-    return Comparison(net, recording, tolerance, reports, ours)
+    return Comparison(recording, tolerance, reports, ours, net)
 
 
 def write_activations(path: str | os.PathLike[str], blobs: dict[str, torch.Tensor]) -> None:
-    """Write ``/blobs/NAME`` float32 for every blob; a "/" in a name makes nested groups."""
+    """Write ``/blobs/NAME`` float32 for every blob; a "/" in a name makes nested groups.
+
+    Where NAME is such a group itself, because other names begin with it, the blob is NAME/full.
+    """
+    groups = {name[:i] for name in blobs for i, letter in enumerate(name) if letter == "/"}
     with replacing_file(path) as out, h5py.File(out, "w", track_order=True) as file:
         group = file.create_group("blobs", track_order=True)
         for name, value in blobs.items():
-            group.create_dataset(name, data=value.detach().to("cpu", torch.float32).numpy())
+            place = f"{name}/full" if name in groups else name
+            group.create_dataset(place, data=value.detach().to("cpu", torch.float32).numpy())
+            if name in groups:
+                group[name].attrs["shape"] = value.shape
 
 
 def _is_automatic_split(blob: str) -> bool:

@@ -15,7 +15,7 @@ from markupsafe import Markup
 from deeplab_repro import pages
 from deeplab_repro.errors import BadInput
 from deeplab_repro.parity.causes import Cause
-from deeplab_repro.parity.comparison import BlobReport, Comparison
+from deeplab_repro.parity.comparison import BlobReport, Compared
 from deeplab_repro.parity.heat import difference_picture, plane_of, value_picture
 from deeplab_repro.parity.plot import error_plot
 from prototxt_import.words import show
@@ -27,13 +27,13 @@ _MOST_MAPS: Final = 5
 
 
 def write_page(
-    path: str | os.PathLike[str], comparison: Comparison, causes: Sequence[Cause], model: str
+    path: str | os.PathLike[str], comparison: Compared, causes: Sequence[Cause], model: str
 ) -> None:
     """Write :func:`compare_page`; whatever was at ``path`` is replaced when all is done."""
     pages.write_page(path, compare_page(comparison, causes, model))
 
 
-def compare_page(comparison: Comparison, causes: Sequence[Cause], model: str) -> str:
+def compare_page(comparison: Compared, causes: Sequence[Cause], model: str) -> str:
     """The page: summary, causes, error over depth, heat maps of the worst layers, all blobs.
 
     Args:
@@ -47,12 +47,11 @@ def compare_page(comparison: Comparison, causes: Sequence[Cause], model: str) ->
         {"shape": show, "sortable": _sortable},
         title=Path(model).name,
         model=model,
-        net=comparison.net.net,
         comparison=comparison,
         compared=[r for r in comparison.reports if r.agreement is not None],
         inputs={
             name: _input(comparison.ours[name].numpy())
-            for name in comparison.net.inputs
+            for name in comparison.inputs
             if name in comparison.ours
         },
         causes=causes,
@@ -91,7 +90,7 @@ class _Maps:
     pictures: list[tuple[str, str]]
 
 
-def _shown(comparison: Comparison, causes: Sequence[Cause]) -> Iterator[_Maps]:
+def _shown(comparison: Compared, causes: Sequence[Cause]) -> Iterator[_Maps]:
     for report in _worst(comparison, causes):
         try:
             recorded = comparison.recording.whole(report.blob)
@@ -101,7 +100,7 @@ def _shown(comparison: Comparison, causes: Sequence[Cause]) -> Iterator[_Maps]:
             yield _maps(report, comparison.ours[report.blob].numpy(), recorded)
 
 
-def _worst(comparison: Comparison, causes: Sequence[Cause]) -> list[BlobReport]:
+def _worst(comparison: Compared, causes: Sequence[Cause]) -> list[BlobReport]:
     by_name = {r.blob: r for r in comparison.reports if r.equal is False and r.layer}
 
     def badness(report: BlobReport) -> float:

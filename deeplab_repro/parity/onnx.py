@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import nn
 
 from deeplab_repro.caffe.export import first_line, require_package
-from deeplab_repro.caffe.graph import GraphModule
 from deeplab_repro.errors import InputError
 from deeplab_repro.parity.agreement import Agreement, agreement
 
@@ -27,7 +27,7 @@ class Check:
 
 
 def check_onnx(
-    net: GraphModule,
+    net: nn.Module,
     model: bytes | str | os.PathLike[str],
     shapes: Mapping[str, tuple[int, ...]],
 ) -> list[Check]:

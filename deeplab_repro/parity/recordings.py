@@ -23,6 +23,9 @@ from prototxt_import.hdf5 import (
     walk_groups,
 )
 
+#: What a group holds of a blob that is not one array.
+_PARTS = ("full", "index", "value")
+
 
 @dataclass(frozen=True)
 class Recording:
@@ -38,10 +41,11 @@ class Recording:
         with self._open() as blobs:
             names = [name for name, item in children(blobs, self.file) if not _is_group(item)]
             for name, group, members in walk_groups(blobs, self.file):
-                if "shape" in group.attrs:
-                    names.append(name)  # samples of one blob
-                else:
-                    names += [f"{name}/{n}" for n, item in members if not _is_group(item)]
+                inner = [n for n, item in members if not _is_group(item)]
+                if "shape" in group.attrs:  # one blob in parts; names of others may begin with it
+                    names.append(name)
+                    inner = [n for n in inner if n not in _PARTS]
+                names += [f"{name}/{n}" for n in inner]
         return names
 
     def whole(self, blob: str) -> np.ndarray:

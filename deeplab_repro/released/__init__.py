@@ -2,12 +2,14 @@
 
 The modules::
 
+    models      what is known of a released model
     manifest    weights/manifest.json, read: models, scores, addresses
     fields      its JSON objects, read by type
     structure   which layers and shapes a model's weights have, from its network
+    checkpoints the same of TensorFlow's checkpoints, and reading them
     download    one file from the first of several addresses that gives it
     archive     zip and tar, taken apart safely
-    convert     a caffemodel to safetensors with the network inside
+    convert     a caffemodel or checkpoint to safetensors with the network inside
     store       where all this is kept, and the sums of what came
     acquire     all of this together: fetching, and adding what is already here
     identify    which model a file holds
@@ -21,7 +23,8 @@ The modules::
 """
 
 from deeplab_repro.released.lookup import find, find_weights, names, resolve
-from deeplab_repro.released.manifest import Manifest, ReleasedModel, WeightsFile, read_manifest
+from deeplab_repro.released.manifest import Manifest, read_manifest
+from deeplab_repro.released.models import ReleasedModel, WeightsFile
 
 __all__ = [
     "Manifest",

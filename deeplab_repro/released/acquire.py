@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO, Final, NoReturn, cast
+from typing import Final, NoReturn
 
 from deeplab_repro.errors import BadInput, InputError
 from deeplab_repro.released.archive import Archive, is_archive, open_archive
+from deeplab_repro.released.checkpoints import (
+    checkpoint_members,
+    index_of,
+    is_checkpoint,
+    of_same_kind,
+)
 from deeplab_repro.released.convert import checked_weights, read_any_weights, write_converted
 from deeplab_repro.released.download import Patience, Reporter, download, part_of
-from deeplab_repro.released.manifest import Manifest, ReleasedModel, WeightsFile
+from deeplab_repro.released.manifest import Manifest
+from deeplab_repro.released.models import ReleasedModel, TensorFlowModel, WeightsFile
 from deeplab_repro.released.store import Record, Store
 from deeplab_repro.released.structure import compare_structure, nearest_structures
 from prototxt_import import Weights
@@ -28,6 +36,8 @@ _ENDINGS: Final[dict[FileKind, str]] = {
     "safetensors": ".safetensors",
 }
 _Candidate = tuple[ReleasedModel, WeightsFile]
+#: Sets of weights in an archive, with the files of each, as `_Taker.members` has them.
+_Held = list[tuple[WeightsFile, dict[str, str]]]
 
 
 @dataclass(frozen=True)
@@ -109,8 +119,9 @@ def add(
     """Take weights into the store that somebody has already: as good as a download.
 
     Args:
-        path: A caffemodel, .caffemodel.h5, safetensors, or an archive as it was published, of which
-            everything that the manifest knows is taken.
+        path: A caffemodel, .caffemodel.h5, safetensors, a checkpoint by its prefix or one of its
+            files, a frozen graph, or an archive as it was published, of which everything that the
+            manifest knows is taken.
         manifest: The models that it may be.
         store: Where to keep them.
         model: Which model it is, where layers and names do not tell.
@@ -125,11 +136,11 @@ def add(
     takers = [_Taker(each, store, accept_changed, reporter or Reporter()) for each in models]
     if file is not None:
         file = _known_name(file, model, models)
-    if is_archive(path):
+    if not is_checkpoint(path) and is_archive(path):
         with open_archive(path) as archive:
             taker, held = _choose_in_archive(archive, takers, file)
             with taker.alone():
-                return [taker.unpack(archive, name, each, str(path)) for each, name in held]
+                return [taker.unpack(archive, members, each, str(path)) for each, members in held]
     chosen = _choose(path, models, file, store)
     taker = next(each for each in takers if each.model is chosen[0])
     with taker.alone():
@@ -157,10 +168,12 @@ class _Taker:
 
         self._store.records()  # refuses damaged ones before anything is done
         with self._store.locked(self.model, waiting):
-            for path in self._folder.rglob(".*"):
+            for path in list(self._folder.rglob(".*")):
                 whole = part_of(path.name)
                 goes_on = whole is not None and not path.with_name(whole).exists()
-                if path.name != ".lock" and not goes_on:
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                elif path.name != ".lock" and not goes_on:
                     path.unlink(missing_ok=True)
             yield
 
@@ -170,7 +183,8 @@ class _Taker:
         """Download a set of weights, unless it or the archive that holds it is in the store."""
         path = self._store.converted(self.model, file)
         if path.is_file():
-            record = self._store.record(self._key(file.name + ".caffemodel"))
+            records = map(self._store.record, map(self._key, self._names(file)))
+            record = next((each for each in records if each is not None), None)
             return Obtained(self.model, file, path, record, already=True)
         wanted = file.download
         published = self._store.published(self.model, wanted)
@@ -193,9 +207,11 @@ class _Taker:
         """Check a file with weights, record its sum, and convert it."""
         return self._keep(self._check(path, file, origin))
 
-    def unpack(self, archive: Archive, name: str, file: WeightsFile, origin: str) -> Obtained:
+    def unpack(
+        self, archive: Archive, members: Mapping[str, str], file: WeightsFile, origin: str
+    ) -> Obtained:
         """Take a set of weights out of an archive."""
-        with self.unpacked(archive, name) as path:
+        with self.unpacked(archive, members) as path:
             checked = self._check(path, file, origin)
         return self._keep(checked)
 
@@ -215,10 +231,10 @@ class _Taker:
         record = Record.of(path, origin)
         first_use = self._compare(path, wanted.name, record, wanted.sha256)
         with open_archive(path) as archive:
-            name = archive.find(file.member)
-            if name is None:
+            members = self.members(archive, file)
+            if not members:
                 raise InputError("lacks a file", file=path, expected=file.member)
-            with self.unpacked(archive, name) as unpacked:
+            with self.unpacked(archive, members) as unpacked:
                 checked = self._check(unpacked, file, origin)
         records = {self._key(wanted.name): record, **checked.records}
         return replace(checked, records=records, first_use=first_use and checked.first_use)
@@ -232,8 +248,8 @@ class _Taker:
             BadInput: It is damaged, is not what the manifest says, or has another sum than known.
         """
         weights = checked_weights(path, self.model, file)
-        name = file.name + _ENDINGS[kind_of(path)]
-        record = Record.of(path, origin)
+        name = file.name + _ending(path)
+        record = Record.of(index_of(path), origin)
         first_use = self._compare(path, name, record, published)
         return _Checked(file, weights, {self._key(name): record}, first_use)
 
@@ -246,19 +262,33 @@ class _Taker:
         *_, record = checked.records.values()
         return Obtained(self.model, checked.file, target, record, checked.first_use)
 
+    def members(self, archive: Archive, file: WeightsFile) -> dict[str, str]:
+        """The files in an archive that a set of weights consists of; none if it is not there.
+
+        Returns:
+            Name in the archive -> ending under which it is unpacked, the one that stands for all of
+            them first.
+        """
+        if isinstance(self.model, TensorFlowModel):
+            return checkpoint_members(archive, file.member or file.name)
+        name = archive.find(file.member or f"{file.name}.caffemodel")
+        return {} if name is None else {name: ""}
+
     @contextmanager
-    def unpacked(self, archive: Archive, name: str) -> Iterator[Path]:
-        """A file of an archive as a file of its own, in a temporary place in the store."""
-        with tempfile.NamedTemporaryFile(prefix=".unpacked-", dir=self._folder) as out:
+    def unpacked(self, archive: Archive, members: Mapping[str, str]) -> Iterator[Path]:
+        """Files of an archive beside each other in a temporary place in the store; the first."""
+        with tempfile.TemporaryDirectory(prefix=".unpacked-", dir=self._folder) as folder:
+            for name, ending in members.items():
+                try:
+                    with Path(folder, f"weights{ending}").open("wb") as out:
+                        archive.copy(name, out)
+                except OSError as error:  # such as a full disk; as it comes it names no file
+                    raise OSError(error.errno, error.strerror, str(self._folder)) from error
+            first, *_ = members
             try:
-                archive.copy(name, cast(BinaryIO, out))
-                out.flush()
-            except OSError as error:  # such as a full disk; as it comes it names no file
-                raise OSError(error.errno, error.strerror, str(self._folder)) from error
-            try:
-                yield Path(out.name)
+                yield Path(folder, f"weights{members[first]}")
             except BadInput as error:
-                error.file = f"{archive.path}: {name}"
+                error.file = f"{archive.path}: {first}"
                 raise
 
     def _compare(self, path: Path, name: str, record: Record, published: str | None) -> bool:
@@ -289,6 +319,20 @@ class _Taker:
     def _key(self, name: str) -> str:
         return f"{self.model.name}/{name}"
 
+    def _names(self, file: WeightsFile) -> list[str]:
+        """Under which names the sum of the file with a set of weights may be recorded."""
+        return [file.name + ending for ending in (*_ENDINGS.values(), ".index", ".pb")]
+
+
+def _ending(path: Path) -> str:
+    """Under which ending the sum of a file with weights is recorded.
+
+    A checkpoint's index has a checksum of every variable in it, so that its sum stands for all.
+    """
+    if is_checkpoint(path) and path.suffix != ".safetensors":
+        return ".pb" if path.suffix == ".pb" else ".index"
+    return _ENDINGS[kind_of(path)]
+
 
 def _known_name(file: str, model: ReleasedModel | None, models: Sequence[ReleasedModel]) -> str:
     """The name of a set of weights of one of the models, without the ending .caffemodel.
@@ -314,6 +358,7 @@ def _choose(
 
     Its layers and shapes decide, then a sum that is known, then its name.
     """
+    models = of_same_kind(path, models)
     known = [(model, each) for model in models for each in model.files if file in (None, each.name)]
     if file is not None and len(known) == 1:
         return known[0]  # said by the user: a difference is then told in full
@@ -321,9 +366,11 @@ def _choose(
     fitting = _fitting(known, weights)
     if not fitting:
         _refuse(path, [model for model, _ in known], weights, file)
-    sum_ = Record.of(path, "").sha256
+    sum_ = Record.of(index_of(path), "").sha256
     records = {key for key, record in store.records().items() if record.sha256 == sum_}
-    name = path.name.removesuffix(".h5").removesuffix(".caffemodel").removesuffix(".safetensors")
+    name = path.name.removesuffix(".h5")
+    for ending in (".caffemodel", ".safetensors", ".index"):
+        name = name.removesuffix(ending)
     hints: tuple[Callable[[_Candidate], bool], ...] = (
         lambda each: any(key.startswith(f"{each[0].name}/{each[1].name}.") for key in records),
         lambda each: each[1].name == name,
@@ -355,17 +402,18 @@ def _only(path: Path, fitting: list[_Candidate], *, sure: bool = True) -> _Candi
 
 def _choose_in_archive(
     archive: Archive, takers: Sequence[_Taker], file: str | None
-) -> tuple[_Taker, list[tuple[WeightsFile, str]]]:
-    """Whose weights an archive holds, and the name in it of each."""
-    found: list[tuple[_Taker, list[tuple[WeightsFile, str]]]] = []
+) -> tuple[_Taker, _Held]:
+    """Whose weights an archive holds, and the files in it of each."""
+    found: list[tuple[_Taker, _Held]] = []
     for taker in takers:
         files = [each for each in taker.model.files if file in (None, each.name)]
-        names = [archive.find(each.member or f"{each.name}.caffemodel") for each in files]
-        held = [(each, name) for each, name in zip(files, names, strict=True) if name]
-        if held:
+        held = [(each, taker.members(archive, each)) for each in files]
+        if held := [(each, members) for each, members in held if members]:
             found.append((taker, held))
-    if len(found) > 1:
-        found = [(taker, held) for taker, held in found if _holds(archive, taker, held)]
+    if len(found) > 1:  # checkpoints have one name all of them, but their archives have not
+        name = archive.path.name
+        named = [each for each in found if any(file.download.name == name for file, _ in each[1])]
+        found = _holding(archive, named or found)
     if len(found) == 1:
         return found[0]
     raise InputError(
@@ -376,12 +424,20 @@ def _choose_in_archive(
     )
 
 
-def _holds(archive: Archive, taker: _Taker, held: Sequence[tuple[WeightsFile, str]]) -> bool:
-    """Whether the first weights of an archive that are to be scored are those of a model."""
-    file, name = min(held, key=lambda each: each[0].use == "init")
-    with taker.alone(), taker.unpacked(archive, name) as path:
-        weights = read_any_weights(path)
-        return compare_structure(taker.model, weights).fits_for(file.use)
+def _holding(
+    archive: Archive, candidates: Sequence[tuple[_Taker, _Held]]
+) -> list[tuple[_Taker, _Held]]:
+    """Those whose weights an archive holds: the first ones that are to be scored decide."""
+    read: dict[tuple[str, ...], Weights] = {}
+    found = []
+    for taker, held in candidates:
+        file, members = min(held, key=lambda each: each[0].use == "init")
+        if tuple(members) not in read:
+            with taker.alone(), taker.unpacked(archive, members) as path:
+                read[tuple(members)] = read_any_weights(path)
+        if compare_structure(taker.model, read[tuple(members)]).fits_for(file.use):
+            found.append((taker, held))
+    return found
 
 
 def _fitting(candidates: Sequence[_Candidate], weights: Weights) -> list[_Candidate]:
@@ -403,8 +459,8 @@ def _refuse(
         file: The name of the weights that these models were chosen by, if any.
     """
     what = "the weights of no released model" if file is None else f"no weights named {file}"
-    nearest = nearest_structures(models, weights)[0]
-    if not nearest.shared:
+    nearest = next(iter(nearest_structures(models, weights)), None)
+    if nearest is None or not nearest.shared:
         raise InputError(f"holds {what}, and not one layer of any", file=path)
     raise InputError(
         f"holds {what}; {nearest.model.name} is most like it, but {nearest.difference()}",

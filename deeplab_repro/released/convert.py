@@ -10,8 +10,9 @@ import numpy as np
 
 from deeplab_repro.errors import InputError
 from deeplab_repro.models import write_network
-from deeplab_repro.released.manifest import ReleasedModel, WeightsFile
-from deeplab_repro.released.structure import compare_structure
+from deeplab_repro.released.checkpoints import is_checkpoint, read_checkpoint, write_variables_of
+from deeplab_repro.released.models import CaffeModel, ReleasedModel, TensorFlowModel, WeightsFile
+from deeplab_repro.released.structure import compare_structure, is_stated
 from prototxt_import import Weights, parse_net, read_weights, write_weights
 from prototxt_import.files import kind_of, open_file
 
@@ -21,10 +22,14 @@ __all__ = ["checked_weights", "not_finite", "read_any_weights", "write_converted
 def read_any_weights(path: Path) -> Weights:
     """The weights in a caffemodel, a .caffemodel.h5 or safetensors, by its content.
 
+    Also those in a checkpoint of TensorFlow's or a frozen graph, by its name.
+
     Raises:
         InputError: It is a web page, as servers send in place of a file that they do not have.
-        CaffeImportError: It is none of the three, or damaged.
+        CaffeImportError, TensorFlowImportError: It is none of these, or damaged.
     """
+    if is_checkpoint(path):
+        return read_checkpoint(path)
     with open_file(path) as file:
         start = file.read(512).lstrip().lower()
     if start.startswith((b"<!doctype html", b"<html")):
@@ -43,7 +48,7 @@ def checked_weights(path: Path, model: ReleasedModel, file: WeightsFile) -> Weig
     """
     weights = read_any_weights(path)
     structure = compare_structure(model, weights)
-    if not structure.fits_for(file.use):
+    if is_stated(model) and not structure.fits_for(file.use):
         raise InputError(
             f"does not hold {model.name}/{file.name}: {structure.difference(file.use)}", file=path
         )
@@ -66,11 +71,16 @@ def write_converted(
 ) -> None:
     """Write weights as safetensors with the test network inside, bit for bit, in one step.
 
-    Weights to start training from carry no network: their classifier fits none.
+    Those of a checkpoint have the options of the network inside.  Weights to start training from
+    carry no network: their classifier fits none.
 
     Raises:
-        CaffeImportError: The file cannot be written.
+        CaffeImportError, TensorFlowImportError: The file cannot be written.
     """
+    if isinstance(model, TensorFlowModel):
+        write_variables_of(target, weights, model, file)
+        return
+    assert isinstance(model, CaffeModel)  # there are two kinds
     network = None
     if file.use != "init":
         text = write_network(

@@ -29,6 +29,9 @@ class Fields:
         self._place = place
         self._value = value
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._value
+
     def entries(self) -> Iterator[tuple[str, Fields]]:
         """Every field as an object."""
         for name in self._value:
@@ -45,11 +48,7 @@ class Fields:
 
     def texts(self, name: str) -> list[str]:
         """A field that is a list of texts; an empty one where it is absent."""
-        values = self._get(name, list, "a list of texts", [])
-        for value in values:
-            if not isinstance(value, str):
-                self.fail(name, "a list of texts", value)
-        return cast(list[str], values)
+        return cast(list[str], self._list(name, str, "a list of texts"))
 
     def text(self, name: str, default: Any = _REQUIRED) -> str:
         """A field that is a text."""
@@ -58,6 +57,25 @@ class Fields:
     def number(self, name: str, default: Any = _REQUIRED) -> float | None:
         """A field that is a number."""
         return cast("float | None", self._get(name, (int, float), "a number", default))
+
+    def numbers(self, name: str) -> list[float]:
+        """A field that is a list of numbers; an empty one where it is absent."""
+        return [float(value) for value in self._list(name, (int, float), "a list of numbers")]
+
+    def wholes(self, name: str) -> list[int]:
+        """A field that is a list of whole numbers from 1 on; an empty one where it is absent."""
+        expected = "a list of whole numbers of at least 1"
+        values: list[int] = self._list(name, int, expected)
+        if any(value < 1 for value in values):
+            self.fail(name, expected, values)
+        return values
+
+    def mapping(self, name: str) -> dict[str, Any] | None:
+        """A field that is an object of any content, or null."""
+        value = self._value.get(name)
+        if value is not None and not isinstance(value, dict):
+            self.fail(name, "an object or null", value)
+        return cast("dict[str, Any] | None", value)
 
     def flag(self, name: str) -> bool:
         """A field that is true or false; false where it is absent."""
@@ -86,6 +104,17 @@ class Fields:
     def fail(self, name: str, expected: str, got: Any) -> None:
         """Say what is wrong with a field."""
         raise InputError(self._at(name), file=self._file, expected=expected, got=_short(got))
+
+    def error(self, name: str, reason: str) -> InputError:
+        """What to raise where something else says what is wrong with a field."""
+        return InputError(f"{self._at(name)}: {reason}", file=self._file)
+
+    def _list(self, name: str, kind: Any, expected: str) -> list[Any]:
+        values = self._get(name, list, expected, [])
+        for value in values:
+            if not isinstance(value, kind) or isinstance(value, bool):
+                self.fail(name, expected, value)
+        return cast(list[Any], values)
 
     def _get(self, name: str, kind: Any, expected: str, default: Any) -> Any:
         value = self._value.get(name, default)

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Literal
 
-from deeplab_repro.released.archive import is_archive, open_archive
+from deeplab_repro.released.archive import Archive, is_archive, open_archive
+from deeplab_repro.released.checkpoints import (
+    checkpoint_members,
+    files_of,
+    index_of,
+    is_checkpoint,
+    of_same_kind,
+)
 from deeplab_repro.released.convert import not_finite, read_any_weights
 from deeplab_repro.released.manifest import Manifest
 from deeplab_repro.released.store import Store, file_sum
@@ -24,9 +32,9 @@ class Identity:
     Attributes:
         name: Of the file; for one in an archive ARCHIVE: NAME.
         kind: Of the file.
-        bytes: Its length.
-        sha256: Its sum in hexadecimal.
-        layers: With weights.
+        bytes: Its length, or that of all files of a checkpoint.
+        sha256: Its sum in hexadecimal; of a checkpoint, that of its index.
+        layers: With weights; a variable of TensorFlow's counts as one.
         values: In all blobs.
         not_finite: Layers with NaN or infinities.
         structures: Comparison with every model, the most alike first.
@@ -34,7 +42,7 @@ class Identity:
     """
 
     name: str
-    kind: FileKind
+    kind: FileKind | Literal["checkpoint", "frozen graph"]
     bytes: int
     sha256: str
     layers: int
@@ -61,7 +69,7 @@ class Identity:
 
 
 def identify(path: Path, manifest: Manifest, store: Store) -> list[Identity]:
-    """Look at a file with weights, or at every caffemodel of an archive.
+    """Look at a file with weights, or at every caffemodel and checkpoint of an archive.
 
     Args:
         path: The file.
@@ -74,30 +82,50 @@ def identify(path: Path, manifest: Manifest, store: Store) -> list[Identity]:
     known: dict[str, list[str]] = {}
     for key, record in store.records().items():
         known.setdefault(record.sha256, []).append(key)
-    if not is_archive(path):
+    if is_checkpoint(path) or not is_archive(path):
         return [_identity(path, str(path), manifest, known)]
     found = []
     with open_archive(path) as archive:
-        for name in archive.names:
-            if name.endswith(".caffemodel") and not name.rpartition("/")[2].startswith("."):
-                with tempfile.NamedTemporaryFile() as out:
-                    archive.copy(name, cast(BinaryIO, out))
-                    out.flush()
-                    found.append(_identity(Path(out.name), f"{path}: {name}", manifest, known))
+        for members in _sets_of_weights(archive):
+            with tempfile.TemporaryDirectory() as folder:
+                files = [Path(folder, f"weights{ending}") for ending in members.values()]
+                for name, file in zip(members, files, strict=True):
+                    with file.open("wb") as out:
+                        archive.copy(name, out)
+                first, *_ = members
+                found.append(_identity(files[0], f"{path}: {first}", manifest, known))
     return found
+
+
+def _sets_of_weights(archive: Archive) -> Iterator[dict[str, str]]:
+    """Files that belong together -> the endings under which they are unpacked."""
+    for name in archive.names:
+        if name.endswith(".caffemodel") and not name.rpartition("/")[2].startswith("."):
+            yield {name: ""}
+    prefixes = [name.removesuffix(".index") for name in archive.names if name.endswith(".index")]
+    for prefix in prefixes or [""]:
+        if members := checkpoint_members(archive, prefix.rpartition("/")[2]):
+            yield members
+
+
+def _kind(path: Path) -> FileKind | Literal["checkpoint", "frozen graph"]:
+    if not is_checkpoint(path) or path.suffix == ".safetensors":
+        return kind_of(path)
+    return "frozen graph" if path.suffix == ".pb" else "checkpoint"
 
 
 def _identity(path: Path, name: str, manifest: Manifest, known: dict[str, list[str]]) -> Identity:
     weights = read_any_weights(path)
-    sha256 = file_sum(path)
+    sha256 = file_sum(index_of(path))
+    models = of_same_kind(path, list(manifest.models.values()))
     return Identity(
         name=name,
-        kind=kind_of(path),
-        bytes=path.stat().st_size,
+        kind=_kind(path),
+        bytes=sum(file.stat().st_size for file in files_of(path)),
         sha256=sha256,
         layers=sum(bool(blobs) for blobs in weights.values()),
         values=sum(blob.size for blobs in weights.values() for blob in blobs),
         not_finite=tuple(not_finite(weights)),
-        structures=tuple(nearest_structures(list(manifest.models.values()), weights)),
+        structures=tuple(nearest_structures(models, weights)),
         known_as=tuple(known.get(sha256, ())),
     )

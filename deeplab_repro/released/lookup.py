@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from deeplab_repro.released.manifest import ReleasedModel, WeightsFile, read_manifest
+from deeplab_repro.released.manifest import read_manifest
+from deeplab_repro.released.models import ReleasedModel, WeightsFile
 
 __all__ = ["find", "find_weights", "names", "resolve"]
 

@@ -16,6 +16,16 @@ one, such as a group's own list of models:
 Only "network", "files" and "downloads" must be there; numbers stand here with their defaults.  A
 width other than 1 is for a small model of one's own, whose layers do not fit without it.  Layers,
 shapes and input sizes do not stand there: they follow from the network.
+
+A checkpoint of TensorFlow's has, in place of "network", "width", "exp" and "published":
+
+        "options": {NAME: VALUE} of `deeplab_repro.models.v3.options.ModelOptions`, or null,
+        "data": "voc2012", "crop_size": [513, 513], "resize": SIDE, "source": TEXT,
+        "scores": [{"output_stride": 16, "scales": [1.0], "flip": false, "split": "val",
+                    "miou": 82.2, "pixel_accuracy": 95.1}], "tolerance": 0.1,
+        "values": how many numbers the network has, for a listing that makes no network
+
+The "member" of its files is the prefix of the checkpoint in the archive.
 """
 
 from __future__ import annotations
@@ -29,221 +39,29 @@ from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final, Literal, TypedDict, cast
+from typing import Any, Final, cast
 
 from deeplab_repro.errors import BadInput, InputError
-from deeplab_repro.models import NETWORKS, Network
+from deeplab_repro.models import NETWORKS
+from deeplab_repro.models.v3.options import ModelOptions
 from deeplab_repro.released.fields import Fields
+from deeplab_repro.released.models import (
+    CaffeModel,
+    Download,
+    Published,
+    ReleasedModel,
+    Reported,
+    Score,
+    Source,
+    TensorFlowModel,
+    Use,
+    WeightsFile,
+)
 from prototxt_import.files import read_text
 
-__all__ = [
-    "MANIFEST_VARIABLE",
-    "Download",
-    "Manifest",
-    "Published",
-    "ReleasedModel",
-    "Reported",
-    "Source",
-    "Use",
-    "WeightsFile",
-    "read_manifest",
-]
+__all__ = ["MANIFEST_VARIABLE", "Manifest", "read_manifest"]
 
-Use = Literal["val", "test", "init"]
 MANIFEST_VARIABLE: Final = "DEEPLAB_REPRO_MANIFEST"
-
-
-class Published(TypedDict):
-    """What the authors published of a model; mean IoU on VOC 2012 in percent, None where nothing.
-
-    source: table or page.  miou, miou_crf: on val, before and after the dense CRF.  test_miou_crf:
-    on test, after the CRF, by the file whose use is "test".  tolerance, tolerance_crf: how far a
-    reproduction on val may be off, None where no independent one tells.
-    """
-
-    source: str
-    miou: float | None
-    miou_crf: float | None
-    test_miou_crf: float | None
-    tolerance: float | None
-    tolerance_crf: float | None
-
-
-@dataclass(frozen=True)
-class Reported:
-    """What somebody else measured on VOC 2012 val; mean IoU in percent, None where nothing.
-
-    Attributes:
-        who: The project or person.
-        url: Where it stands.
-        miou: Before the CRF.
-        miou_crf: After the CRF.
-        note: In which words, or from which training.
-        same_weights: Whether these are the released weights, and no training of somebody's own.
-    """
-
-    who: str
-    url: str
-    miou: float | None
-    miou_crf: float | None
-    note: str
-    same_weights: bool
-
-
-@dataclass(frozen=True)
-class Source:
-    """One address of a file.
-
-    Attributes:
-        named_by: A public page or script that gives this address; "" where it follows the pattern
-            of the others and is not confirmed.
-    """
-
-    url: str
-    named_by: str
-
-    @property
-    def confirmed(self) -> bool:
-        """Whether somebody has named this very address."""
-        return bool(self.named_by)
-
-
-@dataclass(frozen=True)
-class Download:
-    """A file as it was published: an archive, or the weights themselves.
-
-    Attributes:
-        name: Of the file.
-        sources: Addresses in the order in which to try them.
-        holds: Names of the files in it, where it is an archive.
-        bytes: Its length, None where nobody has published it.
-        sha256: Its sum in hexadecimal, None where nobody has published it.
-    """
-
-    name: str
-    sources: tuple[Source, ...]
-    holds: tuple[str, ...]
-    bytes: int | None
-    sha256: str | None
-
-
-@dataclass(frozen=True)
-class WeightsFile:
-    """One set of weights of a model.
-
-    Attributes:
-        name: Such as train_iter_20000.
-        use: "val": to be scored on val; "test": trained on val, too, to be scored on test; "init":
-            training starts from it, its classifier does not fit.
-        trained_on: The set of images, or what it was trained on before VOC 2012.
-        download: What to download.
-        member: Its name in the archive, None where it is the download itself.
-    """
-
-    name: str
-    use: Use
-    trained_on: str
-    download: Download
-    member: str | None
-
-    def saw(self, split: str) -> bool:
-        """Whether images of a set (train, val, trainval, train_aug, trainval_aug) were trained on.
-
-        A score on images that a network was trained on says nothing: the released weights for the
-        test set reach 85 to 87 on val.
-        """
-        from deeplab_repro.evaluation.seen import is_known, was_seen
-
-        return is_known(self.trained_on) and bool(was_seen(self.trained_on, split))
-
-
-@dataclass(frozen=True)
-class ReleasedModel:
-    """A model as it was released.
-
-    Attributes:
-        name: Short name, which is also that of its CRF's parameters.
-        title: Its name in the papers.
-        network: A name of `deeplab_repro.models.NETWORKS`.
-        num_classes: Labels.
-        width: Divisor of the published channel counts: 1 but in small models for tests.
-        exp: What the released prototxts call ${EXP} in the names of layers.
-        crf: A name for `CRFParams.named`, None where there is none.
-        released_as: Its name or folder at its authors'.
-        pretrained_on: What the network had been trained on before.
-        published: Scores.
-        reported: What others measured.
-        files: Sets of weights, at least one.
-        licence: A note on the terms of use.
-    """
-
-    name: str
-    title: str
-    network: str
-    num_classes: int
-    width: int
-    exp: str
-    crf: str | None
-    released_as: str
-    pretrained_on: str
-    published: Published
-    reported: tuple[Reported, ...]
-    files: tuple[WeightsFile, ...]
-    licence: str
-
-    @property
-    def definition(self) -> Network:
-        """Its network's entry in `NETWORKS`: input size and rule, names of blobs."""
-        return NETWORKS[self.network]
-
-    @property
-    def default(self) -> WeightsFile:
-        """The weights to score on val, or else the first."""
-        return next((file for file in self.files if file.use == "val"), self.files[0])
-
-    @property
-    def trained_on(self) -> str:
-        """The set of images that the default weights were trained on."""
-        return self.default.trained_on
-
-    @property
-    def downloads(self) -> tuple[Download, ...]:
-        """Everything that can be downloaded, each once."""
-        return tuple({file.download.name: file.download for file in self.files}.values())
-
-    def weights(self, name: str | None = None) -> WeightsFile:
-        """A set of weights by name, with or without the ending .caffemodel.
-
-        Args:
-            name: None for the default.
-
-        Raises:
-            InputError: There is none of this name.
-        """
-        if name is None:
-            return self.default
-        for file in self.files:
-            if file.name == name.removesuffix(".caffemodel"):
-                return file
-        raise InputError(
-            f"the model {self.name} has no weights of this name",
-            expected=" or ".join(file.name for file in self.files),
-            got=name,
-        )
-
-    def file(self, name: str | None = None) -> Path:
-        """The path of a set of weights in the local store, as safetensors with the network inside.
-
-        Args:
-            name: One of `files`, the default where None.
-
-        Raises:
-            InputError: There is none of this name, or it has not been fetched; the message names
-                the command that does.
-        """
-        from deeplab_repro.released.store import Store
-
-        return Store().need(self, self.weights(name))
 
 
 @dataclass(frozen=True)
@@ -264,7 +82,7 @@ class Manifest:
         models = self.models.values()
         found: dict[str, ReleasedModel] = {}
         for names in (
-            {model.definition.full_name: model for model in models},
+            {m.definition.full_name: m for m in models if isinstance(m, CaffeModel)},
             {model.released_as: model for model in models if model.released_as},
         ):
             found |= names
@@ -344,29 +162,73 @@ def _own_manifest() -> Path:
 
 def _model(name: str, fields: Fields, licence: str) -> ReleasedModel:
     fields.check_name(name)
+    downloads = {key: _download(key, each) for key, each in fields.fields("downloads").entries()}
+    files = tuple(_file(each, downloads) for each in fields.items("files"))
+    if not files or len({file.name for file in files}) != len(files):
+        fields.fail("files", "at least one, each of another name", [file.name for file in files])
+    common: dict[str, Any] = {
+        "name": name,
+        "title": fields.text("title", name),
+        "num_classes": fields.count("num_classes", 21),
+        "crf": fields.text("crf", "") or None,
+        "released_as": fields.text("released_as", ""),
+        "pretrained_on": fields.text("pretrained_on", ""),
+        "files": files,
+        "licence": fields.text("licence", licence),
+    }
+    return _tensorflow(fields, common) if "options" in fields else _caffe(fields, common)
+
+
+def _caffe(fields: Fields, common: dict[str, Any]) -> CaffeModel:
     network = fields.text("network")
     by_full_name = {entry.full_name: short for short, entry in NETWORKS.items()}
     network = by_full_name.get(network, network)
     if network not in NETWORKS:
         fields.fail("network", f"one of {', '.join(NETWORKS)}", network)
-    downloads = {key: _download(key, each) for key, each in fields.fields("downloads").entries()}
-    files = tuple(_file(each, downloads) for each in fields.items("files"))
-    if not files or len({file.name for file in files}) != len(files):
-        fields.fail("files", "at least one, each of another name", [file.name for file in files])
-    return ReleasedModel(
-        name=name,
-        title=fields.text("title", name),
+    return CaffeModel(
+        **common,
         network=network,
-        num_classes=fields.count("num_classes", 21),
         width=fields.count("width", 1),
         exp=fields.text("exp", "voc12"),
-        crf=fields.text("crf", "") or None,
-        released_as=fields.text("released_as", ""),
-        pretrained_on=fields.text("pretrained_on", ""),
         published=_published(fields.fields("published", {})),
         reported=tuple(map(_reported, fields.items("reported", []))),
-        files=files,
-        licence=fields.text("licence", licence),
+    )
+
+
+def _tensorflow(fields: Fields, common: dict[str, Any]) -> TensorFlowModel:
+    options = fields.mapping("options")
+    if options is not None:
+        try:
+            ModelOptions.from_case(options)
+        except InputError as error:
+            raise fields.error("options", str(error)) from None
+    sides = fields.wholes("crop_size")
+    if len(sides) not in (0, 2):
+        fields.fail("crop_size", "height and width", sides)
+    return TensorFlowModel(
+        **common,
+        options=None if options is None else MappingProxyType(options),
+        data=fields.text("data", ""),
+        crop_size=(sides[0], sides[1]) if sides else None,
+        resize=fields.count("resize", 0) or None,
+        source=fields.text("source", ""),
+        scores=tuple(map(_score, fields.items("scores", []))),
+        tolerance=fields.number("tolerance", None),
+        values=fields.count("values", 0) or None,
+    )
+
+
+def _score(fields: Fields) -> Score:
+    scales = tuple(fields.numbers("scales")) or (1.0,)
+    if not all(0 < scale < float("inf") for scale in scales):
+        fields.fail("scales", "positive numbers", scales)
+    return Score(
+        output_stride=fields.count("output_stride", 16),
+        scales=scales,
+        flip=fields.flag("flip"),
+        split=fields.text("split", "val"),
+        miou=cast(float, fields.number("miou")),
+        pixel_accuracy=fields.number("pixel_accuracy", None),
     )
 
 

@@ -29,7 +29,7 @@ from prototxt_import.files import replacing
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from deeplab_repro.released.manifest import Download, ReleasedModel, WeightsFile
+    from deeplab_repro.released.models import Download, ReleasedModel, WeightsFile
 
 __all__ = ["STORE_VARIABLE", "Record", "Store", "file_sum"]
 

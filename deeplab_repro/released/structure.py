@@ -13,11 +13,19 @@ from deeplab_repro.models.architectures import expand
 from deeplab_repro.models.blocks import run
 from deeplab_repro.models.steps import Conv, Norm, Step
 from deeplab_repro.models.walk import Walk
-from deeplab_repro.released.manifest import ReleasedModel, Use
+from deeplab_repro.released.checkpoints import backbone_variables, variable_shapes
+from deeplab_repro.released.models import CaffeModel, ReleasedModel, TensorFlowModel, Use
 from prototxt_import.matching import same_shape
 from prototxt_import.words import show
 
-__all__ = ["Structure", "blob_shapes", "compare_structure", "count_values", "nearest_structures"]
+__all__ = [
+    "Structure",
+    "blob_shapes",
+    "compare_structure",
+    "count_values",
+    "is_stated",
+    "nearest_structures",
+]
 
 _Shapes = tuple[tuple[int, ...], ...]
 _Weights = Mapping[str, Sequence[np.ndarray[Any, Any]]]
@@ -30,12 +38,12 @@ class _Layer:
     Attributes:
         shapes: Of its blobs.
         copy: It shares its parameters with an earlier layer, so that a file may leave it out.
-        classifier: Its number of outputs is the number of labels.
+        label_axis: Which axis of its first blob has the number of labels; None: no axis has.
     """
 
     shapes: _Shapes
     copy: bool
-    classifier: bool
+    label_axis: int | None
 
 
 @dataclass(frozen=True)
@@ -62,7 +70,7 @@ class Structure:
     @property
     def same_network(self) -> bool:
         """All layers are there and fit, for whatever number of labels."""
-        return not self.missing and not self.differing
+        return bool(self.shared) and not self.missing and not self.differing
 
     @property
     def fits(self) -> bool:
@@ -75,7 +83,7 @@ class Structure:
 
         The backbone is there, and what else there is fits, but for the classifiers.
         """
-        return not self._misfits_of_init()
+        return bool(self.shared) and not self._misfits_of_init()
 
     def fits_for(self, use: Use) -> bool:
         """`fits_as_init` for weights to start from, `fits` for those to score."""
@@ -94,7 +102,9 @@ class Structure:
 
     def _misfits_of_init(self) -> list[str]:
         layers = _layers(self.model)
-        differing = [line for name, line in self.differing.items() if not layers[name].classifier]
+        differing = [
+            line for name, line in self.differing.items() if layers[name].label_axis is None
+        ]
         backbone = _backbone(self.model)
         return [*differing, *(_missing(name) for name in self.missing if name in backbone)]
 
@@ -102,21 +112,38 @@ class Structure:
 def blob_shapes(model: ReleasedModel, num_classes: int | None = None) -> dict[str, _Shapes]:
     """Layer -> shapes of its blobs in Caffe's order, for all layers that have any.
 
+    Of a checkpoint a layer is a variable, which has one blob, in TensorFlow's layout; no layers
+    where nobody has stated what the network is.
+
     Args:
         model: Its network at its width.
         num_classes: Labels; those of the model where None.
     """
+    count = num_classes or model.num_classes
+    if isinstance(model, TensorFlowModel):
+        return {} if model.options is None else dict(variable_shapes(model, count))
     return {
         name: shapes
-        for step in _steps(model, num_classes or model.num_classes)
+        for step in _steps(_as_caffe(model), count)
         for name, _, shapes in _layers_of(step)
     }
 
 
-def count_values(model: ReleasedModel) -> int:
-    """Numbers in the weights of a model, those that several layers share counted once."""
+def count_values(model: ReleasedModel) -> int | None:
+    """Numbers in the weights of a model, those that several layers share counted once.
+
+    Returns:
+        None where nobody has stated what the network is.
+    """
+    if isinstance(model, TensorFlowModel):
+        return model.values
     layers = _layers(model).values()
     return sum(prod(shape) for layer in layers if not layer.copy for shape in layer.shapes)
+
+
+def is_stated(model: ReleasedModel) -> bool:
+    """Whether its layers are known, so that a file can be held against them."""
+    return not (isinstance(model, TensorFlowModel) and model.options is None)
 
 
 def compare_structure(model: ReleasedModel, weights: _Weights) -> Structure:
@@ -130,7 +157,9 @@ def compare_structure(model: ReleasedModel, weights: _Weights) -> Structure:
     layers = _layers(model)
     held = {name: [blob.shape for blob in blobs] for name, blobs in weights.items() if blobs}
     heads = {
-        held[name][0][0] for name, layer in layers.items() if layer.classifier and name in held
+        held[name][0][layer.label_axis]
+        for name, layer in layers.items()
+        if layer.label_axis is not None and len(held.get(name, [()])[0]) > layer.label_axis
     }
     classes = heads.pop() if len(heads) == 1 else None
     expected = _layers(model, classes) if classes else layers
@@ -169,15 +198,32 @@ def _difference(name: str, expected: _Shapes, got: Sequence[tuple[int, ...]]) ->
 
 def _layers(model: ReleasedModel, num_classes: int | None = None) -> dict[str, _Layer]:
     count = num_classes or model.num_classes
-    one_more = blob_shapes(model, count + 1)
+    shapes, one_more = blob_shapes(model, count), blob_shapes(model, count + 1)
+    owners = {} if isinstance(model, TensorFlowModel) else _owners(_as_caffe(model))
     return {
-        name: _Layer(shapes, name != owner, shapes != one_more[name])
-        for step in _steps(model, count)
-        for name, owner, shapes in _layers_of(step)
+        name: _Layer(blobs, owners.get(name, name) != name, _grown(blobs, one_more[name]))
+        for name, blobs in shapes.items()
     }
 
 
-def _steps(model: ReleasedModel, num_classes: int) -> tuple[Step, ...]:
+def _grown(shapes: _Shapes, one_more: _Shapes) -> int | None:
+    """Which axis of the first blob is longer for one more label."""
+    pairs = zip(shapes[0], one_more[0], strict=True)
+    return next((axis for axis, (size, more) in enumerate(pairs) if size != more), None)
+
+
+def _as_caffe(model: ReleasedModel) -> CaffeModel:
+    assert isinstance(model, CaffeModel)  # there are two kinds
+    return model
+
+
+def _owners(model: CaffeModel) -> dict[str, str]:
+    """Layer -> the layer whose parameters it shares."""
+    steps = _steps(model, model.num_classes)
+    return {name: owner for step in steps for name, owner, _ in _layers_of(step)}
+
+
+def _steps(model: CaffeModel, num_classes: int) -> tuple[Step, ...]:
     architecture = model.definition.architecture
     expansion = expand(architecture, num_classes=num_classes, width=model.width, exp=model.exp)
     return expansion.steps
@@ -185,6 +231,9 @@ def _steps(model: ReleasedModel, num_classes: int) -> tuple[Step, ...]:
 
 def _backbone(model: ReleasedModel) -> set[str]:
     """The layers below the head that have blobs."""
+    if isinstance(model, TensorFlowModel):
+        return set() if model.options is None else backbone_variables(model)
+    model = _as_caffe(model)
     architecture = model.definition.architecture
     walk = Walk(
         num_classes=model.num_classes,

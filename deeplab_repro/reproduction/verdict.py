@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
 if TYPE_CHECKING:
-    from deeplab_repro.released import ReleasedModel
+    from deeplab_repro.released.models import CaffeModel, Score, TensorFlowModel
 
-__all__ = ["Row", "compare"]
+__all__ = ["Row", "compare", "compare_score"]
 
 Verdict = Literal["reproduced", "not reproduced", "no verdict"]
 
@@ -40,7 +40,7 @@ class Row:
 
 
 def compare(
-    model: ReleasedModel, miou: float, miou_crf: float | None, obstacle: str = ""
+    model: CaffeModel, miou: float, miou_crf: float | None, obstacle: str = ""
 ) -> list[Row]:
     """Hold the mean IoU on VOC 2012 val against the paper and what others measured.
 
@@ -78,6 +78,29 @@ def compare(
                 obstacle,
             )
         )
+    return rows
+
+
+def compare_score(
+    model: TensorFlowModel,
+    score: Score,
+    miou: float,
+    miou_crf: float | None,
+    obstacle: str = "",
+) -> list[Row]:
+    """Hold the mean IoU of a checkpoint against what its authors published of this way to run it.
+
+    Args:
+        model: The released model.
+        score: The way, with its number.
+        miou, miou_crf, obstacle: As of :func:`compare`; nobody has published numbers after a CRF.
+
+    Returns:
+        A row for each number.
+    """
+    rows = [_row("mean IoU", score.miou, model.tolerance, [], miou, obstacle)]
+    if miou_crf is not None:
+        rows.append(_row("mean IoU after the CRF", None, None, [], miou_crf, obstacle))
     return rows
 
 

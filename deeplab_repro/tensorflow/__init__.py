@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from deeplab_repro.tensorflow.inferring import infer_options
     from deeplab_repro.tensorflow.loading import load, read_variables, write_checkpoint
     from deeplab_repro.tensorflow.prediction import evaluate_crops, predict_picture
     from deeplab_repro.tensorflow.preprocessing import preprocess
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "TrainingOptions",
     "evaluate_crops",
+    "infer_options",
     "load",
     "losses",
     "predict_picture",
@@ -31,6 +33,7 @@ __all__ = [
 _HOMES = {
     "TrainingOptions": "training",
     "evaluate_crops": "prediction",
+    "infer_options": "inferring",
     "load": "loading",
     "losses": "training",
     "predict_picture": "prediction",

@@ -15,7 +15,8 @@ from deeplab_repro.crf import CRFParams
 from deeplab_repro.errors import BadInput, InputError
 from deeplab_repro.models import NETWORKS, write_network
 from deeplab_repro.released import find, find_weights, names
-from deeplab_repro.released.manifest import ReleasedModel, read_manifest
+from deeplab_repro.released.manifest import read_manifest
+from deeplab_repro.released.models import CaffeModel, ReleasedModel
 from deeplab_repro.released.structure import blob_shapes, compare_structure, count_values
 from prototxt_import import Weights, infer_net, parse_net
 from tests.released.conftest import Shelf, twin, twin_weights
@@ -34,14 +35,20 @@ STATED = {
 }
 
 
+def caffemodels() -> list[CaffeModel]:
+    """Those of the package's list; test_checkpoints.py has the others."""
+    models = map(find, names())
+    return [model for model in models if isinstance(model, CaffeModel)]
+
+
 def test_the_models_of_this_package() -> None:
-    assert set(names()) == set(STATED)
-    assert set(names()) <= set(CRFParams.names())
+    assert {model.name for model in caffemodels()} == set(STATED)
+    assert set(STATED) <= set(CRFParams.names())
     # Every network that was released, and no other.
-    networks = [find(name).network for name in names()]
+    networks = [model.network for model in caffemodels()]
     assert sorted(networks) == sorted(name for name in NETWORKS if NETWORKS[name].released)
-    for name, numbers in STATED.items():
-        model = find(name)
+    for model in caffemodels():
+        name, numbers = model.name, STATED[model.name]
         published = model.published
         assert (
             tuple(
@@ -75,7 +82,7 @@ def test_the_models_of_this_package() -> None:
 @pytest.mark.parametrize("network", [name for name in NETWORKS if NETWORKS[name].released])
 def test_shapes_are_those_of_the_prototxt(network: str) -> None:
     """Two ways from the tables to the blobs: through Caffe's text and straight from the steps."""
-    model = next(model for model in map(find, names()) if model.network == network)
+    model = next(model for model in caffemodels() if model.network == network)
     net = infer_net(parse_net(write_network(network, num_labels=60)))
     expected = {item.layer.name: item.shapes.params for item in net.layers if item.shapes.params}
     got = blob_shapes(model, 60)

@@ -6,7 +6,7 @@ TensorFlow keeps filters as (height, width, in, out) and depthwise ones as (heig
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,14 @@ from torch import Tensor, nn
 from deeplab_repro.errors import InputError
 from deeplab_repro.models.v3.parts import ConvUnit
 
-__all__ = ["VariableMatch", "from_tensorflow", "load_variables", "to_tensorflow", "variables_of"]
+__all__ = [
+    "VariableMatch",
+    "from_tensorflow",
+    "load_variables",
+    "shape_in_tensorflow",
+    "to_tensorflow",
+    "variables_of",
+]
 
 Array = np.ndarray[Any, Any]
 
@@ -62,6 +69,16 @@ def variables_of(net: nn.Module) -> dict[str, nn.Parameter | Tensor]:
         if isinstance(module, ConvUnit):
             found.update(module.variables())
     return found
+
+
+def shape_in_tensorflow(name: str, shape: Sequence[int]) -> tuple[int, ...]:
+    """Sizes of a variable's axes in TensorFlow's layout, from those in ours."""
+    if len(shape) != 4:
+        return tuple(shape)
+    out, read, height, width = shape
+    if name.endswith("/depthwise_weights"):
+        return height, width, out, read
+    return height, width, read, out
 
 
 def to_tensorflow(name: str, tensor: Tensor) -> Array:

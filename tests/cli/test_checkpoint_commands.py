@@ -1,0 +1,233 @@
+"""Commands that take a network, on TensorFlow's own checkpoint and frozen graph.
+
+`io.npz` beside them has what TensorFlow computed with them.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+
+import cv2
+import h5py
+import numpy as np
+import pytest
+from PIL import Image
+
+from deeplab_repro import tensorflow
+from deeplab_repro.models.v3.options import ModelOptions
+from deeplab_repro.pictures.reading import read_picture
+from deeplab_repro.pictures.scores import read_scores
+from tests.released.conftest import Shelf
+
+DATA = Path(__file__).parents[1] / "data" / "tensorflow" / "checkpoints"
+GRAPH, CHECKPOINT = DATA / "frozen_inference_graph.pb", DATA / "network.ckpt-2"
+OPTIONS = {"model_variant": "mobilenet_v2", "depth_multiplier": 0.1, "aspp_convs_filters": 32}
+CAFFE = Path(__file__).parents[2] / "weights" / "largefov_v1_w8" / "weights.caffemodel"
+NOT_TOLD = "no variable tells output_stride 16; taken from the released networks"
+
+
+@pytest.fixture(scope="module")
+def recorded():
+    return np.load(DATA / "io.npz")
+
+
+@pytest.fixture
+def picture(recorded, tmp_path: Path) -> Path:
+    """What the frozen graph was given."""
+    path = tmp_path / "p.png"
+    assert cv2.imwrite(str(path), recorded["frozen_picture"][:, :, ::-1])
+    return path
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> Path:
+    path = tmp_path / "options.json"
+    path.write_text(json.dumps(OPTIONS))
+    return path
+
+
+def test_segment_gives_the_labels_of_the_exported_graph(run, picture: Path, recorded, tmp_path):
+    report = tmp_path / "r.json"
+    code, _, err = run(
+        *("segment", picture, "--model", GRAPH, "--pad-to", 129, "-o", tmp_path / "o"),
+        *("--json", report, "--save-scores", ".npy"),
+    )
+    assert code == 0
+    assert NOT_TOLD in err
+    labels = np.array(Image.open(tmp_path / "o" / "labels" / "p.png"))
+    assert len(np.unique(labels)) > 2
+    assert np.array_equal(labels, recorded["frozen_labels"])
+    scores = read_scores(tmp_path / "o" / "scores" / "p.npy")
+    assert np.array_equal(scores.argmax(0), labels)
+    (picture_report,) = json.loads(report.read_text())["pictures"]
+    assert picture_report["input_sizes"] == [[129, 129]]
+
+
+def test_segment_over_scales_and_with_a_crf(run, picture: Path, tmp_path: Path, options: Path):
+    code, _, err = run(
+        *("segment", picture, "--model", CHECKPOINT, "--options", options, "-o", tmp_path / "o"),
+        *("--scales", 0.5, 1, 1.5, "--flip", "--save-scores", ".npy"),
+        *("--crf", "deeplab_v2_resnet101"),
+    )
+    assert (code, err) == (0, "")
+    net = tensorflow.load(OPTIONS, CHECKPOINT)
+    rgb = read_picture(picture)[:, :, ::-1]
+    _, mean = tensorflow.predict_picture(net, rgb, scales=(0.5, 1.0, 1.5), flip=True, quirks=False)
+    scores = read_scores(tmp_path / "o" / "scores" / "p.npy")
+    np.testing.assert_allclose(np.exp(scores), mean, atol=1e-5)
+    assert Image.open(tmp_path / "o" / "labels" / "p.png").size == (129, 113)
+
+
+def test_a_picture_that_does_not_fit_the_crop(run, picture: Path, tmp_path: Path):
+    code, _, err = run("segment", picture, "--model", GRAPH, "--pad-to", 120, "-o", tmp_path / "o")
+    assert code == 2
+    assert "does not fit in the crop; expected at most 120x120, got 113x129" in err
+
+
+def test_compare_with_what_tensorflow_computed(run, recorded, tmp_path: Path, options: Path):
+    """Its logits lie in the file as TensorFlow has them."""
+    file, report = tmp_path / "a.h5", tmp_path / "r.json"
+    with h5py.File(file, "w") as out:
+        out["blobs/input"] = recorded["network_input"]
+        out["blobs/logits/merged_logits"] = recorded["network_logits"]
+    compare = ("compare", CHECKPOINT, "--options", options, "--activations", file)
+    code, out, err = run(*compare, "--json", report, "--html", tmp_path / "r.html")
+    assert (code, err) == (0, "")
+    assert "2 of 83 blobs compared" in out
+    content = json.loads(report.read_text())
+    (logits,) = [b for b in content["blobs"] if b["blob"] == "logits/merged_logits"]
+    assert 0 < logits["rel"] < 1e-5
+    assert "mobilenet_v2, output stride 16" in (tmp_path / "r.html").read_text()
+    code, out, _ = run(*compare, "--set", "depth_multiplier=0.2")
+    assert (code, out) == (2, "")
+    with h5py.File(file, "a") as out:
+        out["blobs/ep/nothing"] = np.zeros((1, 5, 7, 8), np.float32)
+    code, out, _ = run(*compare)
+    assert code == 1
+    assert "the network has no such end point" in out
+
+
+def test_activations_are_end_points_that_compare_equal(run, picture, tmp_path, options: Path):
+    file = tmp_path / "a.h5"
+    arguments = (CHECKPOINT, "--options", options)
+    assert run("activations", *arguments, "--input", picture, "--pad-to", 129, "-o", file)[0] == 0
+    with h5py.File(file) as content:
+        image = content["blobs/input"][:]
+        assert image.shape == (1, 3, 129, 129)
+        assert (image[:, :, 113:] == 127.5).all()
+        unit = content["blobs/ep/layer_8"]
+        assert unit["full"].shape == (1, 6, 9, 9)  # others begin with its key
+        assert unit["depthwise_output"].shape == (1, 24, 9, 9)
+    code, out, err = run("compare", *arguments, "--activations", file)
+    assert (code, err) == (0, "")
+    assert "83 of 83 blobs compared" in out
+    code, out, _ = run("compare", *arguments, "--activations", file, "--set", "output_stride=8")
+    assert code == 1
+    assert "blob 'ep/layer_8': rel inf" in out.replace("\n", "")
+    np.save(tmp_path / "x.npy", image[0].transpose(1, 2, 0))
+    second = tmp_path / "b.h5"
+    assert run("activations", *arguments, "--input", tmp_path / "x.npy", "-o", second)[0] == 0
+    with h5py.File(file) as one, h5py.File(second) as other:
+        key = "blobs/logits/merged_logits"
+        assert np.array_equal(one[key][:], other[key][:])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("onnxscript") is None, reason="onnxscript is not installed")
+def test_export(run, tmp_path: Path, options: Path):
+    target, report = tmp_path / "m.onnx", tmp_path / "r.json"
+    code, _, err = run(
+        *("export", CHECKPOINT, "--options", options, "--input-shape", "image=1x3x65x97"),
+        *("-o", target, "--json", report),
+    )
+    assert (code, err) == (0, "")
+    content = json.loads(report.read_text())
+    if find_spec("onnxruntime") is not None:
+        assert content["equal"]
+        assert [check["input_shapes"]["image"][0] for check in content["checks"]] == [1, 2]
+    assert target.stat().st_size == content["bytes"]
+
+
+def test_autotune(run, tmp_path: Path, options: Path):
+    code, _, err = run(
+        *("autotune", CHECKPOINT, "--options", options, "--size", 33, "--no-cache", "--fuse"),
+        *("--json", tmp_path / "r.json"),
+    )
+    assert (code, err) == (0, "")
+    assert json.loads((tmp_path / "r.json").read_text())
+
+
+def test_a_released_checkpoint_by_its_name(run, shelf: Shelf, picture: Path, tmp_path: Path):
+    row = {
+        "options": OPTIONS,
+        "data": "voc2012",
+        "files": [{"name": "model.ckpt", "trained_on": "train_aug", "download": "a.tar.gz"}],
+        "downloads": {"a.tar.gz": {"sources": []}},
+    }
+    shelf.put(tiny=row)
+    segment = ("segment", picture, "--model", "tiny", "-o", tmp_path / "o")
+    code, _, err = run(*segment)
+    assert code == 2
+    assert "`deeplab-repro weights fetch tiny` before" in err
+    assert run("weights", "add", CHECKPOINT)[0] == 0
+    code, _, err = run(*segment)
+    assert (code, err) == (0, "")
+    code, out, _ = run("inspect", "tiny")
+    assert code == 0
+    assert "MobilenetV2/Conv/weights" in out
+
+
+def test_options_come_from_the_safetensors(run, picture: Path, tmp_path: Path, options: Path):
+    weights = tmp_path / "m.safetensors"
+    assert run("convert", CHECKPOINT, "--options", options, "-o", weights)[0] == 0
+    code, _, err = run("segment", picture, "--model", weights, "-o", tmp_path / "o")
+    assert (code, err) == (0, "")
+    plain = tmp_path / "n.safetensors"
+    assert run("convert", CHECKPOINT, "-o", plain)[0] == 0
+    code, _, err = run("segment", picture, "--model", plain, "-o", tmp_path / "o")
+    assert code == 0
+    assert NOT_TOLD in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--model", CAFFE, "--network", "x"], "weights.caffemodel: does not go with --network"),
+        (["--model", CAFFE, "--flip"], "does not go with --flip; expected a TensorFlow checkpoint"),
+        (["--model", CHECKPOINT, "--mean", "none"], "network.ckpt-2: does not go with --mean"),
+        (["--model", CHECKPOINT, "--tile", "65"], "network.ckpt-2: does not go with --tile"),
+        (["--model", CHECKPOINT, "--network", "x"], "--network; expected one of deeplab_v3_res"),
+        (["--model", CHECKPOINT, "--options", "no.json"], "no.json: No such file"),
+        (["--model", CHECKPOINT, "--set", "output_stride=7"], "option output_stride"),
+        (["--model", CHECKPOINT, "--set", "rates=7"], "option rates; expected one of"),
+        (
+            ["--model", CHECKPOINT, "--network", "deeplab_v3plus_resnet18"],
+            "network.ckpt-2: ",
+        ),
+    ],
+)
+def test_bad_arguments(run, picture: Path, tmp_path: Path, arguments, message: str):
+    code, out, err = run("segment", picture, "-o", tmp_path / "o", *arguments)
+    assert (code, out) == (2, "")
+    assert message in err.splitlines()[-1]
+    assert len([line for line in err.splitlines() if "warning" not in line]) == 1
+
+
+def test_options_of_a_reference_case(run, picture: Path, tmp_path: Path):
+    """A whole case: what does not belong to the network is left aside."""
+    file = tmp_path / "case.json"
+    file.write_text(json.dumps({"case": {**OPTIONS, "name": "x", "seed": 6, "input": [1, 65, 97]}}))
+    shutil.copy(f"{CHECKPOINT}.index", tmp_path / "moved.ckpt.index")
+    shutil.copy(f"{CHECKPOINT}.data-00000-of-00001", tmp_path / "moved.ckpt.data-00000-of-00001")
+    segment = ("segment", picture, "-o", tmp_path / "o", "--options", file, "--model")
+    assert run(*segment, tmp_path / "moved.ckpt.index")[0] == 0
+    assert ModelOptions.from_case(json.loads(file.read_text())["case"]).depth_multiplier == 0.1
+    file.write_text("[")
+    code, _, err = run(*segment, tmp_path / "moved.ckpt")
+    assert (code, "case.json: is no JSON" in err) == (2, True)
+    file.write_text("[]")
+    code, _, err = run(*segment, tmp_path / "moved.ckpt")
+    assert (code, "expected an object with options" in err) == (2, True)
