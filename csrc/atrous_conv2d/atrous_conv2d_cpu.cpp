@@ -2,7 +2,8 @@
 
 #include <algorithm>
 
-#include "atrous_conv2d_entry.h"
+#include "atrous_depthwise_entry.h"
+#include "cpu/depthwise.h"
 #include "cpu/direct.h"
 #include "torch_threads.h"
 
@@ -21,6 +22,7 @@ void inside(Index out, Index in, Index stride, Index offset, Index* first, Index
 struct AtrousConv2dCpu {
   static constexpr const char* kDtypes = "float32 or float64";
   static constexpr bool kPlanarGradWeight = true;
+  static constexpr bool kPlanarDepthwiseGradWeight = false;
 
   static bool accepts(torch::headeronly::ScalarType dtype) {
     using torch::headeronly::ScalarType;
@@ -48,6 +50,24 @@ struct AtrousConv2dCpu {
   static void grad_weight(const ConvGeometry& g, const T* grad_y, const T* x, T* grad_weight,
                           const ConvOptions& options) {
     direct_grad_weight(g, grad_y, x, grad_weight, options, torch_threads());
+  }
+
+  template <typename T>
+  static void depthwise(const ConvGeometry& g, const T* x, const T* weight, const T* bias, T* y,
+                        const DepthwiseOptions& options) {
+    depthwise_forward(g, x, weight, bias, y, options, torch_threads());
+  }
+
+  template <typename T>
+  static void depthwise_grad_input(const ConvGeometry& g, const T* grad_y, const T* weight,
+                                   T* grad_x, const DepthwiseOptions& options) {
+    deeplab::depthwise_grad_input(g, grad_y, weight, grad_x, options, torch_threads());
+  }
+
+  template <typename T>
+  static void depthwise_grad_weight(const ConvGeometry& g, const T* grad_y, const T* x,
+                                    T* grad_weight, const DepthwiseOptions& options) {
+    deeplab::depthwise_grad_weight(g, grad_y, x, grad_weight, options, torch_threads());
   }
 
   // One row of the column matrix at a time: a tap of a channel, for all pixels.
@@ -114,6 +134,11 @@ STABLE_TORCH_LIBRARY_IMPL(deeplab_repro, CPU, m) {
          TORCH_BOX(&deeplab::conv_direct_grad_input<AtrousConv2dCpu>));
   m.impl("atrous_conv2d_direct_grad_weight",
          TORCH_BOX(&deeplab::conv_direct_grad_weight<AtrousConv2dCpu>));
+  m.impl("atrous_depthwise", TORCH_BOX(&deeplab::conv_depthwise<AtrousConv2dCpu>));
+  m.impl("atrous_depthwise_grad_input",
+         TORCH_BOX(&deeplab::conv_depthwise_grad_input<AtrousConv2dCpu>));
+  m.impl("atrous_depthwise_grad_weight",
+         TORCH_BOX(&deeplab::conv_depthwise_grad_weight<AtrousConv2dCpu>));
   m.impl("atrous_im2col", TORCH_BOX(&deeplab::conv_im2col<AtrousConv2dCpu>));
   m.impl("atrous_col2im", TORCH_BOX(&deeplab::conv_col2im<AtrousConv2dCpu>));
 }

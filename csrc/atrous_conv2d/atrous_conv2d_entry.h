@@ -12,6 +12,7 @@
 // Activations are contiguous in the memory format that options say; nothing is empty.
 #pragma once
 
+#include <algorithm>
 #include <optional>
 #include <string>
 #include <vector>
@@ -49,41 +50,52 @@ inline Precision precision_of(const char* op, const std::string& name) {
   return Precision::fp32;
 }
 
-inline Index conv_output(Index size, Index kernel, Index stride, Index pad, Index rate) {
-  return (size + 2 * pad - rate * (kernel - 1) - 1) / stride + 1;
+// padded: the size with the zeros on both sides.
+inline Index conv_output(Index padded, Index kernel, Index stride, Index rate) {
+  return (padded - rate * (kernel - 1) - 1) / stride + 1;
 }
 
 // The geometry of a window over maps of size (height, width); channels and groups are still 1.
-inline ConvGeometry window_geometry(const char* op, Index batch, Index height, Index width,
-                                    const Sizes& kernel, const Sizes& stride, const Sizes& padding,
-                                    const Sizes& rate) {
+// padding: (top, bottom, left, right).
+inline ConvGeometry padded_window_geometry(const char* op, Index batch, Index height, Index width,
+                                           const Sizes& kernel, const Sizes& stride,
+                                           const Sizes& padding, const Sizes& rate) {
   check_pair(op, "kernel_size", kernel, 1);
   check_pair(op, "stride", stride, 1);
-  check_pair(op, "padding", padding, 0);
+  check(padding.size() == 4 && *std::min_element(padding.begin(), padding.end()) >= 0, op,
+        ": padding must be four ints >= 0");
   check_pair(op, "rate", rate, 1);
-  const Index sizes[] = {height, width};
+  const Index padded[] = {height + padding[0] + padding[1], width + padding[2] + padding[3]};
   for (int axis = 0; axis < 2; ++axis) {
     const Index reach = rate[axis] * (kernel[axis] - 1) + 1;
-    check(sizes[axis] + 2 * padding[axis] >= reach, op, ": the filter spans ", reach, " pixels in ",
-          "HW"[axis], " at rate ", rate[axis], ", the padded input only ",
-          sizes[axis] + 2 * padding[axis]);
+    check(padded[axis] >= reach, op, ": the filter spans ", reach, " pixels in ", "HW"[axis],
+          " at rate ", rate[axis], ", the padded input only ", padded[axis]);
   }
   ConvGeometry g{};
   g.batch = batch;
   g.in_channels = g.out_channels = g.groups = 1;
   g.height = height;
   g.width = width;
-  g.out_height = conv_output(height, kernel[0], stride[0], padding[0], rate[0]);
-  g.out_width = conv_output(width, kernel[1], stride[1], padding[1], rate[1]);
+  g.out_height = conv_output(padded[0], kernel[0], stride[0], rate[0]);
+  g.out_width = conv_output(padded[1], kernel[1], stride[1], rate[1]);
   g.kernel_h = kernel[0];
   g.kernel_w = kernel[1];
   g.stride_h = stride[0];
   g.stride_w = stride[1];
   g.pad_h = padding[0];
-  g.pad_w = padding[1];
+  g.pad_w = padding[2];
   g.rate_h = rate[0];
   g.rate_w = rate[1];
   return g;
+}
+
+// The same with padding (h, w).
+inline ConvGeometry window_geometry(const char* op, Index batch, Index height, Index width,
+                                    const Sizes& kernel, const Sizes& stride, const Sizes& padding,
+                                    const Sizes& rate) {
+  check_pair(op, "padding", padding, 0);
+  return padded_window_geometry(op, batch, height, width, kernel, stride,
+                                {padding[0], padding[0], padding[1], padding[1]}, rate);
 }
 
 inline void set_channels(const char* op, ConvGeometry& g, Index in, Index out, Index groups) {

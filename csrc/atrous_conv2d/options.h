@@ -22,4 +22,16 @@ struct ConvOptions {
   int device = -1;
 };
 
+// What follows a convolution: nothing, max(y, 0), or that and no more than 6.
+enum class Activation { none, relu, relu6 };
+
+// How the convolution of single channels treats what it reads and what it writes.
+struct DepthwiseOptions {
+  bool channels_last = false;  // of x and y, or their gradients
+  bool relu_before = false;    // max(x, 0) in place of x
+  Activation activation = Activation::none;
+  Index max_blocks = 0;
+  int device = -1;
+};
+
 }  // namespace deeplab

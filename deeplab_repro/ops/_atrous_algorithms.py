@@ -16,12 +16,18 @@ from deeplab_repro.native import backends
 from deeplab_repro.native.memory import memory_format
 from deeplab_repro.ops._atrous_filters import KeptFilters
 from deeplab_repro.ops._atrous_interlace import How, Interlacing
-from deeplab_repro.ops._atrous_native import behind_relu, out_size, sum_per_channel
+from deeplab_repro.ops._atrous_native import behind_relu, out_size, sides, sum_per_channel
+from deeplab_repro.ops._atrous_nonlinear import Nonlinear
 from deeplab_repro.ops._atrous_rules import Problem, planar_grad_weight, suits_winograd
 from deeplab_repro.ops._atrous_tuned import choose
 from deeplab_repro.ops.reference.atrous_conv2d import torch_tf32
 
 _OPS = torch.ops.deeplab_repro
+
+
+def is_depthwise(weight: torch.Tensor, groups: int) -> bool:
+    """Whether each channel has a filter (K, 1, R, S) of its own, and only one."""
+    return weight.shape[0] == groups and weight.shape[1] == 1
 
 
 class Algorithm(ABC):
@@ -49,29 +55,44 @@ class Algorithm(ABC):
         weight: torch.Tensor,
         bias: torch.Tensor | None,
         how: How,
-        relu: bool,
+        nonlinear: Nonlinear,
         kept: KeptFilters | None = None,
     ) -> torch.Tensor:
-        """forward, then bias (K) and ReLU; kept: where the layer keeps transformed filters."""
-        y = self.forward(x, weight, how)
+        """forward, then bias (K), and the activations; kept: where the layer keeps its filters."""
+        y = self.forward(nonlinear.read(x), weight, how)
         if bias is not None:
             y = y.add_(bias[:, None, None])
-        return y.relu_() if relu else y
+        return nonlinear.written(y)
 
 
 class Direct(Algorithm):
-    """The native kernels: no column buffer, no product with a tap outside the map."""
+    """The native kernels: no column buffer, no product with a tap outside the map.
+
+    Those of single channels read x once and write y once, with both activations on the way.
+    """
 
     def forward(self, x, weight, how):
-        return self.run(x, weight, None, how, False)
+        return self.run(x, weight, None, how, Nonlinear())
 
-    def run(self, x, weight, bias, how, relu, kept=None):
-        return _OPS.atrous_conv2d_direct(x, weight, bias, *how[:5], relu)
+    def run(self, x, weight, bias, how, nonlinear, kept=None):
+        if is_depthwise(weight, how.groups):
+            relu_before, activation = nonlinear.before == "relu", nonlinear.after or "none"
+            window = how.stride, sides(how.padding), how.rate
+            return _OPS.atrous_depthwise(x, weight, bias, *window, relu_before, activation)
+        relu = nonlinear.after is not None
+        y = _OPS.atrous_conv2d_direct(nonlinear.read(x), weight, bias, *how[:5], relu)
+        return y.clamp_(max=6) if nonlinear.after == "relu6" else y
 
     def grad_input(self, grad_y, weight, image_size, how):
+        if is_depthwise(weight, how.groups):
+            window = how.stride, sides(how.padding), how.rate
+            return _OPS.atrous_depthwise_grad_input(grad_y, weight, image_size, *window)
         return _OPS.atrous_conv2d_direct_grad_input(grad_y, weight, image_size, *how[:5])
 
     def grad_weight(self, grad_y, x, kernel_size, how):
+        if grad_y.shape[1] == x.shape[1] == how.groups:
+            window = how.stride, sides(how.padding), how.rate
+            return _OPS.atrous_depthwise_grad_weight(grad_y, x, kernel_size, *window)
         return _OPS.atrous_conv2d_direct_grad_weight(grad_y, x, kernel_size, *how[:5])
 
 
@@ -79,12 +100,13 @@ class Library(Algorithm):
     """torch's own convolution."""
 
     def forward(self, x, weight, how):
-        return self.run(x, weight, None, how, False)
+        return self.run(x, weight, None, how, Nonlinear())
 
-    def run(self, x, weight, bias, how, relu, kept=None):
+    def run(self, x, weight, bias, how, nonlinear, kept=None):
+        x = nonlinear.read(x)
         with torch_tf32(x, how.precision == "tf32"):
             y = F.conv2d(x, weight, bias, how.stride, how.padding, how.rate, how.groups)
-        return y.relu_() if relu else y
+        return nonlinear.written(y)
 
     def grad_input(self, grad_y, weight, image_size, how):
         shape = (grad_y.shape[0], weight.shape[1] * how.groups, *image_size)
@@ -179,15 +201,17 @@ class Winograd(Algorithm):
     """
 
     def forward(self, x, weight, how):
-        return self.run(x, weight, None, how, False)
+        return self.run(x, weight, None, how, Nonlinear())
 
-    def run(self, x, weight, bias, how, relu, kept=None):
+    def run(self, x, weight, bias, how, nonlinear, kept=None):
         if not suits_winograd(x.device.type, weight.shape[2:], how.stride):
-            return BY_NAME["direct"].run(x, weight, bias, how, relu)
+            return BY_NAME["direct"].run(x, weight, bias, how, nonlinear)
+        x, relu = nonlinear.read(x), nonlinear.after is not None
         filters, filter_set = None, 0
         if kept is not None and backends.has_cpu():
             filters, filter_set = kept.find(weight, x.shape[2:], how)
-        return self._op(x, weight, filters, filter_set, bias, how.padding, how, False, relu)
+        y = self._op(x, weight, filters, filter_set, bias, how.padding, how, False, relu)
+        return y.clamp_(max=6) if nonlinear.after == "relu6" else y
 
     def grad_input(self, grad_y, weight, image_size, how):
         if not suits_winograd(grad_y.device.type, weight.shape[2:], how.stride):
@@ -259,7 +283,7 @@ def convolve(
     bias: torch.Tensor | None,
     how: How,
     asked: str,
-    relu: bool,
+    nonlinear: Nonlinear,
     kept: KeptFilters | None = None,
 ) -> torch.Tensor:
     """y without a gradient; kept: where the layer keeps its transformed filters."""
@@ -274,39 +298,47 @@ def convolve(
         and kept.has_room(weight, sizes[0], how)
     )
     name = chosen(asked, "forward", x, x.shape[1], weight.shape[0], *sizes, how, room)
-    return BY_NAME[name].run(x, weight, bias, how, relu, kept)
+    return BY_NAME[name].run(x, weight, bias, how, nonlinear, kept)
 
 
 class Convolution(torch.autograd.Function):
-    """y of x, weight and bias, then ReLU.
+    """y of x, weight and bias, between activations.
 
     Its gradients are functions of the same kind, and theirs are these again: any order of
     derivative is there.  torch.vmap of each is one call with more pictures or more groups.
     """
 
     @staticmethod
-    def forward(x, weight, bias, how, asked, relu):
-        return convolve(x, weight, bias, how, asked, relu)
+    def forward(x, weight, bias, how, asked, nonlinear):
+        return convolve(x, weight, bias, how, asked, nonlinear)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: torch.Tensor) -> None:
-        x, weight, _, ctx.how, ctx.asked, relu = inputs
+        x, weight, _, ctx.how, ctx.asked, ctx.nonlinear = inputs
         ctx.image_size, ctx.kernel_size = tuple(x.shape[2:]), tuple(weight.shape[2:])
         needs = ctx.needs_input_grad
         # Only what the backward pass reads: a frozen weight keeps no activation alive.
+        before, after = ctx.nonlinear
         ctx.save_for_backward(
-            x if needs[1] else None, weight if needs[0] else None, output if relu else None
+            x if needs[1] or (needs[0] and before) else None,
+            weight if needs[0] else None,
+            output if after else None,
         )
 
     @staticmethod
     def backward(ctx: Any, grad_y: torch.Tensor) -> tuple:
         x, weight, y = ctx.saved_tensors
         if y is not None:
-            grad_y = behind_relu(grad_y, y)
+            grad_y = ctx.nonlinear.behind(grad_y, y)
         need_x, need_weight, need_bias = ctx.needs_input_grad[:3]
         tail = (ctx.how, ctx.asked)
+        grad_x = GradInput.apply(grad_y, weight, ctx.image_size, *tail) if need_x else None
+        if grad_x is not None and ctx.nonlinear.before:
+            grad_x = behind_relu(grad_x, x)
+        if need_weight:
+            x = ctx.nonlinear.read(x)
         return (
-            GradInput.apply(grad_y, weight, ctx.image_size, *tail) if need_x else None,
+            grad_x,
             GradWeight.apply(grad_y, x, ctx.kernel_size, *tail) if need_weight else None,
             GradBias.apply(grad_y) if need_bias else None,
             None,
@@ -315,15 +347,15 @@ class Convolution(torch.autograd.Function):
         )
 
     @staticmethod
-    def vmap(info, dims, x, weight, bias, how, asked, relu):
+    def vmap(info, dims, x, weight, bias, how, asked, nonlinear):
         count = info.batch_size
         if dims[1] is None and dims[2] is None:
-            y = Convolution.apply(_into(x, dims[0], 0, count), weight, bias, how, asked, relu)
+            y = Convolution.apply(_into(x, dims[0], 0, count), weight, bias, how, asked, nonlinear)
             return y.unflatten(0, (count, -1)), 0
         x, weight = _into(x, dims[0], 1, count), _into(weight, dims[1], 0, count)
         bias = None if bias is None else _into(bias, dims[2], 0, count)
         how = how._replace(groups=how.groups * count)
-        y = Convolution.apply(x, weight, bias, how, asked, relu)
+        y = Convolution.apply(x, weight, bias, how, asked, nonlinear)
         return y.unflatten(1, (count, -1)), 1
 
 
@@ -358,7 +390,7 @@ class GradInput(torch.autograd.Function):
         need_grad_y, need_weight = ctx.needs_input_grad[:2]
         tail = (ctx.how, ctx.asked)
         return (
-            Convolution.apply(grad, weight, None, *tail, False) if need_grad_y else None,
+            Convolution.apply(grad, weight, None, *tail, Nonlinear()) if need_grad_y else None,
             GradWeight.apply(grad_y, grad, ctx.kernel_size, *tail) if need_weight else None,
             None,
             None,
@@ -401,7 +433,7 @@ class GradWeight(torch.autograd.Function):
         need_grad_y, need_x = ctx.needs_input_grad[:2]
         tail = (ctx.how, ctx.asked)
         return (
-            Convolution.apply(x, grad, None, *tail, False) if need_grad_y else None,
+            Convolution.apply(x, grad, None, *tail, Nonlinear()) if need_grad_y else None,
             GradInput.apply(grad_y, grad, ctx.image_size, *tail) if need_x else None,
             None,
             None,

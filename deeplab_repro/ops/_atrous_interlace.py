@@ -20,10 +20,14 @@ from deeplab_repro.ops._atrous_native import out_size
 
 
 class How(NamedTuple):
-    """How the window moves (pairs (h, w) in pixels), and how products are made and summed."""
+    """How the window moves (pairs (h, w) in pixels), and how products are made and summed.
+
+    padding: where algorithm is "direct" and filters are of single channels, perhaps (top, bottom,
+    left, right).
+    """
 
     stride: tuple[int, int]
-    padding: tuple[int, int]
+    padding: tuple[int, ...]
     rate: tuple[int, int]
     groups: int
     precision: str  # of the products of float32

@@ -1,7 +1,8 @@
 """The native ops of the atrous convolution for torch: twins, shapes without values, gradients.
 
 All of them are linear in each tensor, so each one's gradients are the others again, and any order
-of derivative is there. Their checks are the callers' (`atrous_conv2d`) and the kernels' own.
+of derivative is there; those of single channels leave that to `Convolution`. Their checks are the
+callers' (`atrous_conv2d`) and the kernels' own.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ for _name in (
     "atrous_conv2d_direct_grad_input",
     "atrous_conv2d_direct_grad_weight",
     "atrous_conv2d_winograd",
+    "atrous_depthwise",
+    "atrous_depthwise_grad_input",
+    "atrous_depthwise_grad_weight",
     "atrous_im2col",
     "atrous_col2im",
 ):
@@ -36,12 +40,24 @@ def out_size(
     padding: Sequence[int],
     rate: Sequence[int],
 ) -> tuple[int, int]:
-    """(H', W') by Caffe's rule: floor((H + 2 padding - rate (R - 1) - 1) / stride) + 1."""
+    """(H', W') by Caffe's rule: floor((H + padding - rate (R - 1) - 1) / stride) + 1.
+
+    padding: (h, w), of each side, or (top, bottom, left, right).
+    """
+    top, bottom, left, right = sides(padding)
+    padded = image_size[0] + top + bottom, image_size[1] + left + right
     height, width = (
-        (image_size[i] + 2 * padding[i] - rate[i] * (kernel_size[i] - 1) - 1) // stride[i] + 1
-        for i in range(2)
+        (padded[i] - rate[i] * (kernel_size[i] - 1) - 1) // stride[i] + 1 for i in range(2)
     )
     return height, width
+
+
+def sides(padding: Sequence[int]) -> tuple[int, int, int, int]:
+    """(top, bottom, left, right) of that or of (h, w)."""
+    if len(padding) == 2:
+        return padding[0], padding[0], padding[1], padding[1]
+    top, bottom, left, right = padding
+    return top, bottom, left, right
 
 
 def sum_per_channel(x: torch.Tensor) -> torch.Tensor:
@@ -199,6 +215,37 @@ def _grad_weight_backward(ctx: Any, grad: torch.Tensor) -> tuple:
 torch.library.register_autograd(
     f"{_DIRECT}_grad_weight", _grad_weight_backward, setup_context=_grad_weight_context
 )
+
+
+# -------------------------------------------------------------------- of single channels
+
+_DEPTHWISE = "deeplab_repro::atrous_depthwise"
+
+
+@torch.library.register_fake(_DEPTHWISE)
+def _depthwise_fake(
+    x, weight, bias, stride, padding, rate, relu_before, activation, max_blocks=0
+) -> torch.Tensor:
+    size = out_size(x.shape[2:], weight.shape[2:], stride, padding, rate)
+    shape = (*x.shape[:2], *size)
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=memory_format(x))
+
+
+@torch.library.register_fake(f"{_DEPTHWISE}_grad_input")
+def _depthwise_grad_input_fake(
+    grad_y, weight, image_size, stride, padding, rate, max_blocks=0
+) -> torch.Tensor:
+    shape = (*grad_y.shape[:2], *image_size)
+    return torch.empty(
+        shape, dtype=grad_y.dtype, device=grad_y.device, memory_format=memory_format(grad_y)
+    )
+
+
+@torch.library.register_fake(f"{_DEPTHWISE}_grad_weight")
+def _depthwise_grad_weight_fake(
+    grad_y, x, kernel_size, stride, padding, rate, max_blocks=0
+) -> torch.Tensor:
+    return grad_y.new_empty((x.shape[1], 1, *kernel_size))
 
 
 # -------------------------------------------------------------------- columns

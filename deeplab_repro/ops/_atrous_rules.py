@@ -115,6 +115,14 @@ def _fewer_products(p: Problem) -> bool:
 RULES: Final = (
     Rule(
         "direct",
+        DIRECTIONS,
+        "cpu",
+        _REAL,
+        lambda p: p.groups > 1 and p.groups == p.channels == p.filters,
+        "single channels in one pass over the memory, with both activations",
+    ),
+    Rule(
+        "direct",
         ("forward", "grad_input"),
         "cpu",
         _SINGLE,

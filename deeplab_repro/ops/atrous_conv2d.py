@@ -11,10 +11,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from deeplab_repro.ops._arrays import Array, takes_arrays
-from deeplab_repro.ops._atrous_algorithms import Convolution, chosen, convolve
+from deeplab_repro.ops._atrous_algorithms import Convolution, chosen, convolve, is_depthwise
 from deeplab_repro.ops._atrous_filters import KeepsFilters, KeptFilters, may_keep
 from deeplab_repro.ops._atrous_interlace import How
-from deeplab_repro.ops._atrous_native import out_size
+from deeplab_repro.ops._atrous_native import out_size, sides
+from deeplab_repro.ops._atrous_nonlinear import Nonlinear
 from deeplab_repro.ops._atrous_rules import (
     ACCURACIES,
     ALGORITHMS,
@@ -41,6 +42,7 @@ def atrous_conv2d(
     accuracy: str = "exact",
     precision: str = "fp32",
     activation: str | None = None,
+    pre_activation: str | None = None,
     kept: KeptFilters | None = None,
 ) -> torch.Tensor:
     """Return the cross-correlation of x with filters whose taps lie `rate` pixels apart.
@@ -48,7 +50,7 @@ def atrous_conv2d(
     ::
 
         y[n, k, i, j] = bias[k] + sum over c, r, s of weight[k, c, r, s] *
-            x[n, c, i * stride_h - padding_h + r * rate_h, j * stride_w - padding_w + s * rate_w]
+            x[n, c, i * stride_h - top + r * rate_h, j * stride_w - left + s * rate_w]
 
     where x is 0 outside its map.
 
@@ -57,13 +59,17 @@ def atrous_conv2d(
             that speaks DLPack (CuPy, numpy): it is not copied, and y is an array of its kind.
         weight: (K, C / groups, R, S), dtype and device of x.
         bias: (K), likewise.
-        stride, padding, rate: an int, or a pair (h, w), in pixels; rate 1 is the plain convolution.
+        stride, rate: an int, or a pair (h, w), in pixels; rate 1 is the plain convolution.
+        padding: the zeros around x in pixels: an int, a pair (h, w), or (top, bottom, left, right).
+            Where opposite sides differ, all but "direct" of single channels copies x.
         groups: divides C and K.
         algorithm: the values differ by rounding only.
 
             - "auto": by measured rules; `choose_algorithm` says which.
             - "direct": the project's kernels, bias and ReLU in the same pass. CPU: float32,
-              float64; CUDA: float16 and bfloat16 as well.
+              float64; CUDA: float16 and bfloat16 as well. Filters of single channels (groups =
+              C = K) have a kernel of their own, which multiplies in full and has all activations
+              in its pass.
             - "im2col": columns of one picture at a time, then a matrix product, as Caffe; dtypes as
               "direct".
             - "interlace": dense convolutions of every rate-th pixel, woven together (the second
@@ -81,12 +87,13 @@ def atrous_conv2d(
             "fp32" in full, "tf32" (11 bits of mantissa), "bf16" (8) or "fp16" (11, and its small
             range). Other than "fp32" it needs algorithm "auto", which then takes "direct", or
             "direct"; on a GPU, "library" has "tf32" too. Other dtypes are multiplied as they are.
-        activation: None, or "relu" for max(y, 0).
+        activation: None, "relu" for max(y, 0), or "relu6" for min(max(y, 0), 6).
+        pre_activation: None, or "relu" for max(x, 0) in place of x.
         kept: where a layer that does not learn keeps its filters transformed for "winograd". Read
             where no gradient is asked for.
 
     Returns:
-        y (N, K, H', W') with H' = floor((H + 2 padding_h - rate_h (R - 1) - 1) / stride_h) + 1,
+        y (N, K, H', W') with H' = floor((H + top + bottom - rate_h (R - 1) - 1) / stride_h) + 1,
         W' likewise: Caffe's rule. Differentiable in x, weight and bias, any number of times; a
         tensor is kept for the backward pass only where that reads it.
 
@@ -105,20 +112,22 @@ def atrous_conv2d(
     """
     x, weight, bias = _autocast(x, weight, bias)
     how = _checked(x, weight, bias, stride, padding, rate, groups, precision, accuracy)
-    _check_names(x, algorithm, accuracy, precision, activation)
-    relu = activation == "relu"
+    _check_names(x, algorithm, accuracy, precision, activation, pre_activation)
+    nonlinear = Nonlinear(pre_activation, activation)
+    if len(how.padding) == 4:
+        x, how, algorithm = _even_padding(x, weight, how, algorithm)
     if torch.compiler.is_exporting():  # an exported program runs where this package is not
-        y = F.conv2d(x, weight, bias, *how[:4])
-        return y.relu() if relu else y
+        y = F.conv2d(nonlinear.read(x), weight, bias, *how[:4])
+        return nonlinear.written(y)
     operands = [tensor for tensor in (x, weight, bias) if tensor is not None]
     if (
         torch.compiler.is_compiling()
         or torch._C._are_functorch_transforms_active()
         or (torch.is_grad_enabled() and any(t.requires_grad for t in operands))
     ):
-        return Convolution.apply(x, weight, bias, how, algorithm, relu)
+        return Convolution.apply(x, weight, bias, how, algorithm, nonlinear)
     # The same without what autograd asks for, which takes longer than a small convolution.
-    return convolve(x, weight, bias, how, algorithm, relu, kept if may_keep() else None)
+    return convolve(x, weight, bias, how, algorithm, nonlinear, kept if may_keep() else None)
 
 
 def choose_algorithm(
@@ -155,7 +164,11 @@ def choose_algorithm(
     """
     x, weight, _ = _autocast(x, weight, None)
     how = _checked(x, weight, None, stride, padding, rate, groups, precision, accuracy)
-    _check_names(x, "auto", accuracy, precision, None)
+    _check_names(x, "auto", accuracy, precision)
+    if len(how.padding) == 4:
+        x, how, algorithm = _even_padding(x, weight, how, "auto")
+        if algorithm != "auto":
+            return algorithm
     if direction not in DIRECTIONS:
         raise ValueError(
             f"choose_algorithm: direction must be one of {', '.join(DIRECTIONS)}, got {direction!r}"
@@ -168,7 +181,8 @@ class AtrousConv2d(KeepsFilters):
     """`atrous_conv2d` with a weight and a bias of its own, initialised as torch.nn.Conv2d does.
 
     The arguments are those of torch.nn.Conv2d, with `rate` for its `dilation` (its state dict fits,
-    too), and algorithm, accuracy, precision and activation as of :func:`atrous_conv2d`.
+    too), and padding, algorithm, accuracy, precision and the activations as of
+    :func:`atrous_conv2d`.
 
     >>> AtrousConv2d(512, 1024, 3, padding=12, rate=12, activation="relu")
     AtrousConv2d(512, 1024, kernel_size=(3, 3), padding=(12, 12), rate=(12, 12), activation=relu)
@@ -189,6 +203,7 @@ class AtrousConv2d(KeepsFilters):
         accuracy: str = "exact",
         precision: str = "fp32",
         activation: str | None = None,
+        pre_activation: str | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -196,19 +211,20 @@ class AtrousConv2d(KeepsFilters):
         self.in_channels, self.out_channels = in_channels, out_channels
         self.kernel_size = _pair("kernel_size", kernel_size, 1)
         self.stride = _pair("stride", stride, 1)
-        self.padding = _pair("padding", padding, 0)
+        self.padding = _padding(padding)
         self.rate = _pair("rate", rate, 1)
         _check_groups(groups, in_channels, out_channels)
         self.groups = groups
         self.algorithm, self.accuracy = algorithm, accuracy
-        self.precision, self.activation = precision, activation
+        self.precision = precision
+        self.activation, self.pre_activation = activation, pre_activation
         shape = (out_channels, in_channels // groups, *self.kernel_size)
         self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
         if bias:
             self.bias = nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype))
         else:
             self.register_parameter("bias", None)
-        _check_names(self.weight, algorithm, accuracy, precision, activation)
+        _check_names(self.weight, algorithm, accuracy, precision, activation, pre_activation)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -231,6 +247,7 @@ class AtrousConv2d(KeepsFilters):
             accuracy=self.accuracy,
             precision=self.precision,
             activation=self.activation,
+            pre_activation=self.pre_activation,
             kept=self.kept,
         )
 
@@ -246,6 +263,7 @@ class AtrousConv2d(KeepsFilters):
             "accuracy": "exact",
             "precision": "fp32",
             "activation": None,
+            "pre_activation": None,
         }
         for name, default in defaults.items():
             if getattr(self, name) != default:
@@ -273,7 +291,7 @@ def im2col(
     if torch.compiler.is_exporting():
         columns = atrous_im2col(x, kernel_size, *window)
     else:
-        _check_names(x, "im2col", "exact", "fp32", None)
+        _check_names(x, "im2col", "exact", "fp32")
         columns = torch.ops.deeplab_repro.atrous_im2col(x, kernel_size, *window)
     return columns.view(x.shape[0], x.shape[1] * kernel_size[0] * kernel_size[1], *size)
 
@@ -334,6 +352,30 @@ def _pair(name: str, value: Pair, least: int) -> tuple[int, int]:
     return pair[0], pair[1]
 
 
+def _padding(value: Pair) -> tuple[int, ...]:
+    """(h, w), or where opposite sides differ (top, bottom, left, right)."""
+    if not isinstance(value, tuple | list) or len(value) != 4:
+        return _pair("padding", value, 0)
+    top, left = _pair("padding", value[::2], 0)
+    bottom, right = _pair("padding", value[1::2], 0)
+    return (top, left) if (top, left) == (bottom, right) else (top, bottom, left, right)
+
+
+def _even_padding(
+    x: torch.Tensor, weight: torch.Tensor, how: How, algorithm: str
+) -> tuple[torch.Tensor, How, str]:
+    """x with zeros of its own where the algorithm takes no (top, bottom, left, right)."""
+    if (
+        algorithm in ("auto", "direct")
+        and is_depthwise(weight, how.groups)
+        and x.dtype in DIRECT_DTYPES.get(x.device.type, ())
+        and not torch.compiler.is_exporting()
+    ):
+        return x, how, "direct"
+    top, bottom, left, right = how.padding
+    return F.pad(x, (left, right, top, bottom)), how._replace(padding=(0, 0)), algorithm
+
+
 def _checked(
     x: torch.Tensor,
     weight: torch.Tensor,
@@ -347,7 +389,7 @@ def _checked(
 ) -> How:
     how = How(
         _pair("stride", stride, 1),
-        _pair("padding", padding, 0),
+        _padding(padding),
         _pair("rate", rate, 1),
         groups,
         precision,
@@ -397,13 +439,13 @@ def _checked_out_size(
     x: torch.Tensor,
     kernel_size: Sequence[int],
     stride: tuple[int, int],
-    padding: tuple[int, int],
+    padding: tuple[int, ...],
     rate: tuple[int, int],
 ) -> tuple[int, int]:
     """(H', W'), of at least one pixel."""
     for axis, name in enumerate("HW"):
         reach = rate[axis] * (kernel_size[axis] - 1) + 1
-        size = x.shape[2 + axis] + 2 * padding[axis]
+        size = x.shape[2 + axis] + sum(sides(padding)[2 * axis : 2 * axis + 2])
         if size < reach:
             raise ValueError(
                 f"atrous_conv2d: the filter spans {reach} pixels in {name} at rate {rate[axis]}, "
@@ -421,14 +463,20 @@ def _check_groups(groups: int, channels: int, filters: int) -> None:
 
 
 def _check_names(
-    x: torch.Tensor, algorithm: str, accuracy: str, precision: str, activation: str | None
+    x: torch.Tensor,
+    algorithm: str,
+    accuracy: str,
+    precision: str,
+    activation: str | None = None,
+    pre_activation: str | None = None,
 ) -> None:
     op = "atrous_conv2d"
     for name, value, allowed in (
         ("algorithm", algorithm, ("auto", *ALGORITHMS)),
         ("accuracy", accuracy, ACCURACIES),
         ("precision", precision, PRECISIONS),
-        ("activation", activation, (None, "relu")),
+        ("activation", activation, (None, "relu", "relu6")),
+        ("pre_activation", pre_activation, (None, "relu")),
     ):
         if value not in allowed:
             raise ValueError(

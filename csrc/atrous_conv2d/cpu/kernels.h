@@ -3,17 +3,21 @@
 #pragma once
 
 #include "../../common/instruction_set.h"
+#include "depthwise_job.h"
 #include "winograd_job.h"
 
 namespace deeplab {
 
 extern const DirectKernels kBaselineKernels;
 extern const WinogradKernels kBaselineWinograd;
+extern const DepthwiseKernels kBaselineDepthwise;
 #if DEEPLAB_HAS_X86_TARGETS
 extern const DirectKernels kAvx2Kernels;
 extern const DirectKernels kAvx512Kernels;
 extern const WinogradKernels kAvx2Winograd;
 extern const WinogradKernels kAvx512Winograd;
+extern const DepthwiseKernels kAvx2Depthwise;
+extern const DepthwiseKernels kAvx512Depthwise;
 // float32 alone; its doubles are those of AVX-512.
 extern const DirectKernels kAmxKernels;
 #endif

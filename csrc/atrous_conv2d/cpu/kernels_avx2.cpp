@@ -21,11 +21,14 @@ constexpr int kVectorBytes = 32;
 #include "vector_kernel.h"
 // In this order.
 #include "engine_winograd.h"
+// In this order.
+#include "engine_depthwise.h"
 
 }  // namespace
 
 constexpr DirectKernels kAvx2Kernels = vector_kernels<32, 6, 2>();
 constexpr WinogradKernels kAvx2Winograd = winograd_kernels<32, 6, 2>();
+constexpr DepthwiseKernels kAvx2Depthwise = depthwise_kernels<32>();
 
 }  // namespace deeplab
 

@@ -30,11 +30,14 @@ constexpr int kVectorBytes = 64;
 #include "vector_kernel.h"
 // In this order.
 #include "engine_winograd.h"
+// In this order.
+#include "engine_depthwise.h"
 
 }  // namespace
 
 constexpr DirectKernels kAvx512Kernels = vector_kernels<64, 14, 2>();
 constexpr WinogradKernels kAvx512Winograd = winograd_kernels<64, 14, 2>();
+constexpr DepthwiseKernels kAvx512Depthwise = depthwise_kernels<64>();
 
 }  // namespace deeplab
 

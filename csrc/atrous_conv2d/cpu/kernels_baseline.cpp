@@ -16,10 +16,13 @@ constexpr int kVectorBytes = 16;
 #include "vector_kernel.h"
 // In this order.
 #include "engine_winograd.h"
+// In this order.
+#include "engine_depthwise.h"
 
 }  // namespace
 
 constexpr DirectKernels kBaselineKernels = vector_kernels<16, 6, 2>();
 constexpr WinogradKernels kBaselineWinograd = winograd_kernels<16, 6, 2>();
+constexpr DepthwiseKernels kBaselineDepthwise = depthwise_kernels<16>();
 
 }  // namespace deeplab

@@ -10,6 +10,9 @@ from deeplab_repro.ops.reference.atrous_conv2d import (
     atrous_conv2d_direct_grad_input,
     atrous_conv2d_direct_grad_weight,
     atrous_conv2d_winograd,
+    atrous_depthwise,
+    atrous_depthwise_grad_input,
+    atrous_depthwise_grad_weight,
     atrous_im2col,
 )
 from deeplab_repro.ops.reference.channel_affine import channel_affine, channel_affine_backward
@@ -26,6 +29,9 @@ __all__ = [
     "atrous_conv2d_direct_grad_input",
     "atrous_conv2d_direct_grad_weight",
     "atrous_conv2d_winograd",
+    "atrous_depthwise",
+    "atrous_depthwise_grad_input",
+    "atrous_depthwise_grad_weight",
     "atrous_im2col",
     "channel_affine",
     "channel_affine_backward",

@@ -5,7 +5,7 @@ Pairs are (h, w), in pixels. x (N, C, H, W), weight (K, C / groups, R, S), y (N,
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -108,6 +108,66 @@ def atrous_conv2d_direct_grad_weight(
             rounded(x, precision), shape, rounded(grad_y, precision), stride, padding, rate, groups
         )
     return grad_weight.contiguous()
+
+
+def atrous_depthwise(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    stride: Pair,
+    padding: Sequence[int],
+    rate: Pair,
+    relu_before: bool,
+    activation: str,
+) -> torch.Tensor:
+    """y (N, C, H', W') of single channels, in x's memory format.
+
+    weight: (C, 1, R, S); padding: (top, bottom, left, right); relu_before: of max(x, 0);
+    activation: "none", "relu" or "relu6".
+    """
+    padded = _padded(x.relu() if relu_before else x, padding)
+    with torch_tf32(x, False):
+        y = F.conv2d(padded, weight, bias, stride, 0, rate, x.shape[1])
+    y = {"none": y, "relu": y.relu(), "relu6": F.relu6(y)}[activation]
+    return y.contiguous(memory_format=memory_format(x))
+
+
+def atrous_depthwise_grad_input(
+    grad_y: torch.Tensor,
+    weight: torch.Tensor,
+    image_size: Pair,
+    stride: Pair,
+    padding: Sequence[int],
+    rate: Pair,
+) -> torch.Tensor:
+    """grad_x (N, C, H, W) without any ReLU, in grad_y's memory format; image_size: (H, W)."""
+    top, bottom, left, right = padding
+    height, width = image_size[0] + top + bottom, image_size[1] + left + right
+    shape = (*grad_y.shape[:2], height, width)
+    with torch_tf32(grad_y, False):
+        padded = conv2d_input(shape, weight, grad_y, stride, 0, rate, grad_y.shape[1])
+    grad_x = padded[:, :, top : height - bottom, left : width - right]
+    return grad_x.contiguous(memory_format=memory_format(grad_y))
+
+
+def atrous_depthwise_grad_weight(
+    grad_y: torch.Tensor,
+    x: torch.Tensor,
+    kernel_size: Pair,
+    stride: Pair,
+    padding: Sequence[int],
+    rate: Pair,
+) -> torch.Tensor:
+    """grad_weight (C, 1, R, S), contiguous; kernel_size: (R, S)."""
+    shape = (x.shape[1], 1, *kernel_size)
+    with torch_tf32(x, False):
+        grad_weight = conv2d_weight(_padded(x, padding), shape, grad_y, stride, 0, rate, x.shape[1])
+    return grad_weight.contiguous()
+
+
+def _padded(x: torch.Tensor, padding: Sequence[int]) -> torch.Tensor:
+    """x between zeros; padding: (top, bottom, left, right)."""
+    return F.pad(x, [*padding[2:], *padding[:2]])
 
 
 def atrous_im2col(
