@@ -43,9 +43,10 @@ def list_(json_file: str | None) -> None:
 
     PARAMETERS are those at 21 labels, shared ones once.  SIZES are the side of the square input in
     training and in testing.  SCORE is the published mean IoU on VOC 2012 val in percent, before
-    and after the CRF, unless it says otherwise.
+    and after the CRF, unless it says otherwise.  Networks of DeepLab v3 and v3+ have no form of
+    Caffe's; Python's create_model makes them.
     """
-    from deeplab_repro.models import NETWORKS, PHASES
+    from deeplab_repro.models import NETWORKS, NETWORKS_V3, PHASES
 
     table = make_table(
         "",
@@ -65,13 +66,26 @@ def list_(json_file: str | None) -> None:
             f"{network.parameters:,}",
             network.paper,
         )
+    for name, later in NETWORKS_V3.items():
+        table.add_row(name, later.title, "TensorFlow", "", "", later.paper)
     console.print(table)
     console.print(
-        f"each as {', '.join(PHASES)}: deeplab-repro networks write NAME --phase PHASE",
+        f"those of v1 and v2 each as {', '.join(PHASES)}: "
+        "deeplab-repro networks write NAME --phase PHASE",
         highlight=False,
         style="dim",
     )
-    write_json(json_file, {name: _as_json(network) for name, network in NETWORKS.items()})
+    described = {name: _as_json(network) for name, network in NETWORKS.items()}
+    for name, later in NETWORKS_V3.items():
+        described[name] = {
+            "paper_name": later.title,
+            "full_name": name,
+            "published": later.paper,
+            "formats": ["tensorflow"],
+            "output_stride": later.output_stride,
+            "options": asdict(later.options()),
+        }
+    write_json(json_file, described)
 
 
 def _as_json(network: Network) -> dict[str, Any]:

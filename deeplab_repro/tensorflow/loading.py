@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 
 from deeplab_repro.models.v3.network import DeepLabV3
 from deeplab_repro.models.v3.options import ModelOptions
+from deeplab_repro.models.v3.parts import BatchNorm
 from deeplab_repro.models.v3.variables import load_variables
 
 __all__ = ["load", "read_variables", "write_checkpoint"]
@@ -45,9 +47,21 @@ def load(
         options = ModelOptions.from_case(options)
     file = None if isinstance(variables, Mapping) else variables
     given = variables if isinstance(variables, Mapping) else read_variables(variables)
-    net = DeepLabV3(options, quirks=quirks)
+    net = _unfilled(options) if strict else DeepLabV3(options)
+    net.quirks = quirks
     net.load_report = load_variables(net, given, strict=strict, file=file)
     return net.eval()
+
+
+def _unfilled(options: ModelOptions) -> DeepLabV3:
+    """A network whose parameters are all about to be filled: to draw new ones takes seconds."""
+    with torch.device("meta"):
+        net = DeepLabV3(options)
+    net.to_empty(device="cpu")
+    for module in net.modules():
+        if isinstance(module, BatchNorm):
+            module.reset_parameters()  # its counter of batches is no variable of TensorFlow's
+    return net
 
 
 def read_variables(path: str | os.PathLike[str]) -> dict[str, Array]:

@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from deeplab_repro.models import NETWORKS
+from deeplab_repro.models import NETWORKS, NETWORKS_V3
 from prototxt_import import infer_net, parse_net
 
 #: networks.md, section 2: name -> computed parameters.
@@ -82,7 +82,8 @@ def test_list(run, tmp_path):
     assert "76.35, 77.69 with CRF" in out
     assert "TRAIN, TEST, DEPLOY" in out
     report = json.loads((tmp_path / "n.json").read_text())
-    assert set(report) == set(NETWORKS)
+    assert set(report) == {*NETWORKS, *NETWORKS_V3}
+    assert report["deeplab_v3_resnet50"]["options"]["atrous_rates"] == [6, 12, 18]
     assert report["plain"]["test_size"] == 514
     assert [stage["max_iter"] for stage in report["plain"]["schedules"]] == [6000, 12000]
     assert report["resnet101"]["formats"] == ["v2"]

@@ -13,7 +13,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from deeplab_repro.models import NETWORKS, DeepLab, create_model, list_models, parameter_groups
+from deeplab_repro.models import (
+    NETWORKS,
+    NETWORKS_V3,
+    DeepLab,
+    create_model,
+    list_models,
+    parameter_groups,
+)
 from deeplab_repro.models.layers import Convolution, FrozenBatchNorm2d
 from deeplab_repro.ops import atrous_conv2d
 from deeplab_repro.pictures.voc import VOC_MEAN
@@ -22,7 +29,8 @@ from tests.models.narrow import SHORT_RESNET, narrow, picture, randomize
 
 
 def test_names() -> None:
-    assert list_models() == [network.full_name for network in NETWORKS.values()]
+    tables = [network.full_name for network in NETWORKS.values()]
+    assert list_models() == [*tables, *NETWORKS_V3]
     assert list_models("aspp-?") == ["deeplab_v2_vgg16_aspp_s", "deeplab_v2_vgg16"]
     assert list_models("*resnet101*msc")[-1] == "deeplab_v2_resnet101_msc"
     assert list_models("nothing") == []

@@ -25,7 +25,7 @@ def expected():
 
 
 def digest(array, ends_only=False):
-    """As tests/make_tensorflow_data.py has it."""
+    """As tests/make_tensorflow_checkpoint_data.py has it."""
     if array.dtype == object:
         content = b"\0".join(array.reshape(-1))
     elif ends_only and array.size > 64:

@@ -70,17 +70,13 @@ class UnitRange(nn.Module):
 class MeanSubtraction(nn.Module):
     """Pixels without the mean of ImageNet's."""
 
-    mean: Tensor
-
     def __init__(self, names: GraphNames) -> None:
         super().__init__()
-        mean = torch.tensor(_MEAN_RGB).reshape(1, 3, 1, 1)
-        self.register_buffer("mean", mean, persistent=False)
         self.concat = mark(Tap(), names("concat"))
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 3, H, W) -> likewise."""
-        y: Tensor = x - self.concat(self.mean)
+        y: Tensor = x - self.concat(x.new_tensor(_MEAN_RGB).reshape(1, 3, 1, 1))
         return y
 
 
@@ -130,6 +126,7 @@ class DeepLabV3(nn.Module):
         self.resize_logits = mark(Resize(), names("ResizeBilinear"))
         self.resize_to_input = mark(Resize(), names("ResizeBilinear"))
         self._windows = [module for module in self.modules() if isinstance(module, WindowMean)]
+        self.train()
 
     # ------------------------------------------------------------------------------- computing
 

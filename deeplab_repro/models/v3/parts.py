@@ -384,6 +384,8 @@ class ConvUnit(nn.Module):
 
     def reset_parameters(self) -> None:
         """He's initialisation; biases 0, scales 1."""
+        if self.conv.weight.is_meta:  # there torch draws nothing, and takes its time over it
+            return
         nn.init.kaiming_normal_(self.conv.weight, nonlinearity="relu")
         if self.conv.bias is not None:
             nn.init.zeros_(self.conv.bias)

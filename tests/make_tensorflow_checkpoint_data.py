@@ -1,6 +1,6 @@
 """Makes `tests/data/tensorflow/checkpoints/` from the files that TensorFlow itself wrote.
 
-    python tests/make_tensorflow_data.py REFERENCE [tests/data/tensorflow/checkpoints]
+    python tests/make_tensorflow_checkpoint_data.py REFERENCE [tests/data/tensorflow/checkpoints]
 
 REFERENCE holds the checkpoints, the frozen graph, what TensorFlow read back from the checkpoints
 (`NAME.expected.npz`) and the generator of the frozen graph's weights (`../make_weights.py`). The
