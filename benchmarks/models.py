@@ -34,8 +34,8 @@ _BLOCK = re.compile(r"(?<=<!-- models -->\n).*(?=<!-- /models -->)", re.DOTALL)
 CROP = 513
 #: What the papers state of networks whose weights were not released, on VOC 2012 val.
 PAPERS = {
-    "deeplab_v3_resnet101": "79.77 (OS 8, scales, mirrored)",
-    "deeplab_v3_resnet101_cascade": "79.35 (OS 8, scales, mirrored)",
+    "deeplab_v3_resnet101": "79.77 (OS 8, scales)",
+    "deeplab_v3_resnet101_cascade": "79.35 (OS 8, scales)",
 }
 
 
@@ -94,9 +94,9 @@ def _of_caffe() -> Iterator[tuple[str, str, str]]:
     }
     for short, network in NETWORKS.items():
         model = released.get(short)
-        numbers = re.findall(r"\d\d\.\d+(?: with CRF)?", network.paper)
-        on_test = "test" in network.paper
-        scores = ", ".join(numbers) + (" (test)" if on_test and numbers else "")
+        words = re.sub(r"arXiv [\d.]+", "", network.paper)
+        numbers = re.findall(r"\d\d\.\d+(?: with CRF)?", words)
+        scores = ", ".join(numbers) + (" (test)" if "test" in words else "")
         command = f"`networks write {short} --train --solver`, `train`"
         if model is not None:
             command = f"`reproduce {model.name}`"
