@@ -81,14 +81,19 @@ class TrainingOptions:
         """The options of a reference case: what stands in it about the loss and the steps.
 
         Args:
-            case: with ``weight_decay``, ``label_weights``, ``loss`` and ``step`` among its keys,
-                the last two with flags in them; what describes the network or the input is not
-                read.
+            case: with ``weight_decay``, ``label_weights`` (or in ``options``), ``loss`` and
+                ``step`` among its keys, the last two with flags in them; what describes the network
+                or the input is not read.
 
         Raises:
             InputError: an unknown flag, or a value that cannot be used.
         """
-        flags = {key: case[key] for key in ("weight_decay", "label_weights") if key in case}
+        outer = {**case, **(case.get("options") or {})}
+        flags = {
+            key: outer[key]
+            for key in ("weight_decay", "label_weights")
+            if outer.get(key) is not None
+        }
         for group in ("loss", "step"):
             flags.update(case.get(group) or {})
         flags.pop("start_step", None)  # which is no option, but where a case begins

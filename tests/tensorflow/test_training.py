@@ -187,9 +187,9 @@ def test_options_from_flags_and_cases() -> None:
     options = TrainingOptions.from_case(case)
     assert options.learning_rate == LearningRate(base_learning_rate=0.007)
     assert options.last_layer_gradient_multiplier == 10
-    assert TrainingOptions.from_case({"name": "x", "label_weights": [3.0]}).loss.label_weights == (
-        3.0,
-    )
+    for case in ({"label_weights": [3.0]}, {"options": {"label_weights": [3.0]}}):
+        assert TrainingOptions.from_case(case).loss.label_weights == (3.0,)
+    assert TrainingOptions.from_case({"label_weights": None}) == TrainingOptions()
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ class _Crops(Source):
     """
 
     def __init__(self, recipe: Recipe, draws: Draws, batch_size: int) -> None:
-        self.tops, self.batch_size = ("data", "label"), batch_size
+        self.tops, self.batch_size = ["data", "label"], batch_size
         self._recipe, self._draws = recipe, draws
         self._lines = read_lines(recipe.data.train_list)
         self._entries = []
