@@ -21,6 +21,11 @@ from deeplab_repro.models.deeplab import DeepLab
 from deeplab_repro.models.identify import identify
 from deeplab_repro.models.modules import NormFactory
 from deeplab_repro.models.ports import Ported, translate
+from deeplab_repro.models.torchvision import (
+    TorchvisionDeepLab,
+    is_of_torchvision,
+    load_torchvision,
+)
 from deeplab_repro.models.write import write_network
 from prototxt_import import DIALECTS, CaffeImportError, Model, read_model
 from prototxt_import.files import kind_of
@@ -45,14 +50,15 @@ def load(
     norm: NormFactory | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
-) -> DeepLab:
+) -> DeepLab | TorchvisionDeepLab:
     """A network with the weights of a file, in train mode.
 
     Args:
         source: a `.caffemodel`, `.caffemodel.h5` or `.safetensors`; what `deeplab-repro convert`
             wrote as `.pt`; or the state dict, in a file of `torch.save` or given, of a network of
             :func:`create_model` or of a port (see `deeplab_repro.models.ports`).  Files of torch's
-            are read with `weights_only=True`.
+            are read with `weights_only=True`.  State dicts of torchvision's `deeplabv3_*` become
+            networks that compute what theirs compute (`deeplab_repro.models.torchvision`).
         name: the network, in `NETWORKS` or its full name.  Where None, the layers say it; but some
             networks differ in their rates alone, and a state dict of ours does not hold its name.
         num_classes: other than that of the file; the classifier needs `strict=False` then, and
@@ -77,6 +83,12 @@ def load(
     Example:
         >>> model = load("deeplabv2_resnet101_msc-vocaug.pth").eval()
     """
+    theirs = _of_torchvision(source)
+    if theirs is not None:
+        given = {"name": name, "num_classes": num_classes, "output_stride": output_stride}
+        if other := [key for key, value in {**given, "norm": norm}.items() if value is not None]:
+            raise InputError(f"{other[0]} of a network of torchvision's", expected="none")
+        return theirs.to(device, dtype)
     if isinstance(source, Mapping):
         model, ported = _understood(source, name, None)
     elif kind_of(source) == "torch":
@@ -141,6 +153,20 @@ def read_state_dict(path: str | os.PathLike[str]) -> StateDict:
         InputError: it cannot be read, or holds something else.
     """
     return _state_dict(_torch_content(path), os.fspath(path))
+
+
+def _of_torchvision(
+    source: str | os.PathLike[str] | StateDict,
+) -> TorchvisionDeepLab | None:
+    """The network of a state dict of torchvision's; None for anything else."""
+    file = None if isinstance(source, Mapping) else os.fspath(source)
+    if file is not None and kind_of(file) != "torch":
+        return None
+    content = source if file is None else _torch_content(file)
+    if isinstance(content, Mapping) and isinstance(content.get("prototxt"), str):
+        return None
+    state = _state_dict(content, file)
+    return load_torchvision(state, file) if is_of_torchvision(state) else None
 
 
 def _torch_content(path: str | os.PathLike[str]) -> Any:
