@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-__all__ = ["Backbone", "UnitMaps"]
+__all__ = ["AddsInPlace", "Backbone", "UnitMaps"]
 
 
 class UnitMaps(NamedTuple):
@@ -20,6 +20,20 @@ class UnitMaps(NamedTuple):
 
     output: Tensor
     inner: Tensor
+
+
+class AddsInPlace(nn.Module):
+    """A unit that can write its sum over its residual.
+
+    Attributes:
+        adds_in_place: Whether it does, which gradients and whoever looks at the residual forbid.
+    """
+
+    adds_in_place = False
+
+    def added(self, residual: Tensor, shortcut: Tensor) -> Tensor:
+        """Their sum."""
+        return residual.add_(shortcut) if self.adds_in_place else shortcut + residual
 
 
 class Backbone(nn.Module):
@@ -55,6 +69,12 @@ class Backbone(nn.Module):
             stride: units[name].inner_channels  # type: ignore[misc]
             for name, stride in self._taps.items()
         }
+
+    def fold(self) -> None:
+        """Let units whose inner map nobody reads add up in the place of their residual."""
+        for name, unit in self.units.items():
+            if isinstance(unit, AddsInPlace) and name not in self._taps:
+                unit.adds_in_place = True
 
     def forward(self, x: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
         """(N, 3, H, W) -> the last map (N, C, h, w), and inner maps by stride."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from deeplab_repro.models.atrous import AtrousRule
 from deeplab_repro.models.v3.aspp import Gated
-from deeplab_repro.models.v3.backbone import Backbone, UnitMaps
+from deeplab_repro.models.v3.backbone import AddsInPlace, Backbone, UnitMaps
 from deeplab_repro.models.v3.options import ModelOptions
 from deeplab_repro.models.v3.parts import MOBILENET, ConvUnit, QSigmoid, WindowMean, mark
 
@@ -161,7 +161,7 @@ _TABLES = {
 }
 
 
-class InvertedResidual(nn.Module):
+class InvertedResidual(AddsInPlace):
     """Widen, look around, narrow; plus the input where that has the same shape.
 
     Args:
@@ -191,7 +191,7 @@ class InvertedResidual(nn.Module):
         if self.depthwise is not None:
             inner = self.depthwise(inner)
         y = self.project(self.squeeze(inner))
-        return UnitMaps(y + x if self.adds_input else y, inner)
+        return UnitMaps(self.added(y, x) if self.adds_input else y, inner)
 
 
 def mobilenet(options: ModelOptions) -> Backbone:

@@ -29,6 +29,7 @@ from deeplab_repro.models.v3.parts import (
     ConvUnit,
     GraphNames,
     Resize,
+    SeparableUnit,
     Tap,
     Times,
     WindowMean,
@@ -39,6 +40,7 @@ from deeplab_repro.models.v3.parts import (
 from deeplab_repro.models.v3.resnet import resnet
 from deeplab_repro.models.v3.variables import VariableMatch, variables_of
 from deeplab_repro.models.v3.xception import xception
+from deeplab_repro.ops import set_accuracy
 
 __all__ = ["DeepLabV3"]
 
@@ -248,6 +250,8 @@ class DeepLabV3(nn.Module):
 
         def record(endpoints: tuple[str, ...], module: nn.Module, given: Any, output: Any) -> None:
             tensor = output[0] if isinstance(output, tuple) else output
+            if self._is_fused:  # whose sums are written over their terms
+                tensor = tensor.clone()
             for endpoint in endpoints:
                 maps.setdefault(endpoint, tensor)
 
@@ -337,17 +341,27 @@ class DeepLabV3(nn.Module):
             if isinstance(module, ConvUnit):
                 nn.init.normal_(module.conv.weight, 0.0, _LOGITS_STD)
 
-    def fuse(self) -> DeepLabV3:
+    def fuse(self, accuracy: str | None = None) -> DeepLabV3:
         """A network for inference: normalization and ReLU are computed by the convolutions.
 
+        Args:
+            accuracy: of its convolutions, "exact" or "fast" as of
+                :func:`deeplab_repro.ops.atrous_conv2d`; None leaves it.
+
         Returns:
-            A network with weights of its own, in evaluation mode. Its values differ by rounding.
+            A network with weights of its own, in evaluation mode, without the variables of the
+            original. Its values differ by rounding.
+
+        Raises:
+            ValueError: another accuracy.
         """
         fused = copy.deepcopy(self).eval().requires_grad_(False)
         fused._is_fused = True
         for module in fused.modules():
-            if isinstance(module, ConvUnit):
+            if isinstance(module, ConvUnit | SeparableUnit | Backbone):
                 module.fold()
+        if accuracy is not None:
+            set_accuracy(fused, accuracy)
         return fused
 
     def extra_repr(self) -> str:

@@ -147,23 +147,22 @@ class SameConv2d(AtrousConv2d):
         """(N, C, H, W) -> (N, K, ceil(H / stride), ceil(W / stride))."""
         windows = zip(x.shape[2:], self.kernel_size, self.stride, self.rate, strict=True)
         (top, bottom), (left, right) = (same_padding(*window) for window in windows)
+        padding = top, bottom, left, right
         if torch.compiler.is_compiling():  # a program for any size does not ask whether it is even
-            x = F.pad(x, (left, right, top, bottom))
-            top = left = 0
-        elif (top, left) != (bottom, right):
-            x = F.pad(x, (0, right - left, 0, bottom - top))
+            x, padding = F.pad(x, (left, right, top, bottom)), (0, 0, 0, 0)
         return atrous_conv2d(
             x,
             self.weight,
             self.bias,
             self.stride,
-            (top, left),
+            padding,
             self.rate,
             self.groups,
             algorithm=self.algorithm,
             accuracy=self.accuracy,
             precision=self.precision,
             activation=self.activation,
+            pre_activation=self.pre_activation,
             kept=self.kept,
         )
 
@@ -331,6 +330,10 @@ class QSigmoid(nn.Sequential):
 # ----------------------------------------------------------------------------------------- units
 
 
+#: What a convolution can do itself, and what it calls that.
+_ACTIVATIONS: dict[type[nn.Module], str] = {nn.ReLU: "relu", nn.ReLU6: "relu6"}
+
+
 class ConvUnit(nn.Module):
     """A convolution, its batch normalization or its bias, and an activation.
 
@@ -416,7 +419,10 @@ class ConvUnit(nn.Module):
 
     @torch.no_grad()
     def fold(self) -> None:
-        """Let the convolution do what follows it: the normalization's statistics, and a ReLU."""
+        """Let the convolution do what follows it: the normalization's statistics, and a ReLU.
+
+        Filters are stored channels last, and so the convolution's results are.
+        """
         if self.norm is not None:
             norm, conv = self.norm, self.conv
             assert norm.running_mean is not None
@@ -427,9 +433,10 @@ class ConvUnit(nn.Module):
             conv.weight = nn.Parameter((weight * scale[:, None, None, None]).to(weight.dtype))
             conv.bias = nn.Parameter(shift.to(weight.dtype))
             self.norm = None
-        if isinstance(self.activation, nn.ReLU):
-            self.conv.activation = "relu"
-            self.activation = None
+        self.conv.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        for kind, name in _ACTIVATIONS.items():
+            if isinstance(self.activation, kind):
+                self.conv.activation, self.activation = name, None
 
 
 class SeparableUnit(nn.Module):
@@ -480,6 +487,11 @@ class SeparableUnit(nn.Module):
             x = self.before(x)
         y: Tensor = self.pointwise(self.depthwise(x))
         return y
+
+    def fold(self) -> None:
+        """Let the depthwise convolution do the ReLU before it; its units fold themselves."""
+        if isinstance(self.before, nn.ReLU):
+            self.depthwise.conv.pre_activation, self.before = "relu", None
 
 
 def _pair(value: int | Pair) -> Pair:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deeplab_repro.models.atrous import AtrousRule
-from deeplab_repro.models.v3.backbone import Backbone, UnitMaps
+from deeplab_repro.models.v3.backbone import AddsInPlace, Backbone, UnitMaps
 from deeplab_repro.models.v3.options import ModelOptions
 from deeplab_repro.models.v3.parts import RESNET, ConvUnit, mark, same_padding
 
@@ -74,7 +74,7 @@ class SamePool(nn.Module):
         return F.max_pool2d(x, 3, 2)
 
 
-class ResidualUnit(nn.Module):
+class ResidualUnit(AddsInPlace):
     """relu(shortcut(x) + residual(x)) (arXiv 1512.03385)."""
 
     def __init__(self, shortcut: nn.Module, convolutions: Iterable[ConvUnit]) -> None:
@@ -86,7 +86,7 @@ class ResidualUnit(nn.Module):
     def forward(self, x: Tensor) -> UnitMaps:
         """(N, C, H, W) -> the sum and the residual, both (N, C', H', W')."""
         residual = self.residual(x)
-        return UnitMaps((self.shortcut(x) + residual).relu_(), residual)
+        return UnitMaps(self.added(residual, self.shortcut(x)).relu_(), residual)
 
 
 def resnet(options: ModelOptions) -> Backbone:

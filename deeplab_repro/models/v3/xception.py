@@ -14,7 +14,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from deeplab_repro.models.atrous import AtrousRule
-from deeplab_repro.models.v3.backbone import Backbone, UnitMaps
+from deeplab_repro.models.v3.backbone import AddsInPlace, Backbone, UnitMaps
 from deeplab_repro.models.v3.options import ModelOptions
 from deeplab_repro.models.v3.parts import XCEPTION, ConvUnit, SeparableUnit, mark
 
@@ -54,7 +54,7 @@ _MIDDLE_UNITS = {"xception_41": 8, "xception_65": 16, "xception_71": 16}
 _SOURCES = {"xception_41": (2, 3), "xception_65": (2, 3), "xception_71": (3, 5)}
 
 
-class XceptionModule(nn.Module):
+class XceptionModule(AddsInPlace):
     """Three separable convolutions, and a shortcut beside them.
 
     Args:
@@ -83,7 +83,7 @@ class XceptionModule(nn.Module):
         if self.is_bounded:
             total = residual.clamp(-_CAP, _CAP) + shortcut.clamp(-_CAP, _CAP)
             return UnitMaps(total.clamp(0, _CAP), inner)
-        return UnitMaps(shortcut + residual, inner)
+        return UnitMaps(self.added(residual, shortcut), inner)
 
 
 def xception(options: ModelOptions) -> Backbone:
