@@ -26,7 +26,8 @@ from deeplab_repro.errors import InputError
 from deeplab_repro.models.atrous import AtrousRule
 from deeplab_repro.models.modules import ImageLevel, ParallelBranches
 from deeplab_repro.models.v3.aspp import Gated
-from deeplab_repro.models.v3.backbone import UnitMaps
+from deeplab_repro.models.v3.backbone import AddsInPlace, UnitMaps
+from deeplab_repro.models.v3.fusing import fused
 from deeplab_repro.models.v3.parts import ConvUnit, Normalization
 from deeplab_repro.models.v3.resnet import ResidualUnit
 
@@ -120,6 +121,25 @@ class TorchvisionDeepLab(nn.Module):
                 found[_AUX] = self._resized(self.aux_head(x), size)
         return {_OUT: self._resized(self.head(x), size), **found}
 
+    def fuse(self, accuracy: str | None = None) -> TorchvisionDeepLab:
+        """A network for inference: normalization and ReLU are computed by the convolutions.
+
+        Args:
+            accuracy: of its convolutions, "exact" or "fast" as of
+                :func:`deeplab_repro.ops.atrous_conv2d`; None leaves it.
+
+        Returns:
+            A network with weights of its own, in evaluation mode. Its values differ by rounding.
+
+        Raises:
+            ValueError: another accuracy.
+        """
+        result = fused(self, accuracy)
+        for module in result.modules():
+            if isinstance(module, AddsInPlace):
+                module.adds_in_place = True
+        return result
+
     @staticmethod
     def _resized(scores: Tensor, size: tuple[int, int]) -> Tensor:
         return F.interpolate(scores, size=size, mode="bilinear", align_corners=False)
@@ -155,9 +175,11 @@ class TorchvisionDeepLab(nn.Module):
         rule = AtrousRule(8)
         stride, _ = rule(2)
         relu = nn.ReLU(inplace=True)
-        root = self._unit("backbone.conv1", "backbone.bn1", 3, 64, 7, stride=stride)
+        root = self._unit(
+            *("backbone.conv1", "backbone.bn1", 3, 64, 7), stride=stride, activation=relu
+        )
         rule(2)
-        units: list[nn.Module] = [nn.Sequential(root, relu, nn.MaxPool2d(3, 2, 1))]
+        units: list[nn.Module] = [nn.Sequential(root, nn.MaxPool2d(3, 2, 1))]
         channels, ends = 64, []
         for i, depth in enumerate(depths, 1):
             width = 32 << i

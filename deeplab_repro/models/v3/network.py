@@ -7,7 +7,6 @@ convolution makes scores, which are resized to the picture's size.
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -22,6 +21,7 @@ from deeplab_repro.models.v3.aspp import aspp
 from deeplab_repro.models.v3.backbone import Backbone
 from deeplab_repro.models.v3.decoder import Decoder
 from deeplab_repro.models.v3.dense_prediction_cell import dense_prediction_cell
+from deeplab_repro.models.v3.fusing import fused
 from deeplab_repro.models.v3.mobilenet import mobilenet
 from deeplab_repro.models.v3.options import ModelOptions
 from deeplab_repro.models.v3.parts import (
@@ -29,7 +29,6 @@ from deeplab_repro.models.v3.parts import (
     ConvUnit,
     GraphNames,
     Resize,
-    SeparableUnit,
     Tap,
     Times,
     WindowMean,
@@ -40,7 +39,6 @@ from deeplab_repro.models.v3.parts import (
 from deeplab_repro.models.v3.resnet import resnet
 from deeplab_repro.models.v3.variables import VariableMatch, variables_of
 from deeplab_repro.models.v3.xception import xception
-from deeplab_repro.ops import set_accuracy
 
 __all__ = ["DeepLabV3"]
 
@@ -355,14 +353,9 @@ class DeepLabV3(nn.Module):
         Raises:
             ValueError: another accuracy.
         """
-        fused = copy.deepcopy(self).eval().requires_grad_(False)
-        fused._is_fused = True
-        for module in fused.modules():
-            if isinstance(module, ConvUnit | SeparableUnit | Backbone):
-                module.fold()
-        if accuracy is not None:
-            set_accuracy(fused, accuracy)
-        return fused
+        result = fused(self, accuracy)
+        result._is_fused = True
+        return result
 
     def extra_repr(self) -> str:
         """Which network it is."""
