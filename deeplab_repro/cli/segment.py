@@ -331,7 +331,7 @@ def _of_caffe(
 
 
 def _of_checkpoint(net: DeepLabV3, pad_to: int | None, **options: Any) -> Segmenter:
-    from deeplab_repro.inference.crops import CropSegmenter
+    from deeplab_repro.tensorflow.segmentation import CropSegmenter
 
     crop = None if pad_to is None else (pad_to, pad_to)
     return CropSegmenter(net.to(local_device()), crop_size=crop, **options)
