@@ -93,11 +93,15 @@ def convert() -> str:
 def fuzz() -> str:
     """What hostile files did."""
     summary, *readers = load("fuzz")["results"]
+    tensorflow, *variable_readers = load("fuzz_tensorflow")["results"]
     return (
         f"`benchmarks/fuzz.py` damages whole files, in {len(readers)} pairs of a reader and a file."
         f" Of {summary['cases']:,} damaged files"
         f" {len(summary['failed'])} gave anything but a result or one clear error, and the slowest"
         f" took {_slowest(readers):.1f} s."
+        f" Of {tensorflow['cases']:,} damaged files of TensorFlow's, in {len(variable_readers)}"
+        f" such pairs, {len(tensorflow['failed'])} did, and the slowest"
+        f" took {_slowest(variable_readers):.1f} s."
     )
 
 

@@ -52,8 +52,9 @@ def read_table(data: bytes) -> Iterator[tuple[bytes, bytes]]:
     offset, at = read_varint(view, at, footer_end)
     size, _ = read_varint(view, at, footer_end)
     previous: bytes | None = None
+    bound: bytes | None = None
     reached = 0
-    for _, handle in blocks.entries(offset, size):
+    for next_bound, handle in blocks.entries(offset, size):
         offset, at = read_varint(memoryview(handle), 0, len(handle))
         size, _ = read_varint(memoryview(handle), at, len(handle))
         # Blocks that overlap would let a small file stand for a huge one.
@@ -63,8 +64,11 @@ def read_table(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         for key, value in blocks.entries(offset, size):
             if previous is not None and key <= previous:
                 raise Damaged(f"keys do not ascend in the block at byte {offset}")
+            if key > next_bound or (bound is not None and key <= bound):
+                raise Damaged(f"a key is in the wrong block, at byte {offset}")
             previous = key
             yield key, value
+        bound = next_bound
 
 
 class _Blocks:

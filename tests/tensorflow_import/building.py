@@ -54,10 +54,10 @@ def sealed(content, compression=0):
     return content + mask(crc32c(content)).to_bytes(4, "little")
 
 
-def table(*blocks, index=None):
+def table(*blocks, index=None, bounds=(b"\xfe" * 20, b"\xff" * 20)):
     """A table of blocks as they are: ``(content, compression)`` in whose trailers nothing is wrong.
 
-    ``index`` takes the place of the content of the index block.
+    ``index`` takes the place of the content of the index block, whose keys ``bounds`` are.
     """
     out, handles = b"", []
     for content, compression in blocks:
@@ -66,7 +66,7 @@ def table(*blocks, index=None):
     metadata = varint(len(out)) + varint(8)
     out += sealed(block([]))
     if index is None:
-        index = block([(bytes([i + 1]) * 3, handle) for i, handle in enumerate(handles)])
+        index = block(list(zip(bounds, handles, strict=False)))
     ends = metadata + varint(len(out)) + varint(len(index))
     return out + sealed(index) + ends.ljust(FOOTER - len(MAGIC), b"\0") + MAGIC
 

@@ -92,7 +92,11 @@ def test_shared_prefixes_and_compressed_blocks():
     assert decompress(memoryview(small)) == content
     assert list(read_table(table((small, 1)))) == given
     half = len(given) // 2
-    both = table((compressed(block(given[:half])), 1), (block(given[half:]), 0))
+    both = table(
+        (compressed(block(given[:half])), 1),
+        (block(given[half:]), 0),
+        bounds=(given[half - 1][0], given[-1][0] + b"x"),
+    )
     assert list(read_table(both)) == given
 
 
@@ -128,6 +132,8 @@ one = block([(b"a", b"1")])
             table((one, 0), index=block([(b"y", b"\0" + varint(len(one)))] * 2)),
             "lies inside the one before",
         ),
+        (table((one, 0), bounds=(b"Z",)), "a key is in the wrong block"),
+        (table((one, 0), (block([(b"b", b"")]), 0), bounds=(b"b", b"c")), "in the wrong block"),
         (table((b"\0\0\0", 0)), "is cut off"),
         (table((b"\1\0\0\0", 0)), "states 1 restart points"),
         (table((b"\x05\x01\x00a" + one[-8:], 0)), "reaches out of the block"),
