@@ -115,7 +115,7 @@ def _of_tensorflow() -> Iterator[tuple[str, str, str]]:
         if name in PAPERS:
             scores.append(f"VOC 2012: {PAPERS[name]}")
         commands = [f"`{_command(model)}`" for model in own]
-        train = f"`train --model {name}`"
+        train = "`train --flagfile` (docs/training.md)"
         yield name, "; ".join(scores), ", ".join(commands) or train
 
 

@@ -70,7 +70,8 @@ def _app() -> None:
     """DeepLab v1 and v2 as their Caffe code computed them, without Caffe.
 
     MODEL is a .caffemodel, .caffemodel.h5, .safetensors, a prototxt alone, or the name of a
-    released model whose weights are here (`deeplab-repro weights`).
+    released model whose weights are here (`deeplab-repro weights`); of DeepLab v3 and v3+ a
+    TensorFlow checkpoint by its prefix, or a frozen graph.
     """
 
 

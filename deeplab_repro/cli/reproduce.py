@@ -381,7 +381,7 @@ def _of_caffe(path: Path) -> Segmenter:
 def _of_checkpoint(model: TensorFlowModel, path: Path, score: Score) -> Segmenter:
     """The network in a file, as eval.py ran it for a score."""
     from deeplab_repro import tensorflow
-    from deeplab_repro.inference.crops import CropSegmenter
+    from deeplab_repro.tensorflow.segmentation import CropSegmenter
 
     options = {**model.options_for(output_stride=score.output_stride), "crop_size": model.crop_size}
     net = tensorflow.load(options, path).to(local_device())

@@ -51,6 +51,7 @@ from deeplab_repro.cli.jobs import (
     write_png,
 )
 from deeplab_repro.cli.refining import read_crf_params, tile_options, tiling_of
+from deeplab_repro.cli.scales import ScalesCommand, scale_of
 from deeplab_repro.errors import BadInput, InputError
 from deeplab_repro.processes import local_device, processes
 from prototxt_import import DIALECTS, Dialect
@@ -79,34 +80,7 @@ _OF_CAFFE = {
 _A_CHECKPOINT = "a TensorFlow checkpoint"
 
 
-class _Command(click.Command):
-    """``--scales 0.5 0.75 1``: click has no options with any number of values."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        spread: list[str] = []
-        in_scales = False
-        for i, argument in enumerate(args):
-            if argument == "--":
-                spread += args[i:]
-                break
-            if in_scales and spread[-1] != "--scales":
-                in_scales = _is_number(argument)
-                if in_scales:
-                    spread.append("--scales")
-            in_scales = in_scales or argument == "--scales"
-            spread.append(argument)
-        return super().parse_args(ctx, spread)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-@click.command("segment", cls=_Command)
+@click.command("segment", cls=ScalesCommand)
 @click.argument("pictures", nargs=-1, type=click.Path(), metavar="[PICTURE...]")
 @listed_options
 @click.option("--model", type=click.Path(), required=True, metavar="MODEL", help="The network.")
@@ -243,7 +217,7 @@ def command(
         todo = unfinished(mine, skip_existing)
         task = bar.add_task("loading the network", total=len(todo))
         common: dict[str, Any] = {
-            "scales": tuple(map(_scale, scales)) or (1.0,),
+            "scales": tuple(map(scale_of, scales)) or (1.0,),
             "crf": read_crf_params(crf) if crf is not None else None,
             "accuracy": accuracy,
         }
@@ -331,7 +305,7 @@ def _of_caffe(
 
 
 def _of_checkpoint(net: DeepLabV3, pad_to: int | None, **options: Any) -> Segmenter:
-    from deeplab_repro.inference.crops import CropSegmenter
+    from deeplab_repro.tensorflow.segmentation import CropSegmenter
 
     crop = None if pad_to is None else (pad_to, pad_to)
     return CropSegmenter(net.to(local_device()), crop_size=crop, **options)
@@ -352,13 +326,6 @@ def _tune(segmenter: Segmenter, batch: int) -> None:
     size = segmenter.pad_to or segmenter.rule.declared or segmenter.rule.crop
     for padded in dict.fromkeys(segmenter.input_sizes(*size)):
         autotune(segmenter.net, (batch, 3, *padded), progress=False)
-
-
-def _scale(text: str) -> float:
-    scale = float(text) if _is_number(text) else 0.0
-    if not 0 < scale < float("inf"):
-        raise InputError("--scales", expected="positive numbers", got=text)
-    return scale
 
 
 def _read(job: _Job, upright: bool) -> NDArray[np.uint8]:

@@ -25,6 +25,8 @@ _REPRODUCE: Final = "deeplab-repro reproduce deeplab_v2_resnet101 --voc VOCdevki
 _FETCH: Final = "deeplab-repro weights fetch deeplab_v2_resnet101"
 _WHEEL: Final = Elsewhere("tests/native/test_build.py", "def test_wheel", "changes an environment")
 
+_CHECKPOINTS: Final = "tests/reproduction/test_checkpoints.py"
+
 #: (page, command) -> where the command is run.
 ELSEWHERE: Final = {
     ("README.md", "make demo"): Elsewhere(".ci/run", "make demo", "makes an environment"),
@@ -35,6 +37,19 @@ ELSEWHERE: Final = {
     ),
     ("README.md", _FETCH): Elsewhere("docs/reproduce.md", _FETCH, "the same command"),
     ("README.md", _REPRODUCE): Elsewhere("docs/reproduce.md", _REPRODUCE, "the same command"),
+    ("docs/reproduce.md", "deeplab-repro weights fetch xception65_coco_voc_trainaug"): Elsewhere(
+        "tests/released/test_checkpoints.py", "def test_fetch_and_add", "is a large download"
+    ),
+    (
+        "docs/reproduce.md",
+        "deeplab-repro reproduce xception65_coco_voc_trainaug --voc VOCdevkit --output-stride 16"
+        " -o run3",
+    ): Elsewhere(_CHECKPOINTS, "def test_a_run_goes_on_where_it_was", "takes hours"),
+    (
+        "docs/tensorflow.md",
+        "deeplab-repro export model.ckpt-2 --options options.json --input-shape image=1x3x65x97"
+        " -o model.onnx",
+    ): Elsewhere("tests/cli/test_checkpoint_commands.py", "def test_export", "takes a minute"),
     ("docs/command-line.md", _REPRODUCE): Elsewhere(
         "docs/reproduce.md", _REPRODUCE, "the same command"
     ),

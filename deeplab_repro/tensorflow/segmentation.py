@@ -1,7 +1,7 @@
 """Pictures to label maps with the networks of DeepLab v3 and v3+, as export_model.py made them.
 
 >>> from deeplab_repro import tensorflow
->>> from deeplab_repro.inference.crops import CropSegmenter
+>>> from deeplab_repro.tensorflow.segmentation import CropSegmenter
 >>> net = tensorflow.load(options, "model.ckpt")
 >>> labels, scores = CropSegmenter(net, crop_size=(513, 513))([cv2.imread("picture.jpg")])[0]
 """
