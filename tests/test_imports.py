@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from functools import cache
 from pathlib import Path
 
@@ -107,3 +108,9 @@ def test_every_room_is_in_the_readme() -> None:
     for folder in sorted((ROOT / "deeplab_repro").iterdir()):
         if (folder / "__init__.py").is_file() and not folder.name.startswith("_"):
             assert f"`{folder.name}`" in text or f"`{folder.name}/`" in text, folder.name
+
+
+def test_names_of_test_files_are_unique() -> None:
+    """pytest takes two files of one name in different folders for the same module."""
+    names = Counter(path.name for path in (ROOT / "tests").rglob("test_*.py"))
+    assert [name for name, count in names.items() if count > 1] == []

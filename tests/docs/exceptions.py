@@ -25,7 +25,7 @@ _REPRODUCE: Final = "deeplab-repro reproduce deeplab_v2_resnet101 --voc VOCdevki
 _FETCH: Final = "deeplab-repro weights fetch deeplab_v2_resnet101"
 _WHEEL: Final = Elsewhere("tests/native/test_build.py", "def test_wheel", "changes an environment")
 
-_CHECKPOINTS: Final = "tests/reproduction/test_checkpoints.py"
+_CHECKPOINTS: Final = "tests/reproduction/test_reproduced_checkpoints.py"
 
 #: (page, command) -> where the command is run.
 ELSEWHERE: Final = {
@@ -38,7 +38,9 @@ ELSEWHERE: Final = {
     ("README.md", _FETCH): Elsewhere("docs/reproduce.md", _FETCH, "the same command"),
     ("README.md", _REPRODUCE): Elsewhere("docs/reproduce.md", _REPRODUCE, "the same command"),
     ("docs/reproduce.md", "deeplab-repro weights fetch xception65_coco_voc_trainaug"): Elsewhere(
-        "tests/released/test_checkpoints.py", "def test_fetch_and_add", "is a large download"
+        "tests/released/test_released_checkpoints.py",
+        "def test_fetch_and_add",
+        "is a large download",
     ),
     (
         "docs/reproduce.md",

@@ -36,7 +36,7 @@ STATED = {
 
 
 def caffemodels() -> list[CaffeModel]:
-    """Those of the package's list; test_checkpoints.py has the others."""
+    """Those of the package's list; test_released_checkpoints.py has the others."""
     models = map(find, names())
     return [model for model in models if isinstance(model, CaffeModel)]
 
