@@ -93,17 +93,27 @@ __global__ __launch_bounds__(kDepthwiseThreads) void depthwise_kernel(DepthwiseP
     const Index first = block * chain * kDepthwiseRows + group - block * chain;
     const T* const map = x + image * p.source_image + channel * p.source_channel;
     const T* const filter = weight + channel * p.taps;
-    Sum sums[kDepthwiseRows];
-    UNROLL
-    for (int q = 0; q < kDepthwiseRows; ++q) sums[q] = bias ? to_real(bias[channel]) : Sum{0};
-
-    if (kTaps > 0 && p.rows.source_step * chain == p.rows.spacing) {
+    const Sum start = bias ? to_real(bias[channel]) : Sum{0};
+    T* const to = y + image * p.target_image + channel * p.target_channel +
+                  p.columns.target(column) * p.target_column;
+    const auto read = [&](const T* at) {
+      const Sum value = to_real(*at);
+      return p.relu_before && value < 0 ? Sum{0} : value;
+    };
+    const auto write = [&](Index a, Sum sum) {
+      to[p.rows.target(a) * p.target_row] = from_real<T>(activated(sum, p.activation));
+    };
+    if constexpr (kTaps > 0) {
       // Row m of the sources is tap m - q of target q.
       constexpr int kReads = kDepthwiseRows + kTaps - 1;
+      Sum sums[kDepthwiseRows];
+      UNROLL
+      for (int q = 0; q < kDepthwiseRows; ++q) sums[q] = start;
+      NO_UNROLL
       for (Index c = 0; c < p.columns.taps; ++c) {
         const Index at = p.columns.source(column, c);
         if (at < 0 || at >= p.columns.sources) continue;
-        Sum factors[kTaps > 0 ? kTaps : 1];
+        Sum factors[kTaps];
         UNROLL
         for (int k = 0; k < kTaps; ++k) {
           factors[k] = to_real(filter[p.rows.filter_tap(k) * p.kernel_w + p.columns.filter_tap(c)]);
@@ -113,39 +123,34 @@ __global__ __launch_bounds__(kDepthwiseThreads) void depthwise_kernel(DepthwiseP
         for (int m = 0; m < kReads; ++m) {
           const Index row = p.rows.source(first, m);
           if (row < 0 || row >= p.rows.sources) continue;
-          Sum value = to_real(from[row * p.source_row]);
-          if (p.relu_before && value < 0) value = 0;
+          const Sum value = read(from + row * p.source_row);
           UNROLL
           for (int q = 0; q < kDepthwiseRows; ++q) {
             if (m >= q && m - q < kTaps) sums[q] += factors[m - q] * value;
           }
         }
       }
-    } else {
       UNROLL
       for (int q = 0; q < kDepthwiseRows; ++q) {
-        const Index a = first + q * chain;
+        if (first + q * chain < p.rows.count) write(first + q * chain, sums[q]);
+      }
+    } else {
+      const Index last = first + (kDepthwiseRows - 1) * chain;
+      for (Index a = first; a <= last && a < p.rows.count; a += chain) {
+        Sum sum = start;
         for (Index k = 0; k < p.rows.taps; ++k) {
           const Index row = p.rows.source(a, k);
           if (row < 0 || row >= p.rows.sources) continue;
+          const T* const from = map + row * p.source_row;
           const T* const weights = filter + p.rows.filter_tap(k) * p.kernel_w;
+          NO_UNROLL
           for (Index c = 0; c < p.columns.taps; ++c) {
             const Index at = p.columns.source(column, c);
             if (at < 0 || at >= p.columns.sources) continue;
-            Sum value = to_real(map[row * p.source_row + at * p.source_column]);
-            if (p.relu_before && value < 0) value = 0;
-            sums[q] += to_real(weights[p.columns.filter_tap(c)]) * value;
+            sum += to_real(weights[p.columns.filter_tap(c)]) * read(from + at * p.source_column);
           }
         }
-      }
-    }
-    T* const to = y + image * p.target_image + channel * p.target_channel +
-                  p.columns.target(column) * p.target_column;
-    UNROLL
-    for (int q = 0; q < kDepthwiseRows; ++q) {
-      const Index a = first + q * chain;
-      if (a < p.rows.count) {
-        to[p.rows.target(a) * p.target_row] = from_real<T>(activated(sums[q], p.activation));
+        write(a, sum);
       }
     }
   }

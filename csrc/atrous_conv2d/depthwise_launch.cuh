@@ -20,9 +20,10 @@ void launch_depthwise_part(const DepthwisePlan& plan, Index max_blocks, cudaStre
     throw std::runtime_error("atrous_depthwise: images on CUDA must have less than 2^31 elements");
   }
   const unsigned blocks = grid_size(plan.images * plan.per_image(), kDepthwiseThreads, max_blocks);
-  if (plan.rows.taps == 3) {
+  const bool shares = plan.rows.source_step * plan.chain.value == plan.rows.spacing;
+  if (shares && plan.rows.taps == 3) {
     launch(depthwise_kernel<T, 3>, blocks, kDepthwiseThreads, stream, plan, args...);
-  } else if (plan.rows.taps == 5) {
+  } else if (shares && plan.rows.taps == 5) {
     launch(depthwise_kernel<T, 5>, blocks, kDepthwiseThreads, stream, plan, args...);
   } else {
     launch(depthwise_kernel<T, 0>, blocks, kDepthwiseThreads, stream, plan, args...);

@@ -198,7 +198,9 @@ def _run_part(
         return
     channels_last = memory_format(source) == torch.channels_last
     plan, threads = _plan(axes, source, weight.shape[2:], channels_last, extra)
-    taps = axes[0][8] if axes[0][8] in (3, 5) else 0
+    source_step, spacing, taps = axes[0][5], axes[0][7], axes[0][8]
+    if spacing % source_step or taps not in (3, 5):
+        taps = 0  # of any axis
     blocks = runtime.grid_size(threads, THREADS, max_blocks)
     args = (plan, source, weight, bias, target)
     _launch("depthwise_kernel", source, blocks, THREADS, args, f", {taps}")
