@@ -35,6 +35,22 @@ def convolutions(device: str) -> None:
                     y.sum().backward()
 
 
+def single_channels(device: str) -> None:
+    """Filters of single channels, forward and both gradients, in every type; strides leave parts."""
+    dtypes = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+    for dtype in dtypes if device == "cuda" else dtypes[:2]:
+        for kernel, stride, rate in ((3, 1, 4), (3, 2, 1), (5, 1, 2), (2, 3, 1)):
+            for memory_format in (torch.contiguous_format, torch.channels_last):
+                x = torch.randn(2, 40, 21, 23, dtype=dtype, device=device)
+                x = x.contiguous(memory_format=memory_format).requires_grad_()
+                weight = torch.randn(40, 1, kernel, kernel, dtype=dtype, device=device)
+                y = atrous_conv2d(
+                    x, weight.requires_grad_(), None, stride, (1, 2, 8, 8), rate, 40,
+                    algorithm="direct", activation="relu6", pre_activation="relu",
+                )  # fmt: skip
+                y.sum().backward()
+
+
 def crfs(device: str) -> None:
     """All compatibilities and normalizations, with padding points, and the gradient's way."""
     unary = torch.randn(2, 21, 17, 23, device=device)
@@ -52,6 +68,7 @@ def main() -> None:
     device = sys.argv[1] if len(sys.argv) > 1 else "cuda"
     torch.manual_seed(0)
     convolutions(device)
+    single_channels(device)
     crfs(device)
     leaves = [torch.randn(s, device=device).requires_grad_() for s in ((2, 70, 9, 9), (70,), (70,))]
     channel_affine(*leaves).sum().backward()

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "../common/huge_pages.h"
 #include "atrous_depthwise_entry.h"
 #include "cpu/depthwise.h"
 #include "cpu/direct.h"
@@ -55,12 +56,14 @@ struct AtrousConv2dCpu {
   template <typename T>
   static void depthwise(const ConvGeometry& g, const T* x, const T* weight, const T* bias, T* y,
                         const DepthwiseOptions& options) {
+    prefer_huge_pages(y, g.batch * g.out_channels * g.out_pixels() * sizeof(T));
     depthwise_forward(g, x, weight, bias, y, options, torch_threads());
   }
 
   template <typename T>
   static void depthwise_grad_input(const ConvGeometry& g, const T* grad_y, const T* weight,
                                    T* grad_x, const DepthwiseOptions& options) {
+    prefer_huge_pages(grad_x, g.batch * g.in_channels * g.in_pixels() * sizeof(T));
     deeplab::depthwise_grad_input(g, grad_y, weight, grad_x, options, torch_threads());
   }
 

@@ -3,8 +3,9 @@
 #include <vector>
 
 #include "../common/cuda_torch.cuh"
-#include "atrous_conv2d_entry.h"
 #include "atrous_conv2d_launch.cuh"
+#include "atrous_depthwise_entry.h"
+#include "depthwise_launch.cuh"
 
 namespace deeplab {
 namespace {
@@ -42,6 +43,8 @@ class Workspace {
 struct AtrousConv2dCuda {
   static constexpr const char* kDtypes = "float16, bfloat16, float32 or float64";
   static constexpr bool kPlanarGradWeight = false;
+  // A block sums one channel, whose values are far apart in other maps.
+  static constexpr bool kPlanarDepthwiseGradWeight = true;
 
   static bool accepts(torch::headeronly::ScalarType dtype) {
     using torch::headeronly::ScalarType;
@@ -95,6 +98,31 @@ struct AtrousConv2dCuda {
   }
 
   template <typename T>
+  static void depthwise(const ConvGeometry& g, const T* x, const T* weight, const T* bias, T* y,
+                        const DepthwiseOptions& options) {
+    on_current_stream(options.device, [&](cudaStream_t stream) {
+      launch_depthwise(g, x, weight, bias, y, options, stream);
+    });
+  }
+
+  template <typename T>
+  static void depthwise_grad_input(const ConvGeometry& g, const T* grad_y, const T* weight,
+                                   T* grad_x, const DepthwiseOptions& options) {
+    on_current_stream(options.device, [&](cudaStream_t stream) {
+      launch_depthwise_grad_input(g, grad_y, weight, grad_x, options, stream);
+    });
+  }
+
+  template <typename T>
+  static void depthwise_grad_weight(const ConvGeometry& g, const T* grad_y, const T* x,
+                                    T* grad_weight, const DepthwiseOptions& options) {
+    const Workspace workspace(options.device);
+    on_current_stream(options.device, [&](cudaStream_t stream) {
+      launch_depthwise_grad_weight(g, grad_y, x, grad_weight, options, workspace, stream);
+    });
+  }
+
+  template <typename T>
   static void im2col(const ConvGeometry& g, const T* x, T* columns, const ConvOptions& options) {
     on_current_stream(options.device, [&](cudaStream_t stream) {
       launch_im2col(g, x, columns, options.max_blocks, stream);
@@ -129,6 +157,11 @@ STABLE_TORCH_LIBRARY_IMPL(deeplab_repro, CUDA, m) {
          TORCH_BOX(&deeplab::conv_direct_grad_input<AtrousConv2dCuda>));
   m.impl("atrous_conv2d_direct_grad_weight",
          TORCH_BOX(&deeplab::conv_direct_grad_weight<AtrousConv2dCuda>));
+  m.impl("atrous_depthwise", TORCH_BOX(&deeplab::conv_depthwise<AtrousConv2dCuda>));
+  m.impl("atrous_depthwise_grad_input",
+         TORCH_BOX(&deeplab::conv_depthwise_grad_input<AtrousConv2dCuda>));
+  m.impl("atrous_depthwise_grad_weight",
+         TORCH_BOX(&deeplab::conv_depthwise_grad_weight<AtrousConv2dCuda>));
   m.impl("atrous_im2col", TORCH_BOX(&deeplab::conv_im2col<AtrousConv2dCuda>));
   m.impl("atrous_col2im", TORCH_BOX(&deeplab::conv_col2im<AtrousConv2dCuda>));
 }

@@ -32,22 +32,22 @@ HOST_DEVICE Index common_divisor(Index a, Index b) {
 }
 
 // y of x: in and out are their sizes, pad the zeros before x.
-HOST_DEVICE TapAxis forward_axis(Index in, Index out, Index kernel, Index stride, Index pad,
+HOST_DEVICE TapAxis forward_taps(Index in, Index out, Index kernel, Index stride, Index pad,
                                  Index rate) {
   return {in, out, 0, out, 1, stride, -pad, rate, kernel, 0, 1};
 }
 
 HOST_DEVICE TapAxis forward_rows(const ConvGeometry& g) {
-  return forward_axis(g.height, g.out_height, g.kernel_h, g.stride_h, g.pad_h, g.rate_h);
+  return forward_taps(g.height, g.out_height, g.kernel_h, g.stride_h, g.pad_h, g.rate_h);
 }
 
 HOST_DEVICE TapAxis forward_columns(const ConvGeometry& g) {
-  return forward_axis(g.width, g.out_width, g.kernel_w, g.stride_w, g.pad_w, g.rate_w);
+  return forward_taps(g.width, g.out_width, g.kernel_w, g.stride_w, g.pad_w, g.rate_w);
 }
 
 // The pixels of grad_x that leave `remainder`, below the stride and in, when divided by the stride:
 // of all taps, every (stride / common divisor)-th reads a pixel of grad_y, perhaps none.
-HOST_DEVICE TapAxis grad_input_axis(Index in, Index out, Index kernel, Index stride, Index pad,
+HOST_DEVICE TapAxis grad_input_taps(Index in, Index out, Index kernel, Index stride, Index pad,
                                     Index rate, Index remainder) {
   const Index divisor = common_divisor(stride, rate), period = stride / divisor;
   TapAxis axis{out, in, remainder, ceil_div(in - remainder, stride), stride, 1, 0, rate / divisor,

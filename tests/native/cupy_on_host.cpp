@@ -1,6 +1,7 @@
 // Kernels by the names that CuPy is given, with arguments as a driver takes them: one pointer each.
 #include <map>
 
+#include "atrous_conv2d/depthwise_kernels.cuh"
 #include "atrous_conv2d/im2col_kernels.cuh"
 #include "atrous_conv2d/plan_kernels.cuh"
 #include "on_host.h"
@@ -25,7 +26,11 @@ Run bind(void (*kernel)(Args...)) {
 
 // The name is the expression's own text.
 #define KERNEL(...) {#__VA_ARGS__, bind(&__VA_ARGS__)}
-#define FOR_ELEMENT(T) KERNEL(deeplab::im2col_kernel<T>), KERNEL(deeplab::col2im_kernel<T>)
+#define FOR_ELEMENT(T)                                                                           \
+  KERNEL(deeplab::im2col_kernel<T>), KERNEL(deeplab::col2im_kernel<T>),                          \
+      KERNEL(deeplab::depthwise_kernel<T, 3>), KERNEL(deeplab::depthwise_kernel<T, 5>),          \
+      KERNEL(deeplab::depthwise_kernel<T, 0>), KERNEL(deeplab::depthwise_grad_weight_kernel<T>), \
+      KERNEL(deeplab::depthwise_grad_weight_sum_kernel<T>)
 #define FOR_WAY(Way, T)                                                                  \
   KERNEL(deeplab::pack_map_kernel<Way, T>), KERNEL(deeplab::pack_weight_kernel<Way, T>), \
       KERNEL(deeplab::grad_weight_sum_kernel<Way, T>)

@@ -1,4 +1,4 @@
-"""The direct convolution and minimal filtering on every instruction set that this processor has."""
+"""The convolutions that are native on every instruction set that this processor has."""
 
 import os
 import subprocess
@@ -27,7 +27,9 @@ def run(isa: str, *command: str) -> subprocess.CompletedProcess:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("isa", ALL)
-@pytest.mark.parametrize("checks", ["atrous_conv2d_isa", "atrous_winograd_isa"])
+@pytest.mark.parametrize(
+    "checks", ["atrous_conv2d_isa", "atrous_winograd_isa", "atrous_depthwise_isa"]
+)
 def test_instruction_set(isa, checks):
     best = torch.ops.deeplab_repro.cpu_instruction_set()
     if ALL.index(isa) > ALL.index(best):

@@ -394,7 +394,7 @@ X, W = torch.ones(1, 2, 5, 5), torch.ones(4, 2, 3, 3)
          lambda: atrous_conv2d(X, W, algorithm="fft")),
         (ValueError, "precision must be one of fp32, tf32, .*got 'int8'",
          lambda: atrous_conv2d(X, W, precision="int8")),
-        (ValueError, "activation must be one of None, relu, got 'tanh'",
+        (ValueError, "activation must be one of None, relu, relu6, got 'tanh'",
          lambda: atrous_conv2d(X, W, activation="tanh")),
         (ValueError, "precision 'bf16' needs algorithm 'auto' or 'direct', got 'im2col'",
          lambda: atrous_conv2d(X, W, algorithm="im2col", precision="bf16")),

@@ -25,7 +25,7 @@ std::vector<TapAxis> grad_input_parts(Index in, Index out, Index kernel, Index s
                                       Index rate) {
   std::vector<TapAxis> parts;
   for (Index remainder = 0; remainder < std::min(stride, in); ++remainder) {
-    parts.push_back(grad_input_axis(in, out, kernel, stride, pad, rate, remainder));
+    parts.push_back(grad_input_taps(in, out, kernel, stride, pad, rate, remainder));
   }
   return parts;
 }

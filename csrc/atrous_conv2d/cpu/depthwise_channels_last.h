@@ -1,85 +1,57 @@
 // The convolution of single channels where the channels of a pixel lie together: vectors are
 // channels. Included by engine_depthwise.h, inside its unnamed namespace.
 
-// Channels that are worked on together, in two vectors: their rows of sources stay in the cache.
-template <typename T, int kBytes>
-struct ChannelBlock {
-  using W = Wide<T, kBytes / sizeof(T)>;
-  static constexpr Index kLanes = kBytes / sizeof(T);
-  static constexpr int kVectors = 2;
-  static constexpr Index kChannels = kVectors * kLanes;
-
-  // Copies pixels that lie `step` elements apart, of so many channels, to where they lie together.
-  // next: pixels that will be copied later on, or null.
-  static void copy(const T* from, Index step, Index pixels, Index channels, bool relu_before,
-                   const T* next, T* to) {
-    for (Index i = 0; i < pixels; ++i, from += step, to += kChannels) {
-      if (channels == kChannels) {
-#pragma GCC unroll 8
-        for (int v = 0; v < kVectors; ++v) {
-          const auto value = W::load(from + v * kLanes);
-          W::store(to + v * kLanes, relu_before ? relu(value) : value);
-        }
-      } else {
-        Index c = 0;
-        for (; c < channels; ++c) to[c] = relu_before ? relu(from[c]) : from[c];
-        for (; c < kChannels; ++c) to[c] = 0;
-      }
-      if (next) {
-        constexpr Index kLine = 64 / sizeof(T);
-        for (Index c = 0; c < kChannels; c += kLine) __builtin_prefetch(next + i * step + c, 0, 2);
-      }
-    }
-  }
-};
-
-template <typename T, int kBytes>
+// Sources are read where they lie, and tiles of targets are cut so that all of one tile have the
+// same taps. kRelu: max(source, 0) in place of source. kRows, kPixels: of a tile, whose sums stay
+// in registers.
+template <typename T, int kBytes, bool kRelu, int kRows, int kPixels>
 class ChannelsLastDepthwise {
-  using Block = ChannelBlock<T, kBytes>;
-  using W = typename Block::W;
+  static constexpr Index kLanes = kBytes / sizeof(T);
+  using W = Wide<T, kLanes>;
   using Vector = typename W::Vector;
-  static constexpr Index kLanes = Block::kLanes, kChannels = Block::kChannels;
-  static constexpr int kVectors = Block::kVectors;
-  static constexpr Index kMostPixels = kBytes == 64 ? 8 : 4;
 
  public:
+  // Of at least kLanes channels.
   explicit ChannelsLastDepthwise(const DepthwiseJob<T>& job)
-      : job_(job), blocks_(ceil_div(job.channels, kChannels)) {
-    for (const TapAxis& axis : job.rows) {
-      slots_ = larger(slots_, Chain(axis).slots);
-      most_rows_ = larger(most_rows_, axis.taps);
-    }
+      : job_(job),
+        blocks_(ceil_div(job.channels, kLanes)),
+        row_step_(job.columns.sources() * job.channels) {
     for (const TapAxis& axis : job.columns) {
       column_taps_ += axis.taps;
       most_tiles_ += axis.count;
     }
-    bands_ = larger(
-        1, smaller(ceil_div(kLeastItems, job.batch * blocks_), ceil_div(job.rows.targets(), 16)));
+    for (const TapAxis& axis : job.rows) {
+      each_tile_of_rows(axis, [&](const RowTile&) { ++units_; });
+    }
+    // All channels of a pixel are worked on in turn, unless there are too few rows to share out.
+    pieces_ = smaller(units_, ceil_div(kLeastItems, job.batch));
+    groups_ = smaller(blocks_, ceil_div(kLeastItems, job.batch * pieces_));
   }
 
-  Index shared_bytes() const { return 0; }
+  Index shared_bytes() const { return blocks_ * block_size() * sizeof(T); }
   Index member_bytes() const {
-    return (slots_ * row_size() + job_.taps * kChannels + kMostPixels * kChannels) * sizeof(T) +
-           most_rows_ * sizeof(RowTap) + column_taps_ * sizeof(ColumnTap) +
-           most_tiles_ * sizeof(ColumnTile);
+    return column_taps_ * sizeof(ColumnTap) + most_tiles_ * sizeof(ColumnTile);
   }
   Index count() const {
     return job_.batch * job_.channels * job_.rows.targets() * job_.columns.targets() * job_.taps;
   }
 
   void run(Member& member) {
+    filters_ = reinterpret_cast<T*>(member.shared);
+    member.each(blocks_, [&](Index block) { pack_filters(block); });
     lay_out(member.own);
-    member.each_unfinished(job_.batch * blocks_ * bands_, [&](Index i) {
-      const Index band = i % bands_, block = i / bands_ % blocks_, image = i / bands_ / blocks_;
-      band_of_rows(image, block * kChannels, band);
+    member.each_unfinished(job_.batch * groups_ * pieces_, [&](Index i) {
+      piece(i / pieces_ / groups_, i / pieces_ % groups_, i % pieces_);
     });
   }
 
  private:
   static constexpr Index kLeastItems = 16;
+  // Channels behind those at work whose memory is asked for: of more rows and pixels than the
+  // processor foresees by itself.
+  static constexpr Index kAhead = 256 / sizeof(T);
 
-  // Where target 0 of its part reads, in a row in memory, and which column of the filter
-  // multiplies.
+  // Where target 0 of its part reads, in pixels, and which column of the filter multiplies.
   struct ColumnTap {
     Index at, filter_column;
     Index first, last;  // targets that read inside the map
@@ -87,161 +59,240 @@ class ChannelsLastDepthwise {
 
   // Targets a, a + 1, ... of a part that all have the column taps [taps, end_of_taps).
   struct ColumnTile {
-    Index part, a, pixels;
+    const TapAxis* part;
+    Index a, pixels;
     Index taps, end_of_taps;
   };
 
-  Index row_size() const { return job_.columns.sources() * kChannels; }
+  // Targets a, a + chain step, ... that all have the row taps [first, end).
+  struct RowTile {
+    const TapAxis& axis;
+    const Chain& chain;
+    Index a, rows;
+    Index first, end;
+  };
+
+  // What a tile of rows and columns reads and writes: its first pixel, at source and target, and
+  // the steps from a row that a tap reads to the next, and between rows of targets.
+  struct Place {
+    const T* source;
+    const T* filters;
+    T* target;
+    Index source_row, target_row;
+  };
+
+  // A block's filters tap by tap, and its bias.
+  Index block_size() const { return (job_.taps + 1) * kLanes; }
+  // The last block lies over channels of the one before it.
+  Index first_channel(Index block) const { return smaller(block * kLanes, job_.channels - kLanes); }
+
+  void pack_filters(Index block) {
+    T* to = filters_ + block * block_size();
+    const T* const from = job_.weight + first_channel(block) * job_.taps;
+    for (Index t = 0; t < job_.taps; ++t, to += kLanes) {
+      for (Index c = 0; c < kLanes; ++c) to[c] = from[c * job_.taps + t];
+    }
+    for (Index c = 0; c < kLanes; ++c) to[c] = job_.bias ? job_.bias[first_channel(block) + c] : 0;
+  }
 
   void lay_out(unsigned char* memory) {
-    ring_ = reinterpret_cast<T*>(memory);
-    weights_ = ring_ + slots_ * row_size();
-    scratch_ = weights_ + job_.taps * kChannels;
-    row_taps_ = reinterpret_cast<RowTap*>(scratch_ + kMostPixels * kChannels);
-    column_tap_ = reinterpret_cast<ColumnTap*>(row_taps_ + most_rows_);
+    column_tap_ = reinterpret_cast<ColumnTap*>(memory);
     tiles_ = reinterpret_cast<ColumnTile*>(column_tap_ + column_taps_);
     Index tap = 0;
-    for (Index part = 0; part < job_.columns.count; ++part) {
-      const TapAxis& axis = job_.columns.parts[part];
+    for (const TapAxis& axis : job_.columns) {
       const Index first_tap = tap;
       for (Index k = 0; k < axis.taps; ++k, ++tap) {
-        ColumnTap& column = column_tap_[tap];
-        column = {axis.source(0, k) * kChannels, axis.filter_tap(k), 0, 0};
-        inside(axis, k, &column.first, &column.last);
+        column_tap_[tap] = {axis.source(0, k), axis.filter_tap(k), 0, 0};
+        inside(axis, k, &column_tap_[tap].first, &column_tap_[tap].last);
       }
-      cut_into_tiles(part, first_tap, tap);
+      cut_into_tiles(axis, first_tap, tap);
     }
   }
 
-  // Tiles within which no tap enters or leaves the map. Taps come in the order of what they read:
-  // the later one, the earlier it enters and leaves.
-  void cut_into_tiles(Index part, Index first_tap, Index end_of_taps) {
-    const Index count = job_.columns.parts[part].count;
-    for (Index a = 0; a < count;) {
-      Index taps = first_tap, end = end_of_taps, stop = count;
+  // Taps come in the order of what they read: the later one, the earlier it enters the map and
+  // leaves it.
+  void cut_into_tiles(const TapAxis& axis, Index first_tap, Index end_of_taps) {
+    for (Index a = 0; a < axis.count;) {
+      Index taps = first_tap, end = end_of_taps, stop = axis.count;
       while (taps < end && column_tap_[taps].first > a) {
         stop = smaller(stop, column_tap_[taps++].first);
       }
       while (taps < end && column_tap_[end - 1].last <= a) --end;
       for (Index t = taps; t < end; ++t) stop = smaller(stop, column_tap_[t].last);
-      const Index pixels = smaller(stop - a, kMostPixels);
-      tiles_[tile_count_++] = {part, a, pixels, taps, end};
+      const Index pixels = smaller(stop - a, kPixels);
+      tiles_[tile_count_++] = {&axis, a, pixels, taps, end};
       a += pixels;
     }
   }
 
-  void band_of_rows(Index image, Index channel, Index band) {
-    const Index channels = smaller(kChannels, job_.channels - channel);
-    pack_filters(channel, channels);
-    const Index row_step = job_.columns.sources() * job_.channels;
-    const T* const source = job_.source + image * job_.rows.sources() * row_step + channel;
-    T* const target = job_.target +
-                      image * job_.rows.targets() * job_.columns.targets() * job_.channels +
-                      channel;
-    for (const TapAxis& rows : job_.rows) {
-      walk_chains(
-          rows, rows.count * band / bands_, rows.count * (band + 1) / bands_, row_taps_,
-          [&](Index row, Index slot) {
-            const Index next = row + rows.spacing;
-            Block::copy(source + row * row_step, job_.channels, job_.columns.sources(), channels,
-                        job_.relu_before, next < rows.sources ? source + next * row_step : nullptr,
-                        ring_ + slot * row_size());
-          },
-          [&](Index a, const RowTap* taps, Index count) {
-            T* const row = target + rows.target(a) * job_.columns.targets() * job_.channels;
-            for (Index i = 0; i < tile_count_; ++i) tile(tiles_[i], taps, count, channels, row);
-          });
-    }
-  }
-
-  // The filters of a block, tap by tap, and behind them its bias.
-  void pack_filters(Index channel, Index channels) {
-    for (Index t = 0; t < job_.taps; ++t) {
-      for (Index c = 0; c < kChannels; ++c) {
-        weights_[t * kChannels + c] = c < channels ? job_.weight[(channel + c) * job_.taps + t] : 0;
+  // f(tile) for all targets of an axis, in the order of their chains.
+  template <typename F>
+  static void each_tile_of_rows(const TapAxis& axis, const F& f) {
+    const Chain chain(axis);
+    const auto taps_of = [&](Index a, Index* first, Index* end) {
+      *first = 0;
+      *end = axis.taps;
+      while (*first < *end && axis.source(a, *first) < 0) ++*first;
+      while (*first < *end && axis.source(a, *end - 1) >= axis.sources) --*end;
+    };
+    for (Index start = 0; start < smaller(chain.step, axis.count); ++start) {
+      for (Index a = start; a < axis.count;) {
+        RowTile tile{axis, chain, a, 1, 0, 0};
+        taps_of(a, &tile.first, &tile.end);
+        for (Index next = a + chain.step; tile.rows < kRows && next < axis.count; ++tile.rows) {
+          Index first, end;
+          taps_of(next, &first, &end);
+          if (first != tile.first || end != tile.end) break;
+          next += chain.step;
+        }
+        if (tile.rows == 3) tile.rows = 2;
+        f(tile);
+        a += tile.rows * chain.step;
       }
     }
-    for (Index c = 0; c < kChannels; ++c) {
-      bias_[c] = job_.bias && c < channels ? job_.bias[channel + c] : 0;
+  }
+
+  void piece(Index image, Index group, Index piece) {
+    const Index begin = units_ * piece / pieces_, end = units_ * (piece + 1) / pieces_;
+    const Index first_block = blocks_ * group / groups_;
+    const Index last_block = blocks_ * (group + 1) / groups_;
+    const Index width = job_.columns.targets() * job_.channels;
+    const T* const source = job_.source + image * job_.rows.sources() * row_step_;
+    T* const target = job_.target + image * job_.rows.targets() * width;
+    Index unit = 0;
+    for (const TapAxis& axis : job_.rows) {
+      each_tile_of_rows(axis, [&](const RowTile& rows) {
+        if (unit >= begin && unit < end) {
+          Place place{};
+          place.source_row = axis.spacing * row_step_;
+          place.target_row = rows.chain.step * axis.target_step * width;
+          for (Index i = 0; i < tile_count_; ++i) {
+            for (Index block = first_block; block < last_block; ++block) {
+              const Index channel = first_channel(block);
+              place.source = source + axis.source(rows.a, 0) * row_step_ + channel;
+              place.target = target + axis.target(rows.a) * width + channel;
+              place.filters = filters_ + block * block_size();
+              compute(rows, tiles_[i], place);
+            }
+          }
+        }
+        ++unit;
+      });
     }
   }
 
-  void tile(const ColumnTile& tile, const RowTap* rows, Index row_count, Index channels, T* row) {
-    const TapAxis& axis = job_.columns.parts[tile.part];
-    const Index step = axis.target_step * job_.channels;
-    T* const to = row + axis.target(tile.a) * job_.channels;
-    if (channels == kChannels) return compute(tile, rows, row_count, to, step);
-    compute(tile, rows, row_count, scratch_, kChannels);
-    for (Index p = 0; p < tile.pixels; ++p) {
-      for (Index c = 0; c < channels; ++c) to[p * step + c] = scratch_[p * kChannels + c];
-    }
-  }
-
-  void compute(const ColumnTile& tile, const RowTap* rows, Index row_count, T* to, Index step) {
-    switch (tile.pixels) {
+  void compute(const RowTile& rows, const ColumnTile& columns, Place place) const {
+    place.source += columns.a * columns.part->source_step * job_.channels;
+    place.target += columns.part->target(columns.a) * job_.channels;
+    switch (columns.pixels) {
       case 1:
-        return compute<1>(tile, rows, row_count, to, step);
+        return compute<1>(rows, columns, place);
       case 2:
-        return compute<2>(tile, rows, row_count, to, step);
+        return compute<smaller(2, kPixels)>(rows, columns, place);
       case 3:
-        return compute<3>(tile, rows, row_count, to, step);
-      case 4:
-        return compute<4>(tile, rows, row_count, to, step);
-      case 5:
-        return compute<5>(tile, rows, row_count, to, step);
-      case 6:
-        return compute<6>(tile, rows, row_count, to, step);
-      case 7:
-        return compute<7>(tile, rows, row_count, to, step);
+        return compute<smaller(3, kPixels)>(rows, columns, place);
       default:
-        return compute<8>(tile, rows, row_count, to, step);
+        return compute<kPixels>(rows, columns, place);
     }
   }
 
-  template <int kPixels>
-  void compute(const ColumnTile& tile, const RowTap* rows, Index row_count, T* to, Index step) {
-    const Index source_step = job_.columns.parts[tile.part].source_step * kChannels;
-    Vector sums[kPixels][kVectors];
-#pragma GCC unroll 8
-    for (int p = 0; p < kPixels; ++p) {
-#pragma GCC unroll 8
-      for (int v = 0; v < kVectors; ++v) sums[p][v] = W::load(bias_ + v * kLanes);
+  template <int kP>
+  void compute(const RowTile& rows, const ColumnTile& columns, const Place& place) const {
+    if (kRows == 1 || rows.rows == 1) return add_taps<1, kP>(rows, columns, place);
+    if (rows.rows == 2) return add_taps<smaller(2, kRows), kP>(rows, columns, place);
+    if (rows.chain.advance == 1 && rows.first == 0 && rows.end == 3 && rows.axis.taps == 3) {
+      return add_three_rows_of_taps<kP>(rows, columns, place);
     }
-    for (Index r = 0; r < row_count; ++r) {
-      const T* const row = ring_ + rows[r].slot * row_size() + tile.a * source_step;
-      const T* const weight = weights_ + rows[r].filter_row * job_.kernel_w * kChannels;
-      for (Index c = tile.taps; c < tile.end_of_taps; ++c) {
-        const T* const w = weight + column_tap_[c].filter_column * kChannels;
-        const T* const from = row + column_tap_[c].at;
-        Vector factor[kVectors];
-#pragma GCC unroll 8
-        for (int v = 0; v < kVectors; ++v) factor[v] = W::load(w + v * kLanes);
-#pragma GCC unroll 8
-        for (int p = 0; p < kPixels; ++p) {
-#pragma GCC unroll 8
-          for (int v = 0; v < kVectors; ++v) {
-            sums[p][v] += factor[v] * W::load(from + p * source_step + v * kLanes);
+    add_taps<kRows, kP>(rows, columns, place);
+  }
+
+  static Vector read(const T* at) {
+    const Vector v = W::load(at);
+    return kRelu ? relu(v) : v;
+  }
+
+  template <int kR, int kP>
+  void store(const Vector (&sums)[kR][kP], const ColumnTile& columns, const Place& place) const {
+    const Index step = columns.part->target_step * job_.channels;
+#pragma GCC unroll 4
+    for (int q = 0; q < kR; ++q) {
+#pragma GCC unroll 4
+      for (int p = 0; p < kP; ++p) {
+        T* const to = place.target + q * place.target_row + p * step;
+        W::store(to, activated(sums[q][p], job_.activation));
+        __builtin_prefetch(to + kAhead, 1, 3);
+      }
+    }
+  }
+
+  template <int kR, int kP>
+  void add_taps(const RowTile& rows, const ColumnTile& columns, const Place& place) const {
+    const Index step = columns.part->source_step * job_.channels;
+    const Index row_step = rows.chain.advance * place.source_row;
+    Vector sums[kR][kP];
+    start(sums, place);
+    for (Index k = rows.first; k < rows.end; ++k) {
+      const T* const filters = place.filters + rows.axis.filter_tap(k) * job_.kernel_w * kLanes;
+      const T* const row = place.source + k * place.source_row;
+      for (Index c = columns.taps; c < columns.end_of_taps; ++c) {
+        const Vector factor = W::load(filters + column_tap_[c].filter_column * kLanes);
+        const T* const from = row + column_tap_[c].at * job_.channels;
+#pragma GCC unroll 4
+        for (int q = 0; q < kR; ++q) {
+#pragma GCC unroll 4
+          for (int p = 0; p < kP; ++p) sums[q][p] += factor * read(from + q * row_step + p * step);
+        }
+      }
+    }
+    store(sums, columns, place);
+  }
+
+  // Rows of targets that share rows of sources: each vector is loaded once for up to three of them.
+  template <int kP>
+  void add_three_rows_of_taps(const RowTile& rows, const ColumnTile& columns,
+                              const Place& place) const {
+    const Index step = columns.part->source_step * job_.channels;
+    const Index filter_row = rows.axis.tap_step * job_.kernel_w * kLanes;
+    const T* const filters = place.filters + rows.axis.tap * job_.kernel_w * kLanes;
+    Vector sums[kRows][kP];
+    start(sums, place);
+    for (Index c = columns.taps; c < columns.end_of_taps; ++c) {
+      const T* const column = filters + column_tap_[c].filter_column * kLanes;
+      Vector factors[3];
+#pragma GCC unroll 3
+      for (int k = 0; k < 3; ++k) factors[k] = W::load(column + k * filter_row);
+      const T* from = place.source + column_tap_[c].at * job_.channels;
+#pragma GCC unroll 6
+      for (int i = 0; i < kRows + 2; ++i, from += place.source_row) {
+#pragma GCC unroll 4
+        for (int p = 0; p < kP; ++p) {
+          const Vector x = read(from + p * step);
+          if (c == columns.taps && i >= 2) __builtin_prefetch(from + p * step + kAhead, 0, 3);
+#pragma GCC unroll 4
+          for (int q = 0; q < kRows; ++q) {
+            if (i - q >= 0 && i - q < 3) sums[q][p] += factors[i - q] * x;
           }
         }
       }
     }
-#pragma GCC unroll 8
-    for (int p = 0; p < kPixels; ++p) {
-#pragma GCC unroll 8
-      for (int v = 0; v < kVectors; ++v) {
-        W::store(to + p * step + v * kLanes, activated(sums[p][v], job_.activation));
-      }
+    store(sums, columns, place);
+  }
+
+  template <int kR, int kP>
+  void start(Vector (&sums)[kR][kP], const Place& place) const {
+    const Vector bias = W::load(place.filters + job_.taps * kLanes);
+#pragma GCC unroll 4
+    for (int q = 0; q < kR; ++q) {
+#pragma GCC unroll 4
+      for (int p = 0; p < kP; ++p) sums[q][p] = bias;
     }
   }
 
   DepthwiseJob<T> job_;
-  Index blocks_, bands_ = 1, slots_ = 1, most_rows_ = 1, column_taps_ = 0, most_tiles_ = 0;
-  Index tile_count_ = 0;
-  T* ring_ = nullptr;
-  T* weights_ = nullptr;
-  T* scratch_ = nullptr;
-  RowTap* row_taps_ = nullptr;
+  Index blocks_, row_step_;
+  Index groups_ = 1, units_ = 0, pieces_ = 1;
+  Index column_taps_ = 0, most_tiles_ = 0, tile_count_ = 0;
+  T* filters_ = nullptr;
   ColumnTap* column_tap_ = nullptr;
   ColumnTile* tiles_ = nullptr;
-  T bias_[kChannels];
 };

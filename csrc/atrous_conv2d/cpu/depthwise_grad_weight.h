@@ -192,6 +192,31 @@ class PlanarGradWeight {
   LaneSums<T, kLanes> sums_;
 };
 
+// Channels that are worked on together, in two vectors: their rows of sources stay in the cache.
+template <typename T, int kBytes>
+struct ChannelBlock {
+  using W = Wide<T, kBytes / sizeof(T)>;
+  static constexpr Index kLanes = kBytes / sizeof(T);
+  static constexpr int kVectors = 2;
+  static constexpr Index kChannels = kVectors * kLanes;
+
+  // Copies pixels that lie `step` elements apart, of so many channels, to where they lie together.
+  static void copy(const T* from, Index step, Index pixels, Index channels, T* to) {
+    for (Index i = 0; i < pixels; ++i, from += step, to += kChannels) {
+      if (channels == kChannels) {
+#pragma GCC unroll 8
+        for (int v = 0; v < kVectors; ++v) {
+          W::store(to + v * kLanes, W::load(from + v * kLanes));
+        }
+      } else {
+        Index c = 0;
+        for (; c < channels; ++c) to[c] = from[c];
+        for (; c < kChannels; ++c) to[c] = 0;
+      }
+    }
+  }
+};
+
 // Channels-last: lanes are channels.
 template <typename T, int kBytes>
 class ChannelsLastGradWeight {
@@ -230,12 +255,11 @@ class ChannelsLastGradWeight {
     walk_chains(
         job_.rows, begin, end, row_taps_,
         [&](Index row, Index slot) {
-          Block::copy(x + row * in_row, job_.channels, job_.columns.sources, channels, false,
-                      nullptr, ring_ + slot * row_size());
+          Block::copy(x + row * in_row, job_.channels, job_.columns.sources, channels,
+                      ring_ + slot * row_size());
         },
         [&](Index a, const RowTap* taps, Index count) {
-          Block::copy(grad_y + a * out_row, job_.channels, job_.columns.count, channels, false,
-                      nullptr, gradient_);
+          Block::copy(grad_y + a * out_row, job_.channels, job_.columns.count, channels, gradient_);
           for (Index r = 0; r < count; ++r) {
             for (Index k = 0; k < job_.columns.taps; ++k) add_tap(taps[r], k);
           }

@@ -109,6 +109,7 @@ class PlanarDepthwise {
   static constexpr Index kMostRows = 4, kMostVectors = kBytes == 64 ? 4 : 3;
   // Source rows at a time: they stay in a first-level cache of 32 KB beside x and y.
   static constexpr Index kBandBytes = 16384;
+  static constexpr Index kLine = 64 / sizeof(T);  // of the cache
 
  public:
   explicit PlanarDepthwise(const DepthwiseJob<T>& job) : job_(job), row_(job.columns) {
@@ -275,6 +276,14 @@ class PlanarDepthwise {
     const T* const from = rows_ + q * band.chain.advance * row_.size();
     T* const to = target_ + axis.target(first) * width;
     const Index to_step = band.chain.step * axis.target_step * width;
+    // While this is computed: the same rows of the next map, and the rows that are written next.
+    const Index source_row = larger(axis.source(first, 0), 0) + job_.rows.sources();
+    for (Index i = 0; i < rows * job_.columns.sources(); i += kLine) {
+      __builtin_prefetch(source_ + source_row * job_.columns.sources() + i, 0, 2);
+    }
+    for (Index i = 0; i < rows * width; i += kLine) {
+      __builtin_prefetch(to + rows * to_step + i, 1, 3);
+    }
     const Tile* tile = tiles_;
     for (const TapAxis& columns : job_.columns) {
       const bool direct = in_place(columns);

@@ -12,10 +12,26 @@
 // In this order.
 #include "depthwise_grad_weight.h"
 
+// With the widest vectors that have no more lanes than there are channels, of 4 or more.
+template <typename T, int kBytes, bool kRelu>
+void channels_last_forward(const DepthwiseJob<T>& job) {
+  constexpr Index kSize = sizeof(T);
+  constexpr int kPixels = kBytes == 64 ? 4 : 2;
+  if (job.channels * kSize >= kBytes) {
+    run_in_team<ChannelsLastDepthwise<T, kBytes, kRelu, 4, kPixels>>(job);
+  } else if (job.channels * kSize >= 16) {
+    run_in_team<ChannelsLastDepthwise<T, 16, kRelu, 1, kPixels>>(job);
+  } else {
+    run_in_team<ChannelsLastDepthwise<T, kSize, kRelu, 1, kPixels>>(job);
+  }
+}
+
 template <typename T, int kBytes>
 void depthwise_forward(const DepthwiseJob<T>& job) {
-  if (job.channels_last) {
-    run_in_team<ChannelsLastDepthwise<T, kBytes>>(job);
+  if (job.channels_last && job.relu_before) {
+    channels_last_forward<T, kBytes, true>(job);
+  } else if (job.channels_last) {
+    channels_last_forward<T, kBytes, false>(job);
   } else {
     run_in_team<PlanarDepthwise<T, kBytes>>(job);
   }

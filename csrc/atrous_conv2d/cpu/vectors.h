@@ -1,8 +1,8 @@
 // Vectors of any width, with the types of GCC and clang, and matrices turned by them. Included by
 // engine.h, inside its unnamed namespace.
 
-inline Index smaller(Index a, Index b) { return a < b ? a : b; }
-inline Index larger(Index a, Index b) { return a > b ? a : b; }
+constexpr Index smaller(Index a, Index b) { return a < b ? a : b; }
+constexpr Index larger(Index a, Index b) { return a > b ? a : b; }
 inline Index round_up(Index a, Index unit) { return (a + unit - 1) / unit * unit; }
 
 template <typename T, int kLanes>
