@@ -1,4 +1,4 @@
-"""DeepLab v1 and v2 exactly as their Caffe code computed them, in PyTorch.
+"""DeepLab as the original Caffe and TensorFlow programs computed it, in PyTorch.
 
 >>> from deeplab_repro import load_caffe
 >>> net = load_caffe("deploy.prototxt", "train_iter_20000.caffemodel")

@@ -67,7 +67,7 @@ class _LazyGroup(click.Group):
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(deeplab_repro.__version__, prog_name="deeplab-repro")
 def _app() -> None:
-    """DeepLab v1 and v2 as their Caffe code computed them, without Caffe.
+    """DeepLab v1 and v2 as their Caffe code computed them, v3 and v3+ as TensorFlow did.
 
     MODEL is a .caffemodel, .caffemodel.h5, .safetensors, a prototxt alone, or the name of a
     released model whose weights are here (`deeplab-repro weights`); of DeepLab v3 and v3+ a

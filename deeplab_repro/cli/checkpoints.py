@@ -117,9 +117,11 @@ def load_checkpoint(
     from deeplab_repro.ops import AtrousConv2d, set_accuracy
     from deeplab_repro.tensorflow import load
 
-    options = _options(path, options_file, network)
     changes = {name: _value(text) for name, text in placeholders_of(settings).items()}
-    net = load(_changed(options, changes), path, quirks=quirks)
+    options, assumed = _options(path, options_file, network)
+    options = _changed(options, changes)
+    net = load(options, path, quirks=quirks)
+    _warn_of_assumed(path, options, [name for name in assumed if name not in changes])
     for module in net.modules():
         if isinstance(module, AtrousConv2d) and module.groups == 1:
             module.algorithm = algorithm
@@ -127,33 +129,43 @@ def load_checkpoint(
     return net
 
 
-def _options(path: str, options_file: str | None, network: str | None) -> dict[str, Any]:
+def _options(
+    path: str, options_file: str | None, network: str | None
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The options of a checkpoint's network, and the names of those that nobody has stated."""
     from deeplab_repro.tensorflow import infer_options
     from tensorflow_import import list_variables, read_options
 
     if options_file is not None:
         if network is not None:
             raise InputError("--options", expected="no --network beside it")
-        return options_in(options_file)
+        return options_in(options_file), ()
     if network is None and path.endswith(".safetensors"):
         stored = read_options(path)
         if stored is not None:
-            return stored
+            return stored, ()
     infos = list_variables(path)
     try:
         inferred = infer_options({name: info.shape for name, info in infos.items()})
     except BadInput as error:
         raise error.with_file(path) from None
     if network is not None:
-        return _of_network(network, inferred.options["num_classes"])
-    told = {name: inferred.options.get(name) for name in inferred.assumed}
-    words = ", ".join(f"{name} {json.dumps(value)}" for name, value in told.items())
+        return _of_network(network, inferred.options["num_classes"]), ()
+    return inferred.options, inferred.assumed
+
+
+def _warn_of_assumed(path: str, options: Mapping[str, Any], assumed: Sequence[str]) -> None:
+    """Name the options that are as in the released networks, because no variable tells them."""
+    if not assumed:
+        return
+    values = [
+        f"{name} {json.dumps(options[name])}" if name in options else name for name in assumed
+    ]
     click.echo(
-        f"deeplab-repro: warning: {path}: no variable tells {words}; taken from the released"
-        " networks (--options FILE or --set NAME=VALUE says otherwise)",
+        f"deeplab-repro: warning: {path}: no variable tells {', '.join(values)}; taken from the"
+        " released networks (--options FILE or --set NAME=VALUE says otherwise)",
         err=True,
     )
-    return inferred.options
 
 
 def options_in(file: str) -> dict[str, Any]:
