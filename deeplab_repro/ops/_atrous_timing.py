@@ -12,6 +12,7 @@ import torch
 from deeplab_repro.ops._atrous_algorithms import BY_NAME
 from deeplab_repro.ops._atrous_filters import KeptFilters
 from deeplab_repro.ops._atrous_interlace import How
+from deeplab_repro.ops._atrous_nonlinear import Nonlinear
 from deeplab_repro.ops._atrous_rules import (
     DIRECT_DTYPES,
     Problem,
@@ -103,6 +104,6 @@ def _runs(p: Problem) -> dict[str, Callable[[], object]]:
         if p.direction == "grad_weight":
             return lambda: algorithm.grad_weight(grad_y, x, p.kernel_size, how)
         kept = KeptFilters() if p.kept else None
-        return lambda: algorithm.run(x, weight, bias, how, True, kept)
+        return lambda: algorithm.run(x, weight, bias, how, Nonlinear(after="relu"), kept)
 
     return {name: run(name) for name in candidates(p)}
