@@ -36,7 +36,7 @@ def convolutions(device: str) -> None:
 
 
 def single_channels(device: str) -> None:
-    """Filters of single channels, forward and both gradients, in every type; strides leave parts."""
+    """Filters of single channels, forward and back, in every type; a stride leaves parts."""
     dtypes = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
     for dtype in dtypes if device == "cuda" else dtypes[:2]:
         for kernel, stride, rate in ((3, 1, 4), (3, 2, 1), (5, 1, 2), (2, 3, 1)):

@@ -37,6 +37,8 @@ FORMATS = {"contiguous": torch.contiguous_format, "channels-last": torch.channel
 LIMIT = 1e-5  # relative
 GOAL = 2.0  # torch's time over ours
 
+Passes = dict[str, Callable[[], torch.Tensor]]
+
 
 class Layer(NamedTuple):
     """Channels, size of the map, filter, stride and rate; y is as large as x over the stride."""
@@ -81,25 +83,37 @@ LAYERS = (
 )
 
 
-def passes(layer: Layer, fused: bool) -> dict[str, Callable[[], torch.Tensor]]:
+def passes(layer: Layer, fused: bool) -> Passes:
     """By side and memory format, on the same values."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(1, layer.channels, layer.size, layer.size, generator=generator)
     weight = torch.randn(layer.channels, 1, layer.kernel, layer.kernel, generator=generator)
     bias = torch.randn(layer.channels, generator=generator) if fused else None
-    window = layer.stride, layer.padding, layer.rate, layer.channels
+    stride, padding, rate, groups = layer.stride, layer.padding, layer.rate, layer.channels
 
     def ours(x: torch.Tensor) -> torch.Tensor:
         if not fused:
-            return atrous_conv2d(x, weight, bias, *window)
-        return atrous_conv2d(x, weight, bias, *window, activation="relu6", pre_activation="relu")
+            return atrous_conv2d(x, weight, bias, stride, padding, rate, groups)
+        return atrous_conv2d(
+            x,
+            weight,
+            bias,
+            stride,
+            padding,
+            rate,
+            groups,
+            activation="relu6",
+            pre_activation="relu",
+        )
 
     def theirs(x: torch.Tensor) -> torch.Tensor:
         if not fused:
-            return F.conv2d(x, weight, bias, *window)
-        return F.relu6(F.conv2d(x.relu(), weight, bias, *window), inplace=True)
+            return F.conv2d(x, weight, bias, stride, padding, rate, groups)
+        return F.relu6(
+            F.conv2d(x.relu(), weight, bias, stride, padding, rate, groups), inplace=True
+        )
 
-    found = {}
+    found: Passes = {}
     for name, layout in FORMATS.items():
         as_laid = x.contiguous(memory_format=layout)
         found[f"ours, {name}"] = functools.partial(ours, as_laid)
@@ -107,20 +121,22 @@ def passes(layer: Layer, fused: bool) -> dict[str, Callable[[], torch.Tensor]]:
     return found
 
 
-def backward(layer: Layer) -> dict[str, Callable[[], torch.Tensor]]:
+def backward(layer: Layer) -> Passes:
     """Both gradients, by side and memory format."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(1, layer.channels, layer.size, layer.size, generator=generator)
     weight = torch.randn(layer.channels, 1, layer.kernel, layer.kernel, generator=generator)
-    window = layer.stride, layer.padding, layer.rate, layer.channels
-    found = {}
+    stride, padding, rate, groups = layer.stride, layer.padding, layer.rate, layer.channels
+    found: Passes = {}
     for name, layout in FORMATS.items():
-        leaves = [x.contiguous(memory_format=layout).requires_grad_(), weight.requires_grad_()]
-        for side, function in (("ours", atrous_conv2d), ("torch", F.conv2d)):
-            y = function(*leaves, None, *window)
-            grad = torch.ones_like(y)
-            run = functools.partial(_gradients, y, leaves, grad)
-            found[f"{side}, {name}"] = run
+        as_laid = x.contiguous(memory_format=layout).requires_grad_()
+        leaves = [as_laid, weight.requires_grad_()]
+        maps = {
+            "ours": atrous_conv2d(as_laid, weight, None, stride, padding, rate, groups),
+            "torch": F.conv2d(as_laid, weight, None, stride, padding, rate, groups),
+        }
+        for side, y in maps.items():
+            found[f"{side}, {name}"] = functools.partial(_gradients, y, leaves, torch.ones_like(y))
     return found
 
 

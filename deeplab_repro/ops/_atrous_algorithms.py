@@ -258,6 +258,7 @@ def chosen(
     if how.precision != "fp32" and like.dtype == torch.float32:
         return "direct"
     image, kernel = (image_size[0], image_size[1]), (kernel_size[0], kernel_size[1])
+    padding = how.padding[0], how.padding[1]  # of four sides nothing is left to "auto"
     return choose(
         Problem(
             direction,
@@ -270,7 +271,10 @@ def chosen(
             image,
             out_size(image, kernel, *how[:3]),
             kernel,
-            *how[:4],
+            how.stride,
+            padding,
+            how.rate,
+            how.groups,
             kept,
             how.fast,
         )

@@ -116,8 +116,8 @@ def grad_weight(
     args = (plan, np.int64(pieces), grad_y, x, partial)
     _launch("depthwise_grad_weight_kernel", x, blocks, GRAD_THREADS, args)
     blocks = runtime.grid_size(weight.numel(), THREADS, max_blocks)
-    args = (np.int64(weight.numel()), np.int64(pieces), partial, weight)
-    _launch("depthwise_grad_weight_sum_kernel", x, blocks, THREADS, args)
+    to_sum = (np.int64(weight.numel()), np.int64(pieces), partial, weight)
+    _launch("depthwise_grad_weight_sum_kernel", x, blocks, THREADS, to_sum)
     return weight
 
 
