@@ -120,7 +120,7 @@ def draw_all(results: Path = RESULTS) -> list[Path]:
     return [
         picture
         for path in files
-        if json.loads(path.read_text(encoding="utf-8"))["name"] in PICTURES
+        if json.loads(path.read_text(encoding="utf-8")).get("name") in PICTURES
         for picture in draw(path)
     ]
 

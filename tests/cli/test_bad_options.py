@@ -27,7 +27,7 @@ BAD = [
     [*ACTIVATIONS, "--mean", "mean.npy", "is no mean picture; expected finite numbers"],
     [*ACTIVATIONS, "--pad-to", "1000000000", "--pad-to: too many pixels"],
     [*ACTIVATIONS, "--resize", "1000000000x5", "--resize: too many pixels"],
-    ["convert", "", "Is a directory"],  # as of a variable of the shell that is not set
+    ["convert", "", "no such file"],  # as of a variable of the shell that is not set
     *(["networks", "write", "largefov", "-o", folder, "is a folder"] for folder in ("", ".")),
     [*SEGMENT, "--crf", "", "no CRF parameters are named ''"],
     [*SEGMENT, "--classes", "", "No such file"],

@@ -18,7 +18,7 @@ from deeplab_repro.models.v3.variables import to_tensorflow
 from deeplab_repro.tensorflow.training import TrainingOptions, losses
 from deeplab_repro.train.trainer import Trainer
 from tensorflow_import import TensorFlowImportError, read_variables, write_checkpoint
-from tests.tensorflow.training_cases import CASES
+from tests.tensorflow_program.training_cases import CASES
 from tests.testing.tensorflow_weights import weights_for
 
 OPTIONS: dict[str, Any] = {
@@ -64,8 +64,8 @@ def test_two_steps_of_the_original() -> None:
     """Its first step follows from what it stored after the second: a1 = (w0 - w2 - lr2 a2) / lr1.
 
     The second one cannot be compared so: it is far, and what the gradients differ by in the first
-    (see `tests/tensorflow/test_training.py`) makes all the difference in it. In float64 a change of
-    the pictures by 1e-7 of themselves moves its gradients by half of their size.
+    (see `tests/tensorflow_program/test_training.py`) makes all the difference in it. In float64 a
+    change of the pictures by 1e-7 of themselves moves its gradients by half of their size.
     """
     case = CASES["train_mnv2_dm035_two_steps"]
     options = TrainingOptions.from_case(case.case)

@@ -16,7 +16,7 @@ from deeplab_repro.models.v3.variables import to_tensorflow
 from deeplab_repro.tensorflow.loss import LossOptions, cross_entropy
 from deeplab_repro.tensorflow.schedule import LearningRate
 from deeplab_repro.tensorflow.training import TrainingOptions, losses
-from tests.tensorflow.training_cases import CASES, TrainingCase
+from tests.tensorflow_program.training_cases import CASES, TrainingCase
 
 #: 2-norm of a gradient's difference over that of the gradient. Where averages are used instead of
 #: the batch's statistics, rounding is all there is; the worst is 9e-7.
