@@ -11,6 +11,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from statistics import geometric_mean
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,6 +27,13 @@ def load(name: str) -> dict[str, Any]:
     return content
 
 
+def _machine(path: Path, about: dict[str, Any]) -> str:
+    """On which machine a file's numbers were measured, with the end of the sentence."""
+    cap = path.stem.rpartition("_")[2]
+    limited = f", both limited to {cap}" if cap in ("avx2", "avx512") else ""
+    return f"{about['cpu']}, torch {about['torch']}{limited}."
+
+
 def forward(results: Path) -> list[str]:
     """For each run of forward.py: seconds and memory of the full networks, and the peers'."""
     blocks = []
@@ -36,9 +44,8 @@ def forward(results: Path) -> list[str]:
         peers = list(dict.fromkeys(peer for r in rows for peer in r.get("peers_seconds", {})))
         lines = [
             "`benchmarks/forward.py` runs whole networks: one picture, warm, on"
-            f" {threads} thread{'s' * (threads > 1)} of {about['cpu']}, torch {about['torch']}"
-            + (f", both limited to {path.stem[8:]}." if path.stem != "forward" else ".")
-            + " Caffe's figures were recorded with OpenBLAS on another machine.",
+            f" {threads} thread{'s' * (threads > 1)} of {_machine(path, about)}"
+            " Caffe's figures were recorded with OpenBLAS on another machine.",
         ]
         if peers:
             lines[0] += (
@@ -118,13 +125,12 @@ def convolutions(results: Path) -> list[str]:
         of_cpu = "threads" in timed[0] and timed[0].get("device") != "cuda"
         if "_full" in path.stem or not of_cpu:
             continue
-        about, capped = content["machine"], path.stem.rpartition("_")[2] in ("avx2", "avx512")
+        about = content["machine"]
         threads = list(dict.fromkeys(r["threads"] for r in timed))
         lines = [
             "`benchmarks/atrous_vs_cudnn.py` times layers in evaluation mode, forward, in float32,"
-            f" for one picture, on {about['cpu']}, torch {about['torch']}"
-            + (f", both limited to {timed[0]['instruction_set']}." if capped else ".")
-            + " The numbers say how many times as long torch's convolution (oneDNN) takes, each in"
+            f" for one picture, on {_machine(path, about)}"
+            " The numbers say how many times as long torch's convolution (oneDNN) takes, each in"
             ' the memory format that it is faster in. `fast` is accuracy="fast". A share of the'
             " peak is one of the speed of torch's product of two matrices, and counts the"
             " multiply-adds that are not on the padding.",
@@ -163,6 +169,74 @@ def _shape_row(result: dict[str, Any]) -> str:
 
 def _plain(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
+
+
+def single_channels(results: Path) -> list[str]:
+    """For each run of depthwise.py: geometric means, then all layers."""
+    blocks = []
+    for path in sorted(results.glob("*/depthwise*.json")):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        about, rows = content["machine"], content["results"]
+        kinds = list(dict.fromkeys(r["what"] for r in rows))
+        lines = [
+            "`benchmarks/depthwise.py` times the convolution of single channels, forward, for one"
+            f" picture, on {_machine(path, about)}"
+            " The numbers say how many times as long torch takes, each in the memory format that"
+            " it is faster in; behind them stands our speed in bytes as a share of that of a copy"
+            " of x. `fused` has a ReLU before, a bias and a ReLU6 behind. Asked for are"
+            f" {rows[0]['goal']:g} times.",
+            "",
+            f"| layer, map, rate | threads | {' | '.join(kinds)} |",
+            f"| --- | --- |{' --- |' * len(kinds)}",
+        ]
+        cells: dict[tuple[str, int], dict[str, dict[str, Any]]] = {}
+        for r in rows:
+            cells.setdefault((r["layer"], r["threads"]), {})[r["what"]] = r
+        for threads in dict.fromkeys(threads for _, threads in cells):
+            for name, low, high in (("all", 0, 99), ("rates 1 to 6", 0, 6), ("above", 7, 99)):
+                chosen = [r for r in rows if r["threads"] == threads and low <= r["rate"] <= high]
+                means = [
+                    geometric_mean([r["ratio"] for r in chosen if r["what"] == kind])
+                    for kind in kinds
+                ]
+                lines.append(f"| {name} | {threads} | {' | '.join(f'{m:.2f}' for m in means)} |")
+        for (layer, threads), found in cells.items():
+            texts = [f"{r['ratio']:.2f}, {100 * r['of_copy']:.0f} %" for r in found.values()]
+            lines.append(f"| {layer} | {threads} | {' | '.join(texts)} |")
+        blocks.append("\n".join(lines))
+    return blocks
+
+
+def later_networks(results: Path) -> list[str]:
+    """For each run of later_networks.py: seconds of all candidates."""
+    blocks = []
+    for path in sorted(results.glob("*/later_networks*.json")):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        about, rows = content["machine"], content["results"]
+        threads = rows[0]["threads"]
+        lines = [
+            "`benchmarks/later_networks.py` runs DeepLab v3 with torchvision's ResNet-101 and v3+"
+            f" with Xception-65: one picture, warm, on {threads} threads of {_machine(path, about)}"
+            " `torch` is the same network of torch's own modules. Behind each peer stands how"
+            " many times as long it takes, in its faster memory format, as the fused network, and"
+            f' as the one with accuracy="fast"; asked for are {rows[0]["goal"]:g} times.',
+            "",
+            "| network, side of the picture | fused | fast | torch | torchvision |",
+            "| --- | --- | --- | --- | --- |",
+        ]
+        for r in rows:
+            seconds = {name: timing["median"] for name, timing in r["seconds"].items()}
+            cells = [f"{seconds[name]:.2f} s" for name in ("fused", "fused fast")]
+            for peer in ("torch", "torchvision"):
+                if peer not in seconds:
+                    cells.append(r["missing_peers"].get(peer, "has none"))
+                    continue
+                best = min(seconds[peer], seconds[f"{peer} channels-last"])
+                over = "".join(f", {times[peer]:.2f}" for times in r["times_faster"].values())
+                cells.append(f"{best:.2f} s{over}")
+            lines.append(f"| {r['network'].replace('@', ', ')} | {' | '.join(cells)} |")
+        blocks.append("\n".join(lines))
+    return blocks
 
 
 def crf(results: Path) -> list[str]:
@@ -215,8 +289,10 @@ def filled(page: str) -> str:
     parts = [
         "",
         *convolutions(RESULTS),
+        *single_channels(RESULTS),
         *crf(RESULTS),
         *forward(RESULTS),
+        *later_networks(RESULTS),
         convert(),
         fuzz(),
     ]

@@ -55,7 +55,7 @@ def open_file(path: str | os.PathLike[str]) -> BinaryIO:
 
 
 def read_text(path: str | os.PathLike[str]) -> str:
-    """The text of a prototxt, UTF-8.
+    """The text of a prototxt, a list or options, UTF-8.
 
     Raises:
         CaffeImportError: not readable, larger than ``MAX_TEXT_BYTES``, or not UTF-8.
@@ -67,7 +67,7 @@ def read_text(path: str | os.PathLike[str]) -> str:
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError:
-        raise CaffeImportError("is no text", file=path, expected="a prototxt in UTF-8") from None
+        raise CaffeImportError("is no text", file=path, expected="text in UTF-8") from None
 
 
 def kind_of(path: str | os.PathLike[str]) -> FileKind:

@@ -15,7 +15,7 @@ from prototxt_import.files import kind_of, read_text
 from prototxt_import.layers import Phase
 from prototxt_import.net import Net, build_net
 from prototxt_import.schema import DIALECTS, Dialect
-from prototxt_import.text import fill_placeholders, parse_text
+from prototxt_import.text import fill_placeholders, parse_text, placeholders_in
 
 __all__ = ["Model", "parse_net", "read_model", "read_net", "read_weights", "write_weights"]
 
@@ -34,6 +34,7 @@ class Model:
         weights: layer name -> blobs.
         net_file: where the network came from.
         weights_file: where the weights came from.
+        placeholders: names of the ``${NAME}`` that the network's prototxt had.
     """
 
     raw: RawNet | None = None
@@ -41,6 +42,7 @@ class Model:
     weights: Weights = field(default_factory=dict)
     net_file: str | None = None
     weights_file: str | None = None
+    placeholders: tuple[str, ...] = ()
 
     def net(self, phase: Phase = "TEST", *, level: int = 0, stages: Iterable[str] = ()) -> Net:
         """The network in one phase.
@@ -160,7 +162,9 @@ def read_model(
         if prototxt is None:
             return model
         text_file = prototxt
-    filled = fill_placeholders(read_text(text_file), placeholders, file=text_file)
+    text = read_text(text_file)
+    filled = fill_placeholders(text, placeholders, file=text_file)
+    model.placeholders = placeholders_in(text)
     model.raw = parse_text(filled, forced=dialect, file=text_file)
     model.net_file, model.filtered = str(text_file), False
     return model

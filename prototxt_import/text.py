@@ -14,7 +14,7 @@ from prototxt_import.errors import CaffeImportError
 from prototxt_import.limits import MAX_LAYERS, MAX_TEXT_BLANKS, MAX_TEXT_BYTES, MAX_TEXT_TOKENS
 from prototxt_import.schema import DIALECTS, Dialect, message_class, preferred, unified
 
-__all__ = ["fill_placeholders", "parse_message", "parse_text"]
+__all__ = ["fill_placeholders", "parse_message", "parse_text", "placeholders_in"]
 
 _STRING_COMMENT_OR_PLACEHOLDER = re.compile(
     # The closing quote may be missing: such text is refused later, and demanding the quote here
@@ -63,6 +63,17 @@ def fill_placeholders(
         return value_of(found["name"], found.start())
 
     return _STRING_COMMENT_OR_PLACEHOLDER.sub(replace, text)
+
+
+def placeholders_in(text: str) -> tuple[str, ...]:
+    """The names of all ``${NAME}`` outside comments, each once, in their order."""
+    names = (
+        name
+        for found in _STRING_COMMENT_OR_PLACEHOLDER.finditer(text)
+        if found["comment"] is None
+        for name in _PLACEHOLDER.findall(found[0])
+    )
+    return tuple(dict.fromkeys(names))
 
 
 def parse_text(text: str, *, forced: Dialect | None = None, file: object = None) -> RawNet:
@@ -138,9 +149,12 @@ def _check_amount(text: str, file: object) -> None:
     MAX_TEXT_BYTES.check(len(text), "too large for a prototxt, in characters", file=file)
     tokens = layers = 0
     most_tokens, most_layers = MAX_TEXT_TOKENS.value, 2 * MAX_LAYERS.value
+    most_blanks = MAX_TEXT_BLANKS.value
     for token in _TOKEN.finditer(text):
         if token.lastgroup == "blanks":
-            MAX_TEXT_BLANKS.check(token.end() - token.start(), "too many blanks", file=file)
+            blanks = token.end() - token.start()
+            if blanks > most_blanks:
+                MAX_TEXT_BLANKS.check(blanks, "too many blanks", file=file)
             continue
         tokens += 1
         # A parameter may be called so as well: the layers are counted exactly once parsed.

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, Final, cast
 import numpy as np
 
 from prototxt_import.files import open_file
-from prototxt_import.words import show
+from prototxt_import.words import number, show
 from tensorflow_import.crc32c import crc32c, mask
 from tensorflow_import.dtypes import Array, DataType, check_shape, data_type, decoded
 from tensorflow_import.errors import Damaged, TensorFlowImportError, naming
@@ -334,11 +334,23 @@ class _DataFiles(ExitStack):
     @contextmanager
     def _opened(self, shard: int) -> Iterator[tuple[BinaryIO, int]]:
         path = data_file(self._bundle.prefix, shard, self._bundle.shards)
+        if not os.path.exists(path):
+            raise self._missing(path)
         with naming(path, "data file of this checkpoint"):
             if shard not in self._files:
                 file = self.enter_context(open_file(path))
                 self._files[shard] = file, os.fstat(file.fileno()).st_size
             yield self._files[shard]
+
+    def _missing(self, path: str) -> TensorFlowImportError:
+        prefix, shards = self._bundle.prefix, self._bundle.shards
+        there = sum(os.path.exists(data_file(prefix, i, shards)) for i in range(shards))
+        return TensorFlowImportError(
+            "No such file",
+            file=path,
+            expected=f"{number(shards, 'data file')}, as {prefix}.index says",
+            got=f"{there} of them",
+        )
 
 
 def _fill(file: BinaryIO, content: Array, offset: int) -> None:

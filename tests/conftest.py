@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.testing.warm import Warm
 
 DATA = Path(__file__).parent / "data"
 
@@ -89,3 +94,12 @@ def _same_random_numbers_every_run() -> None:
 def data() -> Path:
     """The folder of bundled test data."""
     return DATA
+
+
+@pytest.fixture(scope="session")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
+    """Starts `deeplab-repro` at once, as often as a test likes."""
+    from tests.testing.warm import warm_program
+
+    with warm_program(tmp_path_factory.mktemp("warm")) as started:
+        yield started

@@ -10,7 +10,10 @@ two implementations apart: `activations_sampled.h5` holds
     /blobs/NAME          a group per blob; attributes shape, l2 (2-norm), largest (max |value|)
     /blobs/NAME/index    512 flat indexes, sorted, drawn with a seed made of the name
     /blobs/NAME/value    the values there
-    /blobs/NAME/full     the whole blob instead, for inputs, the output, and small blobs
+    /blobs/NAME/full     the whole blob instead, for inputs, what a CRF gives, and small blobs
+    /blobs/NAME/labels   of the scores that end a network, (N, C, H, W): the channel of the largest
+                         at every pixel, as uint8 (N, H, W); index and value then hold all channels
+                         of 512 pixels
 
 `train_sgd_poly/batches_sampled.h5` holds the blobs of its data layer in the same form, as `/iter0`
 and `/iter1`: the last of the two passes of an iteration.
@@ -38,8 +41,10 @@ NETWORKS = (
     "resnet101_msc_w16",
     "vgg16_aspp_l_w8",
 )
-# Kept whole in every network that has them: its inputs and its full-size scores.
-WHOLE = {"data", "data_dim", "score", "crf", "fc8_crop", "fc1_interp", "fc8_interp", "fc_fusion"}
+# Kept whole in every network that has them: its inputs, and what a CRF makes of them.
+WHOLE = {"data", "data_dim", "score", "crf"}
+# Scores of the size of the picture.
+SCORES = {"fc8_crop", "fc1_interp", "fc8_interp", "fc_fusion"}
 RUNS = (
     "adagrad",
     "adam_step",
@@ -113,9 +118,13 @@ def make_network(source: Path, target: Path) -> None:
     ):
         small.attrs["caffe"] = full.attrs["caffe"]
         blobs = full["blobs"]
-        whole = last_scores(set(blobs))
+        last = last_scores(set(blobs))
         for name in sorted(blobs):
-            write_blob(small.create_group(f"blobs/{name}"), name, blobs[name][()], name in whole)
+            group, values = small.create_group(f"blobs/{name}"), blobs[name][()]
+            if name in last:
+                write_scores(group, name, values)
+            else:
+                write_blob(group, name, values, name in WHOLE)
 
 
 def make_runs(source: Path, target: Path) -> None:
@@ -171,33 +180,58 @@ def make_batches(source: Path, target: Path) -> None:
 
 
 def last_scores(names: set[str]) -> set[str]:
-    """The blobs of `WHOLE` in this net; of several score blobs the one that ends the net."""
-    whole = names & WHOLE
+    """The blobs of `SCORES` that end this net."""
+    last = names & SCORES
     for ending, before in (("fc8_crop", "fc8_interp"), ("fc_fusion", "fc8_interp")):
         if ending in names:
-            whole.discard(before)
+            last.discard(before)
     if "fc1_interp" in names:
-        whole.discard("fc_fusion")
-    return whole
+        last.discard("fc_fusion")
+    return last
 
 
 def write_blob(
     group: h5py.Group, name: str, values: np.ndarray, whole: bool, samples: int = SAMPLES
 ) -> None:
-    values = np.ascontiguousarray(values, dtype=np.float32)
-    wide = values.astype(np.float64).ravel()
+    write_norms(group, values)
+    if whole or values.size <= samples:
+        write_packed(group, full=values.astype(np.float32))
+        return
+    write_samples(group, values, draw(name, values.size, samples))
+
+
+def write_scores(group: h5py.Group, name: str, values: np.ndarray) -> None:
+    """Labels of all pixels, and all channels of some."""
+    write_norms(group, values)
+    count, channels, height, width = values.shape
+    picture, pixel = np.divmod(draw(name, count * height * width, SAMPLES), height * width)
+    index = (picture[:, None] * channels + np.arange(channels)) * height * width + pixel[:, None]
+    write_samples(group, values, np.sort(index, axis=None))
+    write_packed(group, labels=values.argmax(1).astype(np.uint8))
+
+
+def draw(name: str, size: int, samples: int) -> np.ndarray:
+    """Sorted flat indexes, with the name as seed, so that a second run draws the same."""
+    random = np.random.RandomState(zlib.crc32(name.encode()))
+    return np.sort(random.choice(size, samples, replace=False))
+
+
+def write_norms(group: h5py.Group, values: np.ndarray) -> None:
+    wide = values.astype(np.float32).astype(np.float64).ravel()
     group.attrs["shape"] = values.shape
     group.attrs["l2"] = np.sqrt(np.dot(wide, wide))
     group.attrs["largest"] = np.abs(wide).max()
+
+
+def write_samples(group: h5py.Group, values: np.ndarray, index: np.ndarray) -> None:
+    value = values.ravel()[index].astype(np.float32)
+    write_packed(group, index=index.astype(np.uint32), value=value)
+
+
+def write_packed(group: h5py.Group, **arrays: np.ndarray) -> None:
     packed = {"compression": "gzip", "compression_opts": 9, "shuffle": True}
-    if whole or values.size <= samples:
-        group.create_dataset("full", data=values, **packed)
-        return
-    # Drawn with the name as seed, so that a second run writes the same file.
-    random = np.random.RandomState(zlib.crc32(name.encode()))
-    index = np.sort(random.choice(values.size, samples, replace=False)).astype(np.uint32)
-    group.create_dataset("index", data=index, **packed)
-    group.create_dataset("value", data=values.ravel()[index], **packed)
+    for name, values in arrays.items():
+        group.create_dataset(name, data=values, **packed)
 
 
 def copy(source: Path, target: Path) -> None:

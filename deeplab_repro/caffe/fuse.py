@@ -19,6 +19,7 @@ from deeplab_repro.caffe.layers.conv import Convolution, Deconvolution
 from deeplab_repro.caffe.layers.elementwise import Dropout, ReLU
 from deeplab_repro.caffe.layers.linear import InnerProduct
 from deeplab_repro.caffe.layers.normalization import BatchNorm, Bias, Scale
+from deeplab_repro.ops._residual import add_relu_
 from prototxt_import import CaffeImportError
 from prototxt_import.schedule import Schedule, Turn, Value
 
@@ -56,9 +57,9 @@ class FusedLayer(nn.Module):
     def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
         """x as ``core`` takes it, ``other`` of the top's shape."""
         y: Tensor = self.core(x)
-        if other is not None:
-            y = y.add_(other)
-        return y.relu_() if self.relu else y
+        if other is None:
+            return y.relu_() if self.relu else y
+        return add_relu_(y, other) if self.relu else y.add_(other)
 
 
 class FusedNet(GraphModule):

@@ -18,7 +18,7 @@ from prototxt_import.files import read_text
 if TYPE_CHECKING:
     from deeplab_repro.models.v3.network import DeepLabV3
 
-__all__ = ["checkpoint_of", "load_checkpoint", "network_options", "options_in", "refuse_given"]
+__all__ = ["checkpoint_of", "load_checkpoint", "network_options", "refuse_given"]
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -31,8 +31,8 @@ def network_options(command: _Command) -> _Command:
                 "--options",
                 "options_file",
                 type=click.Path(),
-                help="Of a TensorFlow checkpoint: JSON with the original's options of its network;"
-                " --set NAME=VALUE changes one.",
+                help="Of a TensorFlow checkpoint: JSON with the original's options of its network,"
+                " or the flag file that it was trained by; --set NAME=VALUE changes one.",
             ),
             click.option(
                 "--network",
@@ -139,7 +139,7 @@ def _options(
     if options_file is not None:
         if network is not None:
             raise InputError("--options", expected="no --network beside it")
-        return options_in(options_file), ()
+        return _options_in(options_file), ()
     if network is None and path.endswith(".safetensors"):
         stored = read_options(path)
         if stored is not None:
@@ -168,19 +168,23 @@ def _warn_of_assumed(path: str, options: Mapping[str, Any], assumed: Sequence[st
     )
 
 
-def options_in(file: str) -> dict[str, Any]:
-    """The options in a JSON file.
+def _options_in(file: str) -> dict[str, Any]:
+    """The options in a JSON file, or in the flag file of a training.
 
     Raises:
         BadInput: it cannot be read, or they are no options of a network.
     """
     from deeplab_repro.models.v3.options import ModelOptions
 
+    text = read_text(file)
+    if text.lstrip().startswith("-"):
+        from deeplab_repro.tensorflow.flags import read_flags
+
+        # The crop in it is what the network was trained on, and not all that it can be given.
+        return {**asdict(read_flags(file).network), "crop_size": None}
     try:
-        content = json.loads(read_text(file))
+        content = json.loads(text)
     except (ValueError, RecursionError) as error:
-        if isinstance(error, BadInput):  # it cannot be read at all
-            raise
         raise InputError(f"is no JSON ({error})", file=file) from None
     # The reference data of a network have them under this key, among others.
     options = content.get("case", content) if isinstance(content, dict) else content
@@ -194,20 +198,25 @@ def options_in(file: str) -> dict[str, Any]:
 
 
 def _of_network(name: str, num_classes: int) -> dict[str, Any]:
+    from deeplab_repro.models.catalogue import hint
     from deeplab_repro.models.v3.catalogue import NETWORKS_V3
 
     if name not in NETWORKS_V3:
-        raise InputError("--network", expected=f"one of {', '.join(NETWORKS_V3)}", got=name)
+        known = ", ".join(NETWORKS_V3)
+        got = f"{name!r}{hint(name, NETWORKS_V3)}"
+        raise InputError("--network", expected=f"one of {known}", got=got)
     return asdict(NETWORKS_V3[name].options(num_classes))
 
 
 def _changed(options: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """The options with others in their place; rates keep the field of view."""
     from deeplab_repro.models.atrous import rates_at
+    from deeplab_repro.models.v3.options import ModelOptions
 
     changed = {**options, **changes}
-    rates, stride = options.get("atrous_rates"), changes.get("output_stride")
-    if rates and "atrous_rates" not in changes and isinstance(stride, int) and stride > 0:
+    rates = options.get("atrous_rates")
+    if rates and "output_stride" in changes and "atrous_rates" not in changes:
+        stride = ModelOptions.from_case(changed).output_stride  # one that the network can have
         changed["atrous_rates"] = rates_at(stride, tuple(rates), options.get("output_stride", 16))
     return changed
 

@@ -33,6 +33,7 @@ __all__ = [
     "accuracy_option",
     "algorithm_option",
     "channel_options",
+    "check_placeholders",
     "console",
     "input_shape_option",
     "json_option",
@@ -112,23 +113,29 @@ def model_options(command: _Command) -> _Command:
             click.option(
                 "--dialect", type=click.Choice(DIALECTS), help="Overrule the file's evidence."
             ),
-            set_option,
+            set_option(),
         ]
     ):
         command = decorate(command)
     return command
 
 
-def set_option(command: _Command) -> _Command:
-    """``--set NAME=VALUE``, for :func:`placeholders_of`."""
-    decorate = click.option(
+def set_option(
+    what: str = "Fill the placeholder ${NAME} in the prototxt, or change the option NAME of a"
+    " TensorFlow checkpoint's network",
+) -> Callable[[_Command], _Command]:
+    """``--set NAME=VALUE``, for :func:`read` and :func:`~.checkpoints.load_checkpoint`.
+
+    Args:
+        what: it does, for the help.
+    """
+    return click.option(
         "--set",
         "settings",
         multiple=True,
         metavar="NAME=VALUE",
-        help="Fill the placeholder ${NAME} in the prototxt; may be repeated.",
+        help=f"{what}; may be repeated.",
     )
-    return decorate(command)
 
 
 def channel_options(command: _Command) -> _Command:
@@ -161,19 +168,50 @@ def placeholders_of(settings: Sequence[str]) -> dict[str, str]:
     return placeholders
 
 
+def check_placeholders(settings: Sequence[str], known: Sequence[str], file: object) -> None:
+    """Raise InputError for a ``--set`` that fills no placeholder.
+
+    Args:
+        settings: what :func:`set_option` was given.
+        known: the placeholders that there are.
+        file: where they are, for the message.
+    """
+    for name, value in placeholders_of(settings).items():
+        if name not in known:
+            there = f"--set of {' or '.join(known)}" if known else "no --set: it has no placeholder"
+            raise InputError(
+                f"has no placeholder ${{{name}}}", file=file, expected=there, got=f"{name}={value}"
+            )
+
+
 def read(
-    model: str, prototxt: str | None, dialect: Dialect | None, settings: Sequence[str]
+    model: str,
+    prototxt: str | None,
+    dialect: Dialect | None,
+    settings: Sequence[str],
+    *,
+    with_others: bool = False,
 ) -> Model:
     """Read what :func:`model_options` named.
 
     Where there is no file of this name, it may be that of a released model in the local store.
+
+    Args:
+        model, prototxt, dialect, settings: as they were given.
+        with_others: the settings are for several models, and need not all be for this one.
+
+    Raises:
+        BadInput: a file that cannot be used; a setting that fills no placeholder.
     """
     from deeplab_repro.released import resolve
 
     placeholders = placeholders_of(settings)
     if not os.path.exists(model):
         model = str(resolve(model) or model)
-    return read_model(model, prototxt, dialect=dialect, placeholders=placeholders)
+    found = read_model(model, prototxt, dialect=dialect, placeholders=placeholders)
+    if not with_others:
+        check_placeholders(settings, found.placeholders, found.net_file or model)
+    return found
 
 
 def load_net(

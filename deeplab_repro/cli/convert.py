@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from deeplab_repro.cli.checkpoints import checkpoint_of, options_in
+from deeplab_repro.cli.checkpoints import checkpoint_of, load_checkpoint
 from deeplab_repro.cli.common import (
     console,
     json_option,
@@ -19,7 +20,12 @@ from deeplab_repro.cli.common import (
     writable,
     write_json,
 )
-from deeplab_repro.cli.variables import convert_variables, is_tensorflow, refuse_options
+from deeplab_repro.cli.variables import (
+    check_keeps_options,
+    convert_variables,
+    is_tensorflow,
+    refuse_options,
+)
 from deeplab_repro.errors import BadInput, InputError
 from prototxt_import import Dialect, Model, infer_net, write_weights
 from prototxt_import.files import kind_of, replacing_file
@@ -37,13 +43,15 @@ _ENDINGS = (".safetensors", ".pt", ".caffemodel", ".h5")
 @click.option(
     "--network",
     metavar="NAME",
-    help="Of a PyTorch state dict, where its keys do not say it; see `networks list`.",
+    help="Of a PyTorch state dict, where its keys do not say it, or of a TensorFlow checkpoint;"
+    " see `networks list`.",
 )
 @click.option(
     "--options",
     "options_file",
     type=click.Path(),
-    help="Of a TensorFlow checkpoint: JSON with the options of its network, which the file keeps.",
+    help="Of a TensorFlow checkpoint: JSON with the options of its network, or the flag file that"
+    " it was trained by.",
 )
 @click.option(
     "-o",
@@ -78,13 +86,18 @@ def command(
     `checkpoint`) or a frozen graph (.pb), whose variables are written under their names, in
     TensorFlow's layout, with values and types unchanged; and a .safetensors or .npz of such
     variables, which -o OUT.ckpt or OUT.index makes a checkpoint again.  A .safetensors keeps the
-    --options of the network and stands for MODEL everywhere.
+    options of the network that --options, --network and --set give, and then stands for MODEL
+    everywhere without them.
     """
     checkpoint = model if is_tensorflow(model, output) else checkpoint_of(model, options_file)
     if checkpoint is not None:
-        refuse_options(model, {"--prototxt": prototxt, "--dialect": dialect, "--set": settings})
-        refuse_options(model, {"--network": network})
-        options = None if options_file is None else options_in(options_file)
+        refuse_options(model, {"--prototxt": prototxt, "--dialect": dialect})
+        options = None
+        if options_file is not None or network is not None or settings:
+            check_keeps_options(output)
+            # Options of another network than the variables' would make a file that nothing loads.
+            net = load_checkpoint(checkpoint, options_file, network, settings)
+            options = asdict(net.options)
         convert_variables(checkpoint, output, json_file, options)
         return
     if output is None:

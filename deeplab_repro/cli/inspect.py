@@ -10,6 +10,7 @@ import click
 from deeplab_repro.caffe.analysis import LayerCost, Memory, analyse, memory
 from deeplab_repro.cli.checkpoints import checkpoint_of
 from deeplab_repro.cli.common import (
+    check_placeholders,
     console,
     input_shape_option,
     json_option,
@@ -65,7 +66,7 @@ def command(
         refuse_options(model, {**options, "a second model": other, "--input-shape": input_shapes})
         inspect_variables(checkpoint, json_file)
         return
-    source = read(model, prototxt, dialect, settings)
+    source = read(model, prototxt, dialect, settings, with_others=other is not None)
     inputs = parse_shapes(input_shapes)
     if other is not None:
         if svg is not None:
@@ -107,7 +108,9 @@ def _read_other(
     other: str, source: Model, dialect: Dialect | None, settings: tuple[str, ...]
 ) -> Model:
     """The second model; weights without a network belong to the first one's."""
-    model = read(other, None, dialect, settings)
+    model = read(other, None, dialect, settings, with_others=True)
+    names = (*source.placeholders, *model.placeholders)
+    check_placeholders(settings, names, f"{source.net_file or source.weights_file}, {other}")
     if model.raw is None and source.raw is not None:
         model.raw, model.filtered, model.net_file = source.raw, source.filtered, source.net_file
     return model

@@ -184,6 +184,7 @@ def write(
     """Write the network NAME of `networks list` as prototxt, or how it was trained.
 
     NAME may also be its full name, such as deeplab_v2_resnet101_msc: --json of the list has them.
+    Networks of DeepLab v3 and v3+ have no prototxt.
     """
     from deeplab_repro.models import write_network, write_solver
     from deeplab_repro.models.write import TRAIN_SETS

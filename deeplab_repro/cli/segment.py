@@ -86,7 +86,7 @@ _A_CHECKPOINT = "a TensorFlow checkpoint"
 @click.option("--model", type=click.Path(), required=True, metavar="MODEL", help="The network.")
 @click.option("--prototxt", type=click.Path(), help="The network, if not in MODEL.")
 @click.option("--dialect", type=click.Choice(DIALECTS), help="Overrule the file's evidence.")
-@set_option
+@set_option()
 @network_options
 @results_option
 @click.option(
@@ -225,7 +225,7 @@ def command(
         if checkpoint is not None:
             refuse_given(context, model, _OF_CAFFE)
             net = load_checkpoint(checkpoint, options_file, network, settings, quirks=quirks)
-            segmenter = _of_checkpoint(net, pad_to, flip=flip, **common)
+            segmenter = _of_checkpoint(net.fuse(), pad_to, flip=flip, **common)
         else:
             if flip:
                 raise InputError("does not go with --flip", file=model, expected=_A_CHECKPOINT)

@@ -11,6 +11,7 @@ import click
 
 from deeplab_repro.cli.common import (
     channel_options,
+    check_placeholders,
     console,
     json_option,
     make_table,
@@ -105,6 +106,7 @@ def command(
         raise InputError("the network to make", expected="--network or --prototxt, one of them")
     if prototxt is not None:
         made = read_model(prototxt, placeholders=placeholders, want_weights=False)
+        check_placeholders(settings, made.placeholders, prototxt)
     else:
         made = _of_catalogue(str(network), num_labels, width, placeholders)
     given = _source(source, _three("--mean", mean), _three("--std", std))

@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from deeplab_repro.cli.common import (
     accuracy_option,
     algorithm_option,
+    check_placeholders,
     console,
     placeholders_of,
     quirks_option,
@@ -64,7 +65,10 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Go on from the newest whole snapshot of this training; begin where there is none.",
 )
-@set_option
+@set_option(
+    "Fill the placeholder ${NAME} in the solver file and its networks, or change the flag NAME of"
+    " --flagfile"
+)
 @click.option("--dialect", type=click.Choice(DIALECTS), help="Overrule the networks' evidence.")
 @click.option(
     "--workers",
@@ -184,6 +188,7 @@ def _by_solver(
     from deeplab_repro.train.solver import Solver
 
     what = read_solver(file, placeholders=placeholders_of(settings), dialect=dialect)
+    check_placeholders(settings, what.placeholders, f"{file} with its networks")
     return Solver(what, weights, snapshot, **options)
 
 
@@ -344,12 +349,16 @@ def _warn_of_zeros(training: Solver) -> None:
 
 
 def _show_end(training: Training, ended: bool) -> None:
+    from deeplab_repro.train.solver import Solver
+
     if training.last_snapshot is not None:
         _say(f"snapshot: {shown(training.last_snapshot)}")
     if ended:
         _say(f"done: {training.iter} iterations, loss {training.smoothed_loss:.6g}")
     else:
-        _say(f"stopped after iteration {training.iter}; --snapshot goes on from there")
+        # A folder of checkpoints refuses another training: there --resume is all that is needed.
+        option = "--snapshot" if isinstance(training, Solver) else "--resume"
+        _say(f"stopped after iteration {training.iter}; {option} goes on from there")
 
 
 def _say(text: str) -> None:

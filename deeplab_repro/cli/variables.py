@@ -26,7 +26,13 @@ from tensorflow_import import (
     write_variables,
 )
 
-__all__ = ["convert_variables", "inspect_variables", "is_tensorflow", "refuse_options"]
+__all__ = [
+    "check_keeps_options",
+    "convert_variables",
+    "inspect_variables",
+    "is_tensorflow",
+    "refuse_options",
+]
 
 _STEP: Final = "global_step"
 _OUTPUTS: Final = ".ckpt, .index, .safetensors, .npz or .pt"
@@ -64,6 +70,16 @@ def refuse_options(model: str, options: Mapping[str, object]) -> None:
     for option, value in options.items():
         if value:
             raise InputError(f"does not go with {option}", file=model, expected="a Caffe model")
+
+
+def check_keeps_options(output: str | None) -> None:
+    """Raise InputError for a kind of file that cannot keep the options of a network."""
+    if output is not None and kind_of_output(output) != "safetensors":
+        raise InputError(
+            "has no place for --options, --network and --set",
+            file=output,
+            expected="-o OUT.safetensors",
+        )
 
 
 def convert_variables(

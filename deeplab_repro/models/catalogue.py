@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
+from difflib import SequenceMatcher
 from numbers import Integral
 from types import MappingProxyType
 
@@ -19,11 +20,16 @@ from deeplab_repro.models.schedules import (
     Stages,
 )
 from deeplab_repro.models.steps import Norm
+from deeplab_repro.models.v3.catalogue import NETWORKS_V3
 
 # All published channel counts are multiples of this, so any divisor of it is a valid width.
 _COMMON_CHANNELS = 64
 PHASES = ("TRAIN", "TEST", "DEPLOY")
 FORMATS = ("v1", "v2")
+#: How full names begin.
+_VERSION = re.compile(r"^deeplab_v\d(plus)?_")
+#: How much two names have in common, of 1, that may be meant for each other; and how many are told.
+_ALIKE, _MOST_HINTS = 0.6, 4
 
 
 @dataclass(frozen=True)
@@ -287,11 +293,43 @@ def find(name: str, also: Iterable[str] = ()) -> Network:
     """
     by_name = {network.full_name: network for network in NETWORKS.values()} | dict(NETWORKS)
     if name not in by_name:
-        close = get_close_matches(name, [*by_name, *also], n=3)
-        hint = f"; did you mean {' or '.join(close)}?" if close else ""
+        if name in NETWORKS_V3:
+            raise ValueError(
+                f"network: {name} has no prototxt and no layers of Caffe's; create_model makes it,"
+                " and `train --flagfile` trains it"
+            )
         known = ", ".join([*NETWORKS, *also])
-        raise ValueError(f"network: expected one of {known}; got {name!r}{hint}")
+        raise ValueError(
+            f"network: expected one of {known}; got {name!r}{hint(name, [*by_name, *also])}"
+        )
     return by_name[name]
+
+
+def hint(name: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: "; did you mean ...?", or nothing.
+
+    Args:
+        name: what was asked for.
+        known: what there is.  Those that hold the name go before those that are like it;
+            punctuation and the "deeplab_v3plus_" of full names count for nothing.
+
+    >>> hint("Xception-65", ["deeplab_v3plus_xception65", "deeplab_v3plus_xception71"])
+    '; did you mean deeplab_v3plus_xception65?'
+    """
+    wanted = _letters(name)
+    forms = {one: (_letters(one), _letters(_VERSION.sub("", one))) for one in known}
+    close = [one for one, (whole, _) in forms.items() if wanted and wanted in whole]
+    if not close:
+        alike = {
+            one: max(SequenceMatcher(None, wanted, form).ratio() for form in both)
+            for one, both in forms.items()
+        }
+        close = sorted((one for one in alike if alike[one] >= _ALIKE), key=lambda one: -alike[one])
+    return f"; did you mean {' or '.join(close[:_MOST_HINTS])}?" if close else ""
+
+
+def _letters(name: str) -> str:
+    return "".join(character for character in name.lower() if character.isalnum())
 
 
 def check_whole(what: str, value: int) -> None:

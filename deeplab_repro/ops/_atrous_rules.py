@@ -41,7 +41,7 @@ class Problem(NamedTuple):
     out_size: tuple[int, int]
     kernel_size: tuple[int, int]
     stride: tuple[int, int]
-    padding: tuple[int, ...]  # of single channels perhaps (top, bottom, left, right)
+    padding: tuple[int, int]
     rate: tuple[int, int]
     groups: int
     kept: bool = False  # the layer keeps its filters transformed

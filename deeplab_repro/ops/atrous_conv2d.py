@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,21 +10,23 @@ import torch.nn.functional as F
 from torch import nn
 
 from deeplab_repro.ops._arrays import Array, takes_arrays
-from deeplab_repro.ops._atrous_algorithms import Convolution, chosen, convolve, is_depthwise
-from deeplab_repro.ops._atrous_filters import KeepsFilters, KeptFilters, may_keep
-from deeplab_repro.ops._atrous_interlace import How
-from deeplab_repro.ops._atrous_native import out_size, sides
-from deeplab_repro.ops._atrous_nonlinear import Nonlinear
-from deeplab_repro.ops._atrous_rules import (
-    ACCURACIES,
-    ALGORITHMS,
-    DIRECT_DTYPES,
-    DIRECTIONS,
-    PRECISIONS,
+from deeplab_repro.ops._atrous_algorithms import Convolution, chosen, convolve
+from deeplab_repro.ops._atrous_arguments import (
+    Pair,
+    as_padding,
+    as_pair,
+    check_groups,
+    check_map,
+    check_names,
+    checked,
+    checked_out_size,
+    even_padding,
+    in_autocast,
 )
+from deeplab_repro.ops._atrous_filters import KeepsFilters, KeptFilters, may_keep
+from deeplab_repro.ops._atrous_nonlinear import Nonlinear
+from deeplab_repro.ops._atrous_rules import ACCURACIES, DIRECTIONS
 from deeplab_repro.ops.reference import atrous_im2col
-
-Pair = int | Sequence[int]
 
 
 @takes_arrays
@@ -110,12 +111,12 @@ def atrous_conv2d(
     >>> atrous_conv2d(x, torch.ones(1, 1, 1, 3), padding=(0, 2), rate=2)
     tensor([[[[2., 4., 6., 4., 6.]]]])
     """
-    x, weight, bias = _autocast(x, weight, bias)
-    how = _checked(x, weight, bias, stride, padding, rate, groups, precision, accuracy)
-    _check_names(x, algorithm, accuracy, precision, activation, pre_activation)
+    x, weight, bias = in_autocast(x, weight, bias)
+    how = checked(x, weight, bias, stride, padding, rate, groups, precision, accuracy)
+    check_names(x, algorithm, accuracy, precision, activation, pre_activation)
     nonlinear = Nonlinear(pre_activation, activation)
     if len(how.padding) == 4:
-        x, how, algorithm = _even_padding(x, weight, how, algorithm)
+        x, how, algorithm = even_padding(x, weight, how, algorithm)
     if torch.compiler.is_exporting():  # an exported program runs where this package is not
         y = F.conv2d(nonlinear.read(x), weight, bias, *how[:4])
         return nonlinear.written(y)
@@ -162,11 +163,11 @@ def choose_algorithm(
     >>> choose_algorithm(torch.ones(1, 8, 9, 9), torch.ones(4, 8, 1, 1))
     'library'
     """
-    x, weight, _ = _autocast(x, weight, None)
-    how = _checked(x, weight, None, stride, padding, rate, groups, precision, accuracy)
-    _check_names(x, "auto", accuracy, precision)
+    x, weight, _ = in_autocast(x, weight, None)
+    how = checked(x, weight, None, stride, padding, rate, groups, precision, accuracy)
+    check_names(x, "auto", accuracy, precision)
     if len(how.padding) == 4:
-        x, how, algorithm = _even_padding(x, weight, how, "auto")
+        x, how, algorithm = even_padding(x, weight, how, "auto")
         if algorithm != "auto":
             return algorithm
     if direction not in DIRECTIONS:
@@ -209,11 +210,11 @@ class AtrousConv2d(KeepsFilters):
     ) -> None:
         super().__init__()
         self.in_channels, self.out_channels = in_channels, out_channels
-        self.kernel_size = _pair("kernel_size", kernel_size, 1)
-        self.stride = _pair("stride", stride, 1)
-        self.padding = _padding(padding)
-        self.rate = _pair("rate", rate, 1)
-        _check_groups(groups, in_channels, out_channels)
+        self.kernel_size = as_pair("kernel_size", kernel_size, 1)
+        self.stride = as_pair("stride", stride, 1)
+        self.padding = as_padding(padding)
+        self.rate = as_pair("rate", rate, 1)
+        check_groups(groups, in_channels, out_channels)
         self.groups = groups
         self.algorithm, self.accuracy = algorithm, accuracy
         self.precision = precision
@@ -224,7 +225,7 @@ class AtrousConv2d(KeepsFilters):
             self.bias = nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype))
         else:
             self.register_parameter("bias", None)
-        _check_names(self.weight, algorithm, accuracy, precision, activation, pre_activation)
+        check_names(self.weight, algorithm, accuracy, precision, activation, pre_activation)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -235,12 +236,16 @@ class AtrousConv2d(KeepsFilters):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(N, C, H, W) -> (N, K, H', W')."""
+        return self.padded_by(x, self.padding)
+
+    def padded_by(self, x: torch.Tensor, padding: Pair) -> torch.Tensor:
+        """:meth:`forward` with another padding, for a layer in which it follows from x."""
         return atrous_conv2d(
             x,
             self.weight,
             self.bias,
             self.stride,
-            self.padding,
+            padding,
             self.rate,
             self.groups,
             algorithm=self.algorithm,
@@ -284,14 +289,14 @@ def im2col(
     <BLANKLINE>
              [[2., 3.]]]])
     """
-    kernel_size = _pair("kernel_size", kernel_size, 1)
-    window = _pair("stride", stride, 1), _pair("padding", padding, 0), _pair("rate", rate, 1)
-    _check_map(x)
-    size = _checked_out_size(x, kernel_size, *window)
+    kernel_size = as_pair("kernel_size", kernel_size, 1)
+    window = as_pair("stride", stride, 1), as_pair("padding", padding, 0), as_pair("rate", rate, 1)
+    check_map(x)
+    size = checked_out_size(x, kernel_size, *window)
     if torch.compiler.is_exporting():
         columns = atrous_im2col(x, kernel_size, *window)
     else:
-        _check_names(x, "im2col", "exact", "fp32")
+        check_names(x, "im2col", "exact", "fp32")
         columns = torch.ops.deeplab_repro.atrous_im2col(x, kernel_size, *window)
     return columns.view(x.shape[0], x.shape[1] * kernel_size[0] * kernel_size[1], *size)
 
@@ -316,186 +321,3 @@ def set_accuracy(net: nn.Module, accuracy: str) -> None:
     for module in net.modules():
         if isinstance(module, KeepsFilters):
             module.accuracy = accuracy
-
-
-# -------------------------------------------------------------------- what the arguments mean
-
-
-def _autocast(x: Any, *others: Any) -> list[Any]:
-    """The tensors in autocast's dtype, where it is on and x is of a dtype that it casts."""
-    tensors = [x, *others]
-    if (
-        not isinstance(x, torch.Tensor)
-        or not torch.amp.is_autocast_available(x.device.type)  # not on the meta device
-        or not torch.is_autocast_enabled(x.device.type)
-    ):
-        return tensors
-    dtype = torch.get_autocast_dtype(x.device.type)
-    return [
-        t.to(dtype)
-        if isinstance(t, torch.Tensor) and t.is_floating_point() and t.dtype != torch.float64
-        else t
-        for t in tensors
-    ]
-
-
-def _pair(name: str, value: Pair, least: int) -> tuple[int, int]:
-    pair = (value, value) if isinstance(value, int) else value
-    if (
-        not isinstance(pair, tuple | list)
-        or len(pair) != 2
-        or any(not isinstance(v, int) or v < least for v in pair)
-    ):
-        raise ValueError(
-            f"atrous_conv2d: {name} must be an int >= {least} or a pair (h, w) of them, got {value}"
-        )
-    return pair[0], pair[1]
-
-
-def _padding(value: Pair) -> tuple[int, ...]:
-    """(h, w), or where opposite sides differ (top, bottom, left, right)."""
-    if not isinstance(value, tuple | list) or len(value) != 4:
-        return _pair("padding", value, 0)
-    top, left = _pair("padding", value[::2], 0)
-    bottom, right = _pair("padding", value[1::2], 0)
-    return (top, left) if (top, left) == (bottom, right) else (top, bottom, left, right)
-
-
-def _even_padding(
-    x: torch.Tensor, weight: torch.Tensor, how: How, algorithm: str
-) -> tuple[torch.Tensor, How, str]:
-    """x with zeros of its own where the algorithm takes no (top, bottom, left, right)."""
-    if (
-        algorithm in ("auto", "direct")
-        and is_depthwise(weight, how.groups)
-        and x.dtype in DIRECT_DTYPES.get(x.device.type, ())
-        and not torch.compiler.is_exporting()
-    ):
-        return x, how, "direct"
-    top, bottom, left, right = how.padding
-    return F.pad(x, (left, right, top, bottom)), how._replace(padding=(0, 0)), algorithm
-
-
-def _checked(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None,
-    stride: Pair,
-    padding: Pair,
-    rate: Pair,
-    groups: int,
-    precision: str,
-    accuracy: str,
-) -> How:
-    how = How(
-        _pair("stride", stride, 1),
-        _padding(padding),
-        _pair("rate", rate, 1),
-        groups,
-        precision,
-        accuracy == "fast",
-    )
-    op = "atrous_conv2d"
-    _check_map(x)
-    if not isinstance(weight, torch.Tensor):
-        raise TypeError(f"{op}: weight must be a tensor, got {type(weight).__name__}")
-    if weight.dim() != 4 or 0 in weight.shape:
-        raise ValueError(f"{op}: weight must have shape (K, C, R, S), got {tuple(weight.shape)}")
-    filters, per_group = weight.shape[:2]
-    _check_groups(groups, x.shape[1], filters)
-    if per_group * groups != x.shape[1]:
-        raise ValueError(
-            f"{op}: weight {tuple(weight.shape)} with groups={groups} needs x with "
-            f"{per_group * groups} channels, got {tuple(x.shape)}"
-        )
-    if bias is not None and not isinstance(bias, torch.Tensor):
-        raise TypeError(f"{op}: bias must be a tensor or None, got {type(bias).__name__}")
-    if bias is not None and bias.shape != (filters,):
-        raise ValueError(f"{op}: bias must have shape ({filters},), got {tuple(bias.shape)}")
-    for name, tensor in (("weight", weight), ("bias", bias)):
-        if tensor is None:
-            continue
-        if tensor.dtype != x.dtype:
-            raise TypeError(f"{op}: {name} must have x's dtype {x.dtype}, got {tensor.dtype}")
-        if tensor.device != x.device:
-            raise ValueError(f"{op}: {name} must be on x's device {x.device}, got {tensor.device}")
-    _checked_out_size(x, weight.shape[2:], *how[:3])
-    return how
-
-
-def _check_map(x: Any) -> None:
-    op = "atrous_conv2d"
-    if not isinstance(x, torch.Tensor):
-        raise TypeError(f"{op}: x must be a tensor or a DLPack array, got {type(x).__name__}")
-    if x.dim() != 4:
-        raise ValueError(f"{op}: x must have shape (N, C, H, W), got {tuple(x.shape)}")
-    if 0 in x.shape[2:]:
-        raise ValueError(f"{op}: x must have pixels, got {tuple(x.shape)}")
-    if not x.is_floating_point():
-        raise TypeError(f"{op}: x must be floating point, got {x.dtype}")
-
-
-def _checked_out_size(
-    x: torch.Tensor,
-    kernel_size: Sequence[int],
-    stride: tuple[int, int],
-    padding: tuple[int, ...],
-    rate: tuple[int, int],
-) -> tuple[int, int]:
-    """(H', W'), of at least one pixel."""
-    for axis, name in enumerate("HW"):
-        reach = rate[axis] * (kernel_size[axis] - 1) + 1
-        size = x.shape[2 + axis] + sum(sides(padding)[2 * axis : 2 * axis + 2])
-        if size < reach:
-            raise ValueError(
-                f"atrous_conv2d: the filter spans {reach} pixels in {name} at rate {rate[axis]}, "
-                f"the padded input only {size}"
-            )
-    return out_size(x.shape[2:], kernel_size, stride, padding, rate)
-
-
-def _check_groups(groups: int, channels: int, filters: int) -> None:
-    if not isinstance(groups, int) or groups < 1 or channels % groups or filters % groups:
-        raise ValueError(
-            f"atrous_conv2d: groups must divide {channels} channels and {filters} filters, "
-            f"got {groups}"
-        )
-
-
-def _check_names(
-    x: torch.Tensor,
-    algorithm: str,
-    accuracy: str,
-    precision: str,
-    activation: str | None = None,
-    pre_activation: str | None = None,
-) -> None:
-    op = "atrous_conv2d"
-    for name, value, allowed in (
-        ("algorithm", algorithm, ("auto", *ALGORITHMS)),
-        ("accuracy", accuracy, ACCURACIES),
-        ("precision", precision, PRECISIONS),
-        ("activation", activation, (None, "relu", "relu6")),
-        ("pre_activation", pre_activation, (None, "relu")),
-    ):
-        if value not in allowed:
-            raise ValueError(
-                f"{op}: {name} must be one of {', '.join(map(str, allowed))}, got {value!r}"
-            )
-    device = x.device.type
-    dtypes = DIRECT_DTYPES.get(device)
-    if (
-        algorithm in ("direct", "im2col", "winograd")
-        and dtypes is not None
-        and x.dtype not in dtypes
-    ):
-        names = ", ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
-        raise TypeError(
-            f"{op}: x must be {names} for algorithm {algorithm!r} on {device}, got {x.dtype}"
-        )
-    if precision == "fp32" or x.dtype != torch.float32 or algorithm in ("auto", "direct"):
-        return
-    if not (algorithm == "library" and precision == "tf32" and device == "cuda"):
-        raise ValueError(
-            f"{op}: precision {precision!r} needs algorithm 'auto' or 'direct', got {algorithm!r}"
-        )

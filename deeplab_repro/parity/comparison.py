@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -51,7 +52,7 @@ class BlobReport:
 
 
 @dataclass(frozen=True)
-class Compared:
+class Compared(ABC):
     """A network held against a recording.
 
     Attributes:
@@ -67,14 +68,14 @@ class Compared:
     ours: dict[str, torch.Tensor]
 
     @property
+    @abstractmethod
     def inputs(self) -> Sequence[str]:
         """Names of the network's inputs."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def about(self) -> dict[str, str]:
         """What a reader should know of the network, line by line."""
-        raise NotImplementedError
 
     @property
     def compared(self) -> int:

@@ -24,7 +24,7 @@ from prototxt_import.hdf5 import (
 )
 
 #: What a group holds of a blob that is not one array.
-_PARTS = ("full", "index", "value")
+_PARTS = ("full", "index", "value", "labels")
 
 
 @dataclass(frozen=True)

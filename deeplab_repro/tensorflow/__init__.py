@@ -10,9 +10,11 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from tensorflow_import import read_variables, write_checkpoint
+
 if TYPE_CHECKING:
     from deeplab_repro.tensorflow.inferring import infer_options
-    from deeplab_repro.tensorflow.loading import load, read_variables, write_checkpoint
+    from deeplab_repro.tensorflow.loading import load
     from deeplab_repro.tensorflow.prediction import evaluate_crops, predict_picture
     from deeplab_repro.tensorflow.preprocessing import preprocess
     from deeplab_repro.tensorflow.training import TrainingOptions, losses
@@ -38,8 +40,6 @@ _HOMES = {
     "losses": "training",
     "predict_picture": "prediction",
     "preprocess": "preprocessing",
-    "read_variables": "loading",
-    "write_checkpoint": "loading",
 }
 
 

@@ -23,6 +23,7 @@ from types import UnionType
 from typing import Any, Final, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from deeplab_repro.errors import InputError
+from deeplab_repro.models.catalogue import hint
 from deeplab_repro.models.v3.options import ModelOptions
 from deeplab_repro.tensorflow.loss import LossOptions
 from deeplab_repro.tensorflow.preprocessing import Augmentation, Resizing
@@ -120,6 +121,11 @@ class Recipe:
     augmentation: Augmentation = field(default_factory=Augmentation)
 
 
+_OF_TRAINING: Final = (LearningRate, LossOptions, TrainingOptions)
+#: Whose fields the flags are.
+_KINDS: Final = (Data, ModelOptions, *_OF_TRAINING, Resizing, Augmentation)
+
+
 def read_flags(path: str | os.PathLike[str], changes: Mapping[str, str] | None = None) -> Recipe:
     """Read a flag file.
 
@@ -161,11 +167,14 @@ def _recipe(texts: dict[str, list[str]], file: str) -> Recipe:
             raise InputError(f"flag {name}", expected=instead)
     cell = texts.pop("dense_prediction_cell_json", [""])[-1]
     data, network = _texts(Data, texts), _texts(ModelOptions, texts)
-    parts = {kind: _texts(kind, texts) for kind in (LearningRate, LossOptions, TrainingOptions)}
+    parts = {kind: _texts(kind, texts) for kind in _OF_TRAINING}
     resizing, augmentation = _texts(Resizing, texts), _texts(Augmentation, texts)
     if texts:
+        unknown = next(iter(texts))
+        known = [own.name for kind in _KINDS for own in fields(kind)]
         raise InputError(
-            f"flag {next(iter(texts))}", expected="a flag of train.py, or train_list, root_folder"
+            f"flag {unknown}",
+            expected=f"a flag of train.py, or train_list, root_folder{hint(unknown, known)}",
         )
     for name in ("train_list", "train_logdir"):
         if name not in data:

@@ -13,8 +13,9 @@ from deeplab_repro.models.v3.network import DeepLabV3
 from deeplab_repro.models.v3.options import ModelOptions
 from deeplab_repro.models.v3.parts import BatchNorm
 from deeplab_repro.models.v3.variables import load_variables
+from tensorflow_import import read_variables
 
-__all__ = ["load", "read_variables", "write_checkpoint"]
+__all__ = ["load"]
 
 Array = np.ndarray[Any, Any]
 
@@ -62,17 +63,3 @@ def _unfilled(options: ModelOptions) -> DeepLabV3:
         if isinstance(module, BatchNorm):
             module.reset_parameters()  # its counter of batches is no variable of TensorFlow's
     return net
-
-
-def read_variables(path: str | os.PathLike[str]) -> dict[str, Array]:
-    """{name: array} of a checkpoint, by its prefix, or of a frozen graph (.pb)."""
-    from tensorflow_import import read_variables as read
-
-    return read(path)
-
-
-def write_checkpoint(prefix: str | os.PathLike[str], variables: Mapping[str, Array]) -> None:
-    """Write PREFIX.index and PREFIX.data-00000-of-00001, which TensorFlow reads."""
-    from tensorflow_import import write_checkpoint as write
-
-    write(prefix, variables)

@@ -15,7 +15,7 @@ from google.protobuf import text_format
 from deeplab_repro.train.rates import POLICIES, Policy
 from prototxt_import import CaffeImportError, Dialect, Model, Net, Phase, read_model
 from prototxt_import.files import read_text
-from prototxt_import.text import fill_placeholders, parse_message, parse_text
+from prototxt_import.text import fill_placeholders, parse_message, parse_text, placeholders_in
 
 __all__ = ["NetSource", "SolverSettings", "read_solver"]
 
@@ -91,6 +91,7 @@ class SolverSettings:
         on_cpu: ``solver_mode: CPU``.
         device_id: number of the GPU.
         weights: caffemodels to start from.
+        placeholders: names of the ``${NAME}`` that it and its networks had.
     """
 
     file: str
@@ -116,6 +117,7 @@ class SolverSettings:
     on_cpu: bool
     device_id: int
     weights: tuple[str, ...]
+    placeholders: tuple[str, ...]
 
     def snapshot_path(self, iteration: int, ending: str) -> Path:
         """The file of a snapshot (solver.cpp, SnapshotFilename).
@@ -150,10 +152,11 @@ def read_solver(
         CaffeImportError: a file that cannot be read, an unknown field or value, or settings that
             contradict each other; one line says which.
     """
-    text = fill_placeholders(read_text(path), placeholders, file=path)
-    message = parse_message(text, "SolverParameter", file=path)
+    text = read_text(path)
+    filled = fill_placeholders(text, placeholders, file=path)
+    message = parse_message(filled, "SolverParameter", file=path)
     try:
-        return _Reader(message, path, placeholders, dialect).read(with_net)
+        return _Reader(message, path, placeholders, dialect).read(with_net, placeholders_in(text))
     except CaffeImportError as error:
         raise error.with_file(path) from None
 
@@ -174,7 +177,8 @@ class _Reader:
         self.placeholders = placeholders
         self._files: dict[str, Model] = {}
 
-    def read(self, with_net: bool) -> SolverSettings:
+    def read(self, with_net: bool, own: tuple[str, ...]) -> SolverSettings:
+        """The settings of a solver file with these placeholders of its own."""
         message = self.message
         for name, without in _WITHOUT_EFFECT.items():
             if getattr(message, name) != without:
@@ -182,12 +186,14 @@ class _Reader:
         solver = self._type()
         self._check_numbers()
         test_iter = tuple(message.test_iter)
+        train_net = self._train_net() if with_net else None
+        test_nets = self._test_nets()
         modes = message.DESCRIPTOR.fields_by_name["solver_mode"].enum_type.values_by_name
         formats = message.DESCRIPTOR.fields_by_name["snapshot_format"].enum_type.values_by_name
         return SolverSettings(
             file=os.fspath(self.path),
-            train_net=self._train_net() if with_net else None,
-            test_nets=self._test_nets(),
+            train_net=train_net,
+            test_nets=test_nets,
             type=solver,
             options={
                 **{name: getattr(message, name) for name in _READ_BY[solver]},
@@ -214,6 +220,11 @@ class _Reader:
             on_cpu=message.solver_mode == modes["CPU"].number,
             device_id=message.device_id,
             weights=tuple(name.strip() for names in message.weights for name in names.split(",")),
+            placeholders=tuple(
+                dict.fromkeys(
+                    (*own, *(n for model in self._files.values() for n in model.placeholders))
+                )
+            ),
         )
 
     # ---------------------------------------------------------------- numbers

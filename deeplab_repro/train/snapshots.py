@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import warnings
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from deeplab_repro.caffe.net import CaffeNet, LearnableParam
+from deeplab_repro.errors import BadInput
 from deeplab_repro.train.model_net import ModelNet
 from deeplab_repro.train.optim import CaffeOptimizer
 from deeplab_repro.train.settings import SolverSettings
@@ -32,6 +34,7 @@ from prototxt_import.words import show
 
 __all__ = [
     "check_folder",
+    "first_whole",
     "learned_net",
     "newest_snapshot",
     "raw_net",
@@ -216,13 +219,27 @@ def newest_snapshot(settings: SolverSettings) -> Path | None:
         if (number := path.name[len(start.name) :].partition(".")[0]).isdecimal()
         and path.name.endswith((".solverstate", ".solverstate.h5"))
     ]
-    for _, path in sorted(found, reverse=True):
+    return first_whole((path for _, path in sorted(found, reverse=True)), _check)
+
+
+def first_whole(paths: Iterable[Path], check: Callable[[Path], object]) -> Path | None:
+    """The first snapshot that can be read; None of none.  A warning tells of each before it.
+
+    Args:
+        paths: of the snapshots.
+        check: reads one, and raises BadInput where it is not whole.
+    """
+    for path in paths:
         try:
-            weights = learned_net(path, read_state(path))
-            if weights is not None:
-                read_weights(weights)
-        except CaffeImportError as error:
+            check(path)
+        except BadInput as error:
             warnings.warn(f"{error}: this snapshot is left out", stacklevel=2)
         else:
             return path
     return None
+
+
+def _check(path: Path) -> None:
+    weights = learned_net(path, read_state(path))
+    if weights is not None:
+        read_weights(weights)

@@ -184,7 +184,7 @@ class Solver(Training):
         self._params = self.net.learnable_params
         self.optimizer = make_optimizer(settings, self._params)
         if resume and snapshot is None:
-            snapshot = team.agreed(newest_snapshot(settings))
+            snapshot = team.agreed(newest_snapshot(settings) if team.first else None)
         if snapshot is not None:
             self.restore(snapshot)
         elif files:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deeplab_repro.errors import InputError
+from deeplab_repro.errors import BadInput, InputError
 from deeplab_repro.models.v3.network import DeepLabV3
 from deeplab_repro.models.v3.variables import (
     VariableMatch,
@@ -28,6 +29,7 @@ from deeplab_repro.train.batches import Batches, Feed, Given, IteratedFeed
 from deeplab_repro.train.journal import Journal
 from deeplab_repro.train.optim import CaffeAdam, CaffeSGD
 from deeplab_repro.train.precision import Precision
+from deeplab_repro.train.snapshots import first_whole
 from deeplab_repro.train.training import Training
 from prototxt_import.files import replacing
 from tensorflow_import import read_variables, write_checkpoint
@@ -116,8 +118,8 @@ class Trainer(Training):
         weights: a checkpoint to start from, or {name: array}.  What it lacks stays as it is, and
             slots of the optimizer are taken too, as train.py does; ``initialize_last_layer`` says
             whether what stands behind the backbone is.
-        resume: go on from the newest checkpoint in ``folder``; where there is none, begin with
-            ``weights``.
+        resume: go on from the newest whole checkpoint in ``folder``; of damaged ones a warning
+            tells.  Where there is none, begin with ``weights``.
         display: how often the loss is told, in steps; 0 for never.
         checkpoint_every: how often to write a checkpoint, in steps; 0 for the end alone.
         seed: of all random numbers; None for a different one in every run.
@@ -192,7 +194,7 @@ class Trainer(Training):
         self.optimizer = _optimizer(self._learning.values(), self.options)
         self.lr = self._rate()
         self.load_report: VariableMatch | None = None
-        newest = self._newest() if resume else None
+        newest = self._team.agreed(self._newest()) if resume else None
         if newest is not None:
             self.restore(newest)
         elif weights is not None:
@@ -310,9 +312,28 @@ class Trainer(Training):
             )
 
     def _newest(self) -> Path | None:
-        """The folder, for the checkpoint that it names as its newest; None where it names none."""
+        """The prefix of the newest whole checkpoint in the folder; None where there is none.
+
+        The one that the folder names as its newest goes before the others.  The first process looks
+        for all, so that each warning is given once.
+        """
         folder = self._folder
-        return folder if folder is not None and (folder / STATE_FILE).is_file() else None
+        if folder is None or not self._team.first:
+            return None
+        steps = {
+            path.with_suffix(""): int(number)
+            for path in folder.glob(f"{_PREFIX}-*.index")
+            if (number := path.stem.removeprefix(f"{_PREFIX}-")).isdecimal()
+        }
+        found = sorted(steps, key=lambda prefix: -steps[prefix])
+        if (folder / STATE_FILE).is_file():
+            try:
+                named = Path(locate(folder).path)
+            except BadInput as error:
+                warnings.warn(f"{error}: the checkpoints go by their steps", stacklevel=3)
+            else:
+                found = [named, *(prefix for prefix in found if prefix != named)]
+        return first_whole(found, read_variables)
 
     def _begin_with(self, weights: str | os.PathLike[str] | Mapping[str, Any]) -> VariableMatch:
         """Take what is wanted of the weights to start from."""
@@ -338,6 +359,9 @@ class Trainer(Training):
             if all(f"{name}/{slot}" in given for slot in self.optimizer.slots)
         ]
         self._take_slots(given, remembered, file)
+        match.slots = [f"{name}/{slot}" for name in remembered for slot in self.optimizer.slots]
+        taken = set(match.slots)
+        match.left_over = [name for name in match.left_over if name not in taken]
         return match
 
     def _take_slots(self, given: Mapping[str, Any], names: Collection[str], file: object) -> None:

@@ -9,6 +9,7 @@ asks these objects, and nobody reads the messages again.
 from __future__ import annotations
 
 import dataclasses
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, NoReturn, TypeVar
@@ -96,7 +97,7 @@ def in_capitals(name: str) -> str:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Layer:
+class Layer(ABC):
     """One layer in the current form.
 
     Attributes:
@@ -164,7 +165,7 @@ class Layer:
     def __post_init__(self) -> None:
         self.check()
 
-    def check(self) -> None:
+    def check(self) -> None:  # noqa: B027 - most kinds refuse nothing
         """Refuse parameters that Caffe refuses whatever the bottoms are.
 
         Raises:
@@ -224,9 +225,9 @@ class Layer:
                 check_shape(shape, f"{self.type}: {what} {i}", layer=self.name)
         return shapes
 
+    @abstractmethod
     def infer(self, bottoms: list[Shape]) -> LayerShapes:
         """The kind's own shape rule, for a number of bottoms that is right."""
-        raise NotImplementedError
 
     def _check_number(self, what: str, got: int, limits: Range) -> None:
         least, most = limits

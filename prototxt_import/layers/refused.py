@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Final, NoReturn
 
@@ -70,7 +69,7 @@ class Unsupported(Layer):
 
     kind: ClassVar[Kind] = Kind("", (0, None), (0, None), "", (), "")
 
-    def shapes(self, bottoms: Sequence[Shape]) -> NoReturn:
+    def infer(self, bottoms: list[Shape]) -> NoReturn:
         """Refuse the layer: nothing of its kind is computed."""
         if self.type in REFUSED:
             self.fail(f"layer type not supported: {REFUSED[self.type].reason}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -459,16 +458,12 @@ def test_command_refuses_in_one_line(onnx, small, capsys, monkeypatch, arguments
 
 
 @pytest.mark.slow
-def test_missing_packages_are_named(small, tmp_path):
-    script = (
-        "import sys; sys.modules['onnxscript'] = None\n"
-        "from deeplab_repro.cli import main\n"
-        f"main(['export', {str(small)!r}, '-o', {str(tmp_path / 'net.onnx')!r}])"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert done.returncode == 2
-    assert "deeplab-repro[onnx]" in done.stderr
-    assert done.stderr.count("\n") == 1
+def test_missing_packages_are_named(small, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    assert run("export", small, "-o", tmp_path / "net.onnx") == 2
+    error = capsys.readouterr().err
+    assert "deeplab-repro[onnx]" in error
+    assert error.count("\n") == 1
 
 
 def test_a_report_of_values_that_are_no_numbers_is_json():

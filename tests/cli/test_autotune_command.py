@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from deeplab_repro import autotuning
@@ -14,6 +16,8 @@ from deeplab_repro.ops._atrous_timing import candidates
 BUNDLED = Path(__file__).parents[2] / "weights" / "largefov_v1_w8"
 MODEL = BUNDLED / "weights.caffemodel"
 PICTURE = BUNDLED / "picture.png"
+CHECKPOINT = Path(__file__).parents[1] / "data" / "tensorflow" / "checkpoints" / "network.ckpt-2"
+OPTIONS = {"model_variant": "mobilenet_v2", "depth_multiplier": 0.1, "aspp_convs_filters": 32}
 
 
 @pytest.fixture(autouse=True)
@@ -66,6 +70,27 @@ def test_segment_takes_what_it_has_measured(run, tmp_path, measured):
     assert {p.image_size for p in measured if p.channels == 3} == {(97, 97)}
     assert run(*arguments, "--autotune", "--accuracy", "fast")[0] == 0
     assert len(measured) == 2 * count
+
+
+def test_segment_takes_what_was_measured_of_a_checkpoint(run, tmp_path, measured):
+    """Of the fused network, as `segment` runs it, and of the crop that the options state."""
+    options = tmp_path / "options.json"
+    options.write_text(json.dumps({**OPTIONS, "crop_size": [65, 97]}))
+    words = ("--options", options)
+    assert run("autotune", CHECKPOINT, *words)[0] == 0
+    count = len(measured)
+    assert max(p.image_size for p in measured) == (65, 97)
+    picture = tmp_path / "p.png"
+    cv2.imwrite(str(picture), np.zeros((60, 90, 3), np.uint8))
+    segment = ("segment", picture, "--model", CHECKPOINT, *words, "-o", tmp_path / "o")
+    code, _, err = run(*segment, "--autotune")
+    assert (code, err) == (0, "")
+    assert len(measured) == count
+    assert run("autotune", CHECKPOINT, *words, "--no-fuse")[0] == 0
+    assert len(measured) > count
+    code, _, err = run("autotune", CHECKPOINT, *words, "--size", 97)
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert "expected 65x97, the options' crop_size; got 97x97" in err
 
 
 def test_segment_measures_for_the_networks_own_size_by_default(run, tmp_path, measured):

@@ -20,12 +20,15 @@ from deeplab_repro import tensorflow
 from deeplab_repro.models.v3.options import ModelOptions
 from deeplab_repro.pictures.reading import read_picture
 from deeplab_repro.pictures.scores import read_scores
+from tensorflow_import import read_options, write_checkpoint
 from tests.released.conftest import Shelf
+from tests.testing.tensorflow_weights import weights_for
 
 DATA = Path(__file__).parents[1] / "data" / "tensorflow" / "checkpoints"
 GRAPH, CHECKPOINT = DATA / "frozen_inference_graph.pb", DATA / "network.ckpt-2"
 OPTIONS = {"model_variant": "mobilenet_v2", "depth_multiplier": 0.1, "aspp_convs_filters": 32}
 CAFFE = Path(__file__).parents[2] / "weights" / "largefov_v1_w8" / "weights.caffemodel"
+OF_NETWORK = {"atrous_rates": [6, 12, 18], "num_classes": 3}
 NOT_TOLD = "no variable tells output_stride 16; taken from the released networks"
 
 
@@ -192,6 +195,52 @@ def test_options_come_from_the_safetensors(run, picture: Path, tmp_path: Path, o
     assert NOT_TOLD in err
 
 
+def test_convert_keeps_what_set_and_network_say(run, picture: Path, tmp_path: Path):
+    """The file alone is the network that the checkpoint is with the same words."""
+    weights = tmp_path / "m.safetensors"
+    words = ("--set", "output_stride=8")
+    code, _, err = run("convert", CHECKPOINT, *words, "-o", weights)
+    assert (code, err) == (0, "")
+    segment = ("segment", picture, "--save-scores", ".npy", "--no-overlays", "-o")
+    assert run(*segment, tmp_path / "a", "--model", CHECKPOINT, *words)[0] == 0
+    code, _, err = run(*segment, tmp_path / "b", "--model", weights)
+    assert (code, err) == (0, "")
+    ours, alone = (read_scores(tmp_path / folder / "scores" / "p.npy") for folder in "ab")
+    assert np.array_equal(ours, alone)
+    assert run(*segment, tmp_path / "c", "--model", weights, "--set", "output_stride=16")[0] == 0
+    assert not np.array_equal(ours, read_scores(tmp_path / "c" / "scores" / "p.npy"))
+
+    options = {**OPTIONS, **OF_NETWORK}
+    made = tmp_path / "made.ckpt"
+    write_checkpoint(made, weights_for(options))
+    named = ("--network", "deeplab_v3_mobilenet_v2_aspp")
+    changes = [f"--set={name}={json.dumps(value)}" for name, value in options.items()]
+    assert run("convert", made, *named, *changes, "-o", weights)[0] == 0
+    assert ModelOptions.from_case(read_options(weights) or {}) == ModelOptions.from_case(options)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--network", "deeplab_v3plus_resnet18"], "2: variable image_pooling/weights: expected"),
+        (["--set", "output_stride=5"], "option output_stride of mobilenet_v2; expected one of"),
+        (
+            ["--set", "output_stride=8", "-o", "x.ckpt"],
+            "x.ckpt: has no place for --options, --network and --set; expected -o OUT.safetensors",
+        ),
+    ],
+)
+def test_convert_refuses_options_that_it_cannot_keep(
+    run, tmp_path: Path, monkeypatch, arguments, message: str
+):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run("convert", CHECKPOINT, "-o", "m.safetensors", *arguments)
+    assert (code, out) == (2, "")
+    (line,) = err.splitlines()
+    assert message in line
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_was_stated_is_not_called_assumed(run, picture: Path, tmp_path: Path):
     segment = ("segment", picture, "--model", CHECKPOINT, "-o", tmp_path / "o")
     code, _, err = run(*segment, "--set", "output_stride=8")
@@ -206,6 +255,11 @@ def test_what_was_stated_is_not_called_assumed(run, picture: Path, tmp_path: Pat
         (["--model", CHECKPOINT, "--mean", "none"], "network.ckpt-2: does not go with --mean"),
         (["--model", CHECKPOINT, "--tile", "65"], "network.ckpt-2: does not go with --tile"),
         (["--model", CHECKPOINT, "--network", "x"], "--network; expected one of deeplab_v3_res"),
+        (["--model", CHECKPOINT, "--network", "resnet18"], "did you mean deeplab_v3plus_resnet18?"),
+        (
+            ["--model", CHECKPOINT, "--options", GRAPH],
+            "graph.pb: is no text; expected text in UTF",
+        ),
         (["--model", CHECKPOINT, "--options", "no.json"], "no.json: No such file"),
         (["--model", CHECKPOINT, "--set", "output_stride=7"], "option output_stride"),
         (["--model", CHECKPOINT, "--set", "rates=7"], "option rates; expected one of"),

@@ -343,6 +343,27 @@ def test_placeholders(run, tmp_path):
     assert "1x7x1x1" in out
 
 
+def test_a_setting_that_fills_no_placeholder(run, tmp_path):
+    path, other = tmp_path / "p.prototxt", tmp_path / "q.prototxt"
+    text = (
+        'layer { name: "${A}" type: "DummyData" top: "x" '
+        "dummy_data_param { shape { dim: [1, 2, 3, 4] } } }"
+    )
+    path.write_text(f"# ${{IN_A_COMMENT}}\n{text}")
+    other.write_text(text.replace("A", "B"))
+    first, second = ("--set", "A=x"), ("--set", "B=7")
+    message = "p.prototxt: has no placeholder ${B}; expected --set of A, got B=7"
+    refused(run("inspect", path, *first, *second), message)
+    refused(run("inspect", path, *first, "--set", "IN_A_COMMENT=x"), "no placeholder ${IN_A_COMM")
+    assert run("inspect", path, other, *first, *second)[0] == 0  # each is of one of them
+    refused(run("inspect", path, other, *first, *second, "--set", "C=1"), "--set of A or B, got C")
+    # The network in a caffemodel has no placeholder any more.
+    message = f"{MODEL}: has no placeholder ${{output_stride}}; expected no --set: it has no"
+    segment = ("segment", BUNDLED / "picture.png", "--model", MODEL, "-o", tmp_path / "o")
+    for command in (("inspect", MODEL), segment, ("convert", MODEL)):
+        refused(run(*command, "--set", "output_stride=8"), message)
+
+
 def test_doctor(run, tmp_path):
     code, out, _ = run("doctor", "--json", tmp_path / "d.json")
     assert code == 0

@@ -145,24 +145,16 @@ def test_classes_that_occur_nowhere_are_said(folder, run, tmp_path):
 
 
 @pytest.mark.slow
-def test_evaluate_on_three_processes(folder, tmp_path):
-    """torchrun: one report, and the same as that of one process."""
+def test_evaluate_on_three_processes(folder, tmp_path, warm):
+    """One report, and the same as that of one process."""
     reports = []
     for count in (1, 3):
         file = tmp_path / f"{count}.json"
-        launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", "3", "-m"]
-        done = subprocess.run(
-            [
-                *(sys.executable, "-m", *(launcher if count > 1 else ()), "deeplab_repro"),
-                *("evaluate", "--predictions", "predictions", "--voc", ".", "--json", file),
-            ],
-            cwd=folder,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        assert done.stdout.count("pixel accuracy") == 2  # of the trimap and of all, once
+        command = ("evaluate", "--predictions", "predictions", "--voc", ".", "--json", file)
+        team = warm.team(count, *command, cwd=folder, stdout=subprocess.PIPE, text=True)
+        said = "".join([process.communicate()[0] for process in team])
+        assert [process.returncode for process in team] == [0] * count
+        assert said.count("pixel accuracy") == 2  # of the trimap and of all, once
         reports.append(json.loads(file.read_text()))
     assert reports[0] == reports[1]
 

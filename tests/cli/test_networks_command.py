@@ -114,6 +114,8 @@ def test_options(run):
     ("arguments", "message"),
     [
         (["largfov"], "network: expected one of plain, msc,"),
+        (["deeplab_v3_resnet50"], "network: deeplab_v3_resnet50 has no prototxt"),
+        (["deeplab_v3plus_xception65", "--train", "--solver"], "`train --flagfile` trains it"),
         (["resnet101", "--format", "v1"], "the V1 format has no BatchNorm; write format v2"),
         (["largefov", "--phase", "DEV"], "'DEV' is not one of 'TRAIN', 'TEST', 'DEPLOY'"),
         (["largefov", "--width", "3"], "width: expected a divisor of 64, got 3"),

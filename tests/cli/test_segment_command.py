@@ -396,22 +396,16 @@ def test_a_size_that_does_not_suit(run, tmp_path):
 # ---------------------------------------------------------------- processes
 
 
-def command_line(*arguments):
-    return [sys.executable, "-m", "deeplab_repro", *map(str, arguments)]
-
-
-def in_processes(count, *arguments):
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    return subprocess.run(
-        [*launcher, "--nproc-per-node", str(count), *command_line(*arguments)[1:]],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-    )
+def in_processes(warm, count, *arguments):
+    """What they print, one behind the other, and the exit codes."""
+    said = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    team = warm.team(count, *arguments, **said)
+    out, err = zip(*(process.communicate() for process in team), strict=True)
+    return "".join(out), "".join(err), [process.returncode for process in team]
 
 
 @pytest.mark.slow
-def test_several_processes(run, tmp_path):
+def test_several_processes(run, tmp_path, warm):
     """Every file and every line as from one process, the errors of all of them too."""
     folder = tmp_path / "in"
     folder.mkdir()
@@ -429,32 +423,35 @@ def test_several_processes(run, tmp_path):
     for path in alone:
         if folder not in path.parents:
             path.unlink()
-    done = in_processes(3, *shared, "-o", tmp_path / "o", "--json", tmp_path / "r.json")
-    assert done.returncode != 0
-    assert done.stdout == out
-    assert done.stderr.startswith(err) or f"\n{err}" in done.stderr
+    to = ("-o", tmp_path / "o", "--json", tmp_path / "r.json")
+    assert in_processes(warm, 3, *shared, *to) == (out, err, [2, 2, 2])
     assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == alone
     scores = ("crf", "--image", folder, "--scores", tmp_path / "o" / "scores")
     code, out, _ = run(*scores, "-o", tmp_path / "1", "--json", tmp_path / "1.json")
     assert code == 2
-    done = in_processes(2, *scores, "-o", tmp_path / "2", "--json", tmp_path / "2.json")
-    assert done.stdout == out.replace(str(tmp_path / "1"), str(tmp_path / "2"))
+    to = ("-o", tmp_path / "2", "--json", tmp_path / "2.json")
+    printed, _, codes = in_processes(warm, 2, *scores, *to)
+    assert printed == out.replace(str(tmp_path / "1"), str(tmp_path / "2"))
+    assert codes == [2, 2]
     for path in (tmp_path / "1").rglob("*.png"):
         other = tmp_path / "2" / path.relative_to(tmp_path / "1")
         assert other.read_bytes() == path.read_bytes()
 
 
 @pytest.mark.slow
-def test_ctrl_c(tmp_path):
+def test_ctrl_c(run, tmp_path):
     """One line, exit code 130; what is written is whole, and nothing else is there."""
     folder = tmp_path / "in"
     folder.mkdir()
     for i in range(100):
         write_picture(folder / f"p{i:03}.png", 97, 97, i)
-    arguments = command_line("segment", folder, *SMALL, "-o", tmp_path / "o")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    arguments = ("segment", folder, *SMALL, "-o", tmp_path / "o")
     process = subprocess.Popen(
-        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        [sys.executable, "-m", "deeplab_repro", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     labels = tmp_path / "o" / "labels"
     while process.poll() is None and not (labels.is_dir() and len(list(labels.iterdir())) > 3):
@@ -467,8 +464,7 @@ def test_ctrl_c(tmp_path):
     for path in written:
         assert cv2.imread(str(path)) is not None
     # The next run does the rest.
-    arguments += ["--skip-existing", "--json", str(tmp_path / "r.json")]
-    subprocess.run(arguments, check=True, capture_output=True, env=environment)
+    assert run(*arguments, "--skip-existing", "--json", tmp_path / "r.json")[0] == 0
     report = json.loads((tmp_path / "r.json").read_text())
     assert len(report["skipped"]) > 0
     assert len(report["skipped"]) + len(report["pictures"]) == 100
@@ -476,17 +472,14 @@ def test_ctrl_c(tmp_path):
 
 
 @pytest.mark.slow
-def test_complaints_of_decoders_and_of_python(tmp_path):
+def test_complaints_of_decoders_and_of_python(tmp_path, warm):
     """libjpeg's go nowhere, in whichever thread it runs; ours are shown."""
     write_picture(tmp_path / "p.jpg", 97, 97)
     content = (tmp_path / "p.jpg").read_bytes()
     half = len(content) // 2
     (tmp_path / "p.jpg").write_bytes(content[:half] + b"\xff\xd9" * 20 + content[half + 40 :])
     arguments = ("segment", tmp_path / "p.jpg", "--model", TRAINED, "--pad-to", 97)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        command_line(*arguments, "-o", tmp_path), capture_output=True, text=True, env=environment
-    )
-    (line,) = done.stderr.splitlines()
+    process = warm.start(*arguments, "-o", tmp_path, stderr=subprocess.PIPE, text=True)
+    (line,) = process.communicate()[1].splitlines()
     assert line.startswith("deeplab-repro: warning: the network ends before its scores are zoomed")
-    assert done.returncode == 0
+    assert process.returncode == 0

@@ -107,7 +107,8 @@ def test_inspect_a_frozen_graph(run, tmp_path):
     [
         (["convert", STORED / "small.ckpt", "-o", "x.caffemodel"], "unknown kind of output"),
         (["convert", STORED / "small.ckpt", "--dialect", "dl1"], "does not go with --dialect"),
-        (["convert", STORED / "small.ckpt", "--network", "x"], "does not go with --network"),
+        (["convert", STORED / "small.ckpt", "--network", "x"], "the variables hold no classifier"),
+        (["convert", STORED / "network.ckpt-2", "--network", "x"], "--network; expected one of"),
         (["convert", "gone.ckpt", "-o", "y.ckpt"], "gone.ckpt: no such file, and no checkpoint"),
         (["convert", "gone.pb"], "gone.pb: No such file"),
         (["convert", "gone.index"], "gone.index: No such file"),

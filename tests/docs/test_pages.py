@@ -23,8 +23,8 @@ from tests.docs.pages import PAGES, ROOT, SHELL, Block, Command, blocks
 from tests.docs.reproduced import check_reproduced
 from tests.docs.sandbox import furnish, manifest
 from tests.docs.shell import environment, run
-from tests.docs.warm import warm_program
 from tests.released.server import Page, serving
+from tests.testing.warm import Warm
 
 #: It fetches a released model: a small one, from a server of the test.
 REPRODUCE = "docs/reproduce.md"
@@ -38,27 +38,18 @@ def furnished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder for the PATH, in which `deeplab-repro` starts at once."""
-    with warm_program(tmp_path_factory.mktemp("warm")) as folder:
-        yield folder
-
-
 @pytest.fixture
-def variables(
-    page: str, furnished: Path, program: Path, tmp_path: Path
-) -> Iterator[dict[str, str]]:
+def variables(page: str, furnished: Path, warm: Warm, tmp_path: Path) -> Iterator[dict[str, str]]:
     """The sandbox, and the environment in it."""
     shutil.copytree(furnished, tmp_path, symlinks=True, dirs_exist_ok=True)
     (tmp_path / ".venv").mkdir()
-    (tmp_path / ".venv" / "bin").symlink_to(program)
+    (tmp_path / ".venv" / "bin").symlink_to(warm.folder)
     if "in this folder" in (ROOT / page).read_text(encoding="utf-8"):
         for path in (ROOT / page).parent.iterdir():
             if path.is_file():
                 shutil.copy(path, tmp_path)
     found = environment(tmp_path)
-    found["PATH"] = f"{program}{os.pathsep}{found['PATH']}"
+    found["PATH"] = f"{warm.folder}{os.pathsep}{found['PATH']}"
     if page != REPRODUCE:
         yield found
         return

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -186,35 +185,32 @@ def test_an_error_in_one_share_is_that_of_all(folder, tmp_path):
         search_crf(pictures, tmp_path / "o", Grid((4,), (9,), (5,)), team=Second(1, 2))
 
 
-def command(folder: Path, out: Path, *launcher: str) -> list[str]:
+def command(folder: Path, out: Path) -> tuple[object, ...]:
     given = ("crf-search", "--voc", folder, "--scores", folder / "scores", "--subset", "6")
-    rest = ("-o", out, *RANGES, "--json", f"{out}.json")
-    return [sys.executable, "-m", *launcher, "deeplab_repro", *map(str, (*given, *rest))]
+    return (*given, "-o", out, *RANGES, "--json", f"{out}.json")
 
 
 @pytest.mark.slow
-def test_killed_at_any_point_and_shared_it_ends_in_the_same_table(folder, tmp_path):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    options = {"env": environment, "capture_output": True, "text": True}
-    whole = subprocess.run(command(folder, tmp_path / "whole"), check=True, **options)
+def test_killed_at_any_point_and_shared_it_ends_in_the_same_table(folder, tmp_path, warm):
+    def printed(name, processes=1):
+        team = warm.team(processes, *command(folder, tmp_path / name), stdout=subprocess.PIPE)
+        said = b"".join([process.communicate()[0] for process in team]).decode()
+        assert [process.returncode for process in team] == [0] * processes
+        return said.replace(str(tmp_path / name), "OUT")
+
+    whole = printed("whole")
     records = tmp_path / "killed" / "counts"
-    running = subprocess.Popen(
-        command(folder, tmp_path / "killed"), env=environment, stdout=subprocess.DEVNULL
-    )
+    running = warm.start(*command(folder, tmp_path / "killed"), stdout=subprocess.DEVNULL)
     while running.poll() is None and len(list(records.glob("*.npz"))) < 2:
         time.sleep(0.002)
     running.send_signal(signal.SIGKILL)
     assert running.wait() == -signal.SIGKILL
-    resumed = subprocess.run(command(folder, tmp_path / "killed"), check=True, **options)
-    launcher = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
-    shared = subprocess.run(command(folder, tmp_path / "shared", *launcher), check=True, **options)
-    reports = [json.loads((tmp_path / f"{n}.json").read_text()) for n in ("whole", "killed")]
-    assert reports[0] == reports[1] == json.loads((tmp_path / "shared.json").read_text())
-    assert len(reports[0]["settings"]) > 8
-    tables = [
-        run.stdout.replace(str(tmp_path / name), "OUT")
-        for run, name in ((whole, "whole"), (resumed, "killed"), (shared, "shared"))
+    assert whole == printed("killed") == printed("shared", processes=2)
+    assert "without CRF" in whole
+    reports = [
+        json.loads((tmp_path / f"{name}.json").read_text())
+        for name in ("whole", "killed", "shared")
     ]
-    assert tables[0] == tables[1] == tables[2]
-    assert "without CRF" in tables[0]
+    assert reports[0] == reports[1] == reports[2]
+    assert len(reports[0]["settings"]) > 8
     assert not list(records.glob(".*"))

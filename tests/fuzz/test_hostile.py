@@ -201,7 +201,7 @@ def test_ten_thousand_layers_take_seconds(tmp_path):
         assert net.outputs == [f"b{layers}"]
         return time.process_time() - started, parsing(text)
 
-    (half, _), (whole, parser) = seconds(4500), seconds(9000)
+    (half, _), (whole, parser) = seconds(2500), seconds(5000)
     # Two dialects' readings, and the rest of the work: 3 to 4 times on any machine.
     assert whole < 8 * parser
     assert whole < 4 * half  # a quadratic part would make it 4 times

@@ -91,11 +91,11 @@ def check_train(model: DeepLab, size: tuple[int, int], batch: int) -> None:
 
     ours.backward()
     theirs.backward()
-    gradients = 0
+    gradients, twins = 0, net.params
     for path, parameter in model.named_parameters():
         _, layer, kind = path.rsplit(".", 2)
         # Scale's two blobs are the norm's weight and bias.
-        twin = net.params[layer.replace("bn", "scale", 1)][kind == "bias"]
+        twin = twins[layer.replace("bn", "scale", 1)][kind == "bias"]
         assert parameter.requires_grad == twin.requires_grad
         if parameter.requires_grad:
             assert_equal(parameter.grad, twin.grad)

@@ -8,7 +8,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from deeplab_repro.inference.segmentation import Segmenter
 from deeplab_repro.reproduction import run as reproduction_run
 from prototxt_import.files import replacing
 from tests.reproduction.conftest import World
+from tests.testing.warm import Warm
 
 PICTURES = 30
 
@@ -52,28 +52,22 @@ def labels(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def whole(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(world: World, tmp_path_factory: pytest.TempPathFactory, warm: Warm) -> Path:
     """The folder of a run that nothing disturbed."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    assert start(world, folder).wait() == 1  # random weights reproduce nothing
+    assert start(warm, world, folder)[0].wait() == 1  # random weights reproduce nothing
     assert len(labels(folder)) == 2 * PICTURES
     return folder
 
 
-def start(world: World, folder: Path, processes: int = 1) -> subprocess.Popen[bytes]:
+def start(
+    warm: Warm, world: World, folder: Path, processes: int = 1
+) -> list[subprocess.Popen[bytes]]:
     """The command as a program of its own, on one thread a process."""
-    launcher = ["-m", "deeplab_repro"]
-    if processes > 1:
-        launcher = [
-            *("-m", "torch.distributed.run", "--standalone"),
-            *("--nproc-per-node", str(processes), *launcher),
-        ]
-    return subprocess.Popen(
-        [
-            *(sys.executable, *launcher, "reproduce", "toy"),
-            *("--voc", str(world.voc), "-o", str(folder)),
-        ],
-        env={**os.environ, **world.variables, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()},
+    return warm.team(
+        processes,
+        *("reproduce", "toy", "--voc", world.voc, "-o", folder),
+        env=world.variables,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
@@ -107,20 +101,21 @@ def test_scores_are_those_of_the_label_maps(whole: Path, world: World) -> None:
 
 
 @pytest.mark.slow
-def test_three_processes(whole: Path, world: World, tmp_path: Path) -> None:
-    assert start(world, tmp_path / "run", processes=3).wait() != 2
+def test_three_processes(whole: Path, world: World, tmp_path: Path, warm: Warm) -> None:
+    team = start(warm, world, tmp_path / "run", processes=3)
+    assert [process.wait() for process in team] == [1, 1, 1]
     assert labels(tmp_path / "run") == labels(whole)
     assert report(tmp_path / "run") == report(whole)
 
 
 @pytest.mark.slow
-def test_killed_ten_times(whole: Path, world: World, tmp_path: Path) -> None:
+def test_killed_ten_times(whole: Path, world: World, tmp_path: Path, warm: Warm) -> None:
     folder = tmp_path / "run"
     moments = random.Random(5)
     killed = 0
     seen: dict[str, int] = {}
     while killed < 10:
-        process = start(world, folder)
+        (process,) = start(warm, world, folder)
         before = len(list(folder.glob("labels*/*.png")))
         wanted = before + moments.randint(1, 2 * PICTURES // 12)
         while process.poll() is None and len(list(folder.glob("labels*/*.png"))) < wanted:
@@ -136,7 +131,7 @@ def test_killed_ten_times(whole: Path, world: World, tmp_path: Path) -> None:
         if (folder / "report.json").exists():
             break
     assert killed >= 8
-    assert start(world, folder).wait() == 1
+    assert start(warm, world, folder)[0].wait() == 1
     assert labels(folder) == labels(whole)
     assert report(folder) == report(whole)
     assert not list(folder.glob("*/.*"))

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -14,6 +18,7 @@ from deeplab_repro.cli import main
 from deeplab_repro.errors import InputError
 from deeplab_repro.tensorflow.flags import read_flags
 from deeplab_repro.train.feeds.crops import CropFeed
+from deeplab_repro.train.trainer import Trainer
 from tensorflow_import import read_variables
 
 FLAGS = """
@@ -30,6 +35,7 @@ FLAGS = """
 --log_steps=1
 --seed=5
 """
+OPTIONS = {"model_variant": "mobilenet_v2", "depth_multiplier": 0.1}
 
 
 @pytest.fixture(autouse=True)
@@ -86,6 +92,95 @@ def test_a_training_that_goes_on_ends_as_one_that_did_not_stop(
     assert "going on from run/model.ckpt-4, iteration 4" in capsys.readouterr().out
 
 
+def test_resume_takes_the_newest_whole_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
+    """As of a solver: a warning tells of each that is left out."""
+    assert train() == 0
+    data = "run/model.ckpt-{}.data-00000-of-00001"
+    Path(data.format(4)).write_bytes(Path(data.format(4)).read_bytes()[:-9])
+    capsys.readouterr()
+    assert train("--resume") == 0
+    printed = capsys.readouterr()
+    (line,) = printed.err.splitlines()
+    assert line.startswith(f"deeplab-repro: warning: {data.format(4)}: ")
+    assert line.endswith(": this snapshot is left out")
+    assert printed.out.startswith("going on from run/model.ckpt-2, iteration 2\n")
+    # The list of checkpoints is damaged, and the newest one is not all there.
+    Path("run/checkpoint").write_text("{")
+    Path(data.format(4)).unlink()
+    assert train("--resume") == 0
+    printed = capsys.readouterr()
+    assert [line.split(": ")[2] for line in printed.err.splitlines()] == [
+        "run/checkpoint", data.format(4),
+    ]  # fmt: skip
+    assert printed.out.startswith("going on from run/model.ckpt-2, iteration 2\n")
+    for step in (2, 4):
+        Path(f"run/model.ckpt-{step}.index").write_bytes(b"no index")
+    assert train("--resume") == 0
+    printed = capsys.readouterr()
+    assert printed.err.count("left out") == 2
+    assert printed.out.startswith("iteration 1, ")
+
+
+#: Without what looks at a batch as a whole, or draws: normalization, dropout, void at the border.
+OF_PARTS = """
+--nofine_tune_batch_norm
+--noaspp_with_batch_norm
+--noadd_image_level_feature
+--min_scale_factor=2
+--max_scale_factor=2
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one() -> None:
+    """With equal parts of a batch; and a resumed training is the one that was not."""
+    Path("train.flags").write_text(FLAGS + OF_PARTS)
+    assert train() == 0
+
+    def team(*arguments: str) -> tuple[str, str]:
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        command += ["--nproc-per-node", "2", "-m", "deeplab_repro", "train", "--workers", "0"]
+        command += ["--flagfile", "train.flags", "--set", "train_logdir=team", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout, done.stderr
+
+    team()
+    one, two = read_variables("run"), read_variables("team")
+    assert one.keys() == two.keys()
+    for name, array in one.items():
+        np.testing.assert_allclose(array, two[name], rtol=1e-4, atol=1e-6, err_msg=name)
+    data = Path("team/model.ckpt-4.data-00000-of-00001")
+    data.write_bytes(data.read_bytes()[:-9])
+    out, errors = team("--resume")
+    assert errors.count("left out") == 1
+    assert "going on from team/model.ckpt-2, iteration 2" in out
+    again = read_variables("team")
+    for name, array in two.items():
+        np.testing.assert_array_equal(array, again[name], err_msg=name)
+
+
+def test_a_training_that_was_stopped_says_how_to_go_on(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    iterate = Trainer._iterate
+
+    def watched(trainer: Trainer) -> None:
+        iterate(trainer)
+        if trainer.iter == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Trainer, "_iterate", watched)
+    assert train() == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-2:] == [
+        "snapshot: run/model.ckpt-3",
+        "stopped after iteration 3; --resume goes on from there",
+    ]
+    assert train("--resume") == 0
+    assert "going on from run/model.ckpt-3, iteration 3" in capsys.readouterr().out
+
+
 def test_a_start_from_a_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
     assert train("--set", "training_number_of_steps=1") == 0
     capsys.readouterr()
@@ -96,6 +191,34 @@ def test_a_start_from_a_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
     changes = ("--set", "initialize_last_layer=false", "--set", "ignore_label=20")
     assert train("--weights", "run", "--set", "train_logdir=next", *changes) == 0
     assert "variables loaded" in capsys.readouterr().out.splitlines()[0]
+    # Its optimizer's memory is taken too, and not left over.
+    assert train("--weights", "run", "--set", "train_logdir=third") == 0
+    line = capsys.readouterr().out.splitlines()[0]
+    assert "272 variables loaded, 164 slots (MobilenetV2/Conv/" in line
+    assert line.endswith(", 1 left over (global_step)")
+
+
+def test_the_flag_file_says_which_network_a_checkpoint_is(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """No variable tells the output stride; pictures need not be of the crop of the training."""
+    with Path("train.flags").open("a") as file:
+        file.write("--output_stride=8\n")
+    assert train("--set", "training_number_of_steps=1") == 0
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main(
+            [
+                *("segment", "pictures/p0.png", "--model", "run", "--options", "train.flags"),
+                *("-o", "out", "--save-scores", ".npy"),
+            ]
+        )
+    assert (ended.value.code, capsys.readouterr().err) == (0, "")
+    net = tensorflow.load({**OPTIONS, "output_stride": 8}, "run")
+    rgb = cv2.imread("pictures/p0.png")[:, :, ::-1].transpose(2, 0, 1)
+    with torch.inference_mode():
+        expected = net(torch.from_numpy(rgb.astype(np.float32))[None])[0].numpy()
+    np.testing.assert_allclose(np.load("out/scores/p0.npy"), expected, rtol=0, atol=1e-4)
 
 
 def test_mistakes(capsys: pytest.CaptureFixture[str]) -> None:
@@ -107,6 +230,7 @@ def test_mistakes(capsys: pytest.CaptureFixture[str]) -> None:
     assert "either --solver or --flagfile" in line("--solver", "solver.prototxt")
     assert "expected --solver, not --flagfile" in line("--no-quirks")
     assert "train.flags: flag momentum; expected a number, got x" in line("--set", "momentum=x")
+    assert "root_folder; did you mean atrous_rates?" in line("--set", "atrous_rate=6")
     assert "train.txt names it" in line("--set", "root_folder=elsewhere")
     assert "none.ckpt" in line("--weights", "none.ckpt")
     Path("train.txt").write_text("/p0.png\n")

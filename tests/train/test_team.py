@@ -20,6 +20,7 @@ from deeplab_repro.processes import Processes
 from deeplab_repro.train import Solver
 from deeplab_repro.train.team import Team
 from prototxt_import import parse_net, read_weights
+from tests.testing.warm import Warm
 from tests.train.runs import rel, solver_run, weights
 
 ROOT = Path(__file__).parents[2]
@@ -74,12 +75,12 @@ def torchrun(count: int, *arguments: str) -> list[str]:
     return [*command, "--nproc-per-node", str(count), *arguments]
 
 
-def together(count: int) -> dict[str, Any]:
+def together(count: int, warm: Warm) -> dict[str, Any]:
     Path("program.py").write_text(PROGRAM)
-    command = torchrun(count, "program.py")
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
+    team = warm.team(count, "program.py", stdout=subprocess.PIPE)
+    said = b"".join([process.communicate()[0] for process in team])
+    assert [process.returncode for process in team] == [0] * count
+    found: dict[str, Any] = json.loads(said)
     return found
 
 
@@ -92,7 +93,7 @@ def together(count: int) -> dict[str, Any]:
     ],
 )
 def test_three_processes_train_as_one(
-    name: str, batch: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, batch: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warm: Warm
 ) -> None:
     monkeypatch.chdir(tmp_path)
     solver_run(name, tmp_path)
@@ -103,7 +104,7 @@ def test_three_processes_train_as_one(
         file.write("\ntest_iter: 5 test_iter: 1 test_interval: 5 test_compute_loss: true\n")
     tests: list[dict[str, Any]] = []
     solver, losses = alone(tests)
-    found = together(3)
+    found = together(3, warm)
     assert len(found["tests"]) == 6  # two nets before iterations 0, 5 and 10
     for ours, theirs in zip(found["tests"], tests, strict=True):
         assert ours == pytest.approx(theirs, rel=1e-5)
@@ -127,40 +128,44 @@ def process_of_rank(rank: int) -> int:
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warm: Warm
+) -> None:
     """The restart goes on from the last whole snapshot, and ends as a run that was not killed."""
-    finals = []
     for name in ("straight", "killed"):
-        folder = tmp_path / name
-        folder.mkdir()
-        monkeypatch.chdir(folder)
-        solver_run("sgd_step", folder)
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        solver_run("sgd_step", Path.cwd())
         text = Path("solver.prototxt").read_text()
-        for old, new in (("max_iter: 12", "max_iter: 160"), ("snapshot: 6", "snapshot: 20")):
+        for old, new in (("max_iter: 12", "max_iter: 120"), ("snapshot: 6", "snapshot: 15")):
             assert old in text
             text = text.replace(old, new)
         Path("solver.prototxt").write_text(text.replace("display: 1", "display: 0"))
-        for left in folder.glob("snap_*"):  # of Caffe's run
+        for left in Path().glob("snap_*"):  # of Caffe's run
             left.unlink()
-        train = ["-m", "deeplab_repro", "train", "--solver", "solver.prototxt", "--workers", "0"]
-        train += ["--weights", "init.caffemodel", "--resume"]
-        command = torchrun(3, "--max-restarts", "1", *train)
-        # Or else torchrun hands the addresses of the dead processes to the new ones (pytorch issue
-        # 135712).
-        environment = {**os.environ, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-        with subprocess.Popen(command, text=True, stdout=-1, stderr=-1, env=environment) as run:
-            if name == "killed":
-                while not Path("snap_iter_40.solverstate").is_file():
-                    time.sleep(0.02)
-                    assert run.poll() is None
-                os.kill(process_of_rank(1), signal.SIGKILL)
-            out, errors = run.communicate()
-        assert run.returncode == 0, errors
-        assert ("going on from snap_iter_" in out) == (name == "killed"), out
-        finals.append(read_weights("snap_iter_160.caffemodel"))
-    for name, blobs in finals[0].items():
-        for straight, killed in zip(blobs, finals[1][name], strict=True):
-            assert np.array_equal(straight, killed)
+    train = ["train", "--solver", "solver.prototxt", "--workers", "0"]
+    train += ["--weights", "init.caffemodel", "--resume"]
+    undisturbed = warm.team(2, *train, cwd=tmp_path / "straight", stdout=subprocess.DEVNULL)
+    assert [process.wait() for process in undisturbed] == [0, 0]
+    command = torchrun(2, "--max-restarts", "1", "-m", "deeplab_repro", *train)
+    # Or else torchrun hands the addresses of the dead processes to the new ones (pytorch issue
+    # 135712).
+    environment = {**os.environ, "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    with subprocess.Popen(command, text=True, stdout=-1, stderr=-1, env=environment) as run:
+        while not Path("snap_iter_30.solverstate").is_file():
+            time.sleep(0.02)
+            assert run.poll() is None
+        os.kill(process_of_rank(1), signal.SIGKILL)
+        out, errors = run.communicate()
+    assert run.returncode == 0, errors
+    assert "going on from snap_iter_" in out
+    straight, killed = (
+        read_weights(tmp_path / name / "snap_iter_120.caffemodel")
+        for name in ("straight", "killed")
+    )
+    for name, blobs in straight.items():
+        for one, other in zip(blobs, killed[name], strict=True):
+            assert np.array_equal(one, other)
 
 
 LOSSES = """

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 import types
@@ -18,6 +17,7 @@ import pytest
 from deeplab_repro.cli import main
 from deeplab_repro.train import Solver
 from prototxt_import import read_weights
+from tests.testing.warm import Warm
 from tests.train.runs import seg_run, solver_run
 
 
@@ -111,6 +111,7 @@ def test_the_log_is_told_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         (["--precision", "float16"], "precision float16 needs a GPU; expected bfloat16"),
         (["--accuracy", "quick"], "'quick' is not one of 'exact', 'fast'"),
         (["--set", "X"], "--set; expected NAME=VALUE, got X"),
+        (["--set", "X=1"], "with its networks: has no placeholder ${X}; expected no --set"),
     ],
 )
 def test_one_line_for_each_mistake(
@@ -192,26 +193,25 @@ def test_resume_takes_the_newest_whole_snapshot(
 
 
 @pytest.mark.slow
-def test_killed_and_started_again(tmp_path: Path) -> None:
+def test_killed_and_started_again(tmp_path: Path, warm: Warm) -> None:
     """A run that was killed goes on from its last snapshot and ends as one that was not."""
     solver_run("sgd_fixed", tmp_path)
     text = Path("solver.prototxt").read_text()
     Path("solver.prototxt").write_text(
-        text.replace("max_iter: 12", "max_iter: 600").replace("snapshot: 6", "snapshot: 50")
+        text.replace("max_iter: 12", "max_iter: 240").replace("snapshot: 6", "snapshot: 20")
     )
-    command = [sys.executable, "-m", "deeplab_repro", "train", "--solver", "solver.prototxt"]
-    command += ["--workers", "0"]
-    with subprocess.Popen([*command, "--weights", "init.caffemodel"]) as run:
-        while not Path("snap_iter_100.solverstate").is_file():
+    command = ["train", "--solver", "solver.prototxt", "--workers", "0"]
+    with warm.start(*command, "--weights", "init.caffemodel") as run:
+        while not Path("snap_iter_40.solverstate").is_file():
             time.sleep(0.02)
             assert run.poll() is None
         run.kill()
     states = {int(path.stem.split("_")[-1]): path for path in tmp_path.glob("*.solverstate")}
-    assert max(states) < 600
-    subprocess.run([*command, "--snapshot", str(states[max(states)])], check=True)
-    resumed = read_weights("snap_iter_600.caffemodel")
+    assert max(states) < 240
+    assert warm.start(*command, "--snapshot", states[max(states)]).wait() == 0
+    resumed = read_weights("snap_iter_240.caffemodel")
     with Solver("solver.prototxt", "init.caffemodel") as straight:
-        straight.step(600)
+        straight.step(240)
     for name, blobs in straight.net.params.items():
         for ours, theirs in zip(blobs, resumed[name], strict=True):
             assert (ours.detach().numpy() == theirs).all()

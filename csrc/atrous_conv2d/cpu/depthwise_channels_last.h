@@ -2,11 +2,14 @@
 // channels. Included by engine_depthwise.h, inside its unnamed namespace.
 
 // Sources are read where they lie, and tiles of targets are cut so that all of one tile have the
-// same taps. kRelu: max(source, 0) in place of source. kRows, kPixels: of a tile, whose sums stay
-// in registers.
-template <typename T, int kBytes, bool kRelu, int kRows, int kPixels>
+// same taps. kRelu: max(source, 0) in place of source. kRows: of a tile, whose sums stay in
+// registers.
+template <typename T, int kBytes, bool kRelu, int kRows>
 class ChannelsLastDepthwise {
   static constexpr Index kLanes = kBytes / sizeof(T);
+  // Of a tile. All its pixels, of x and y, are streams that go on from channel to channel: with
+  // more than 32 the processor no longer foresees them, and four rows of two pixels have as many.
+  static constexpr int kPixels = 2;
   using W = Wide<T, kLanes>;
   using Vector = typename W::Vector;
 
@@ -51,9 +54,10 @@ class ChannelsLastDepthwise {
   // processor foresees by itself.
   static constexpr Index kAhead = 256 / sizeof(T);
 
-  // Where target 0 of its part reads, in pixels, and which column of the filter multiplies.
+  // Where target 0 of its part reads, and where the filter's column lies that multiplies; both in
+  // elements.
   struct ColumnTap {
-    Index at, filter_column;
+    Index source, factor;
     Index first, last;  // targets that read inside the map
   };
 
@@ -72,13 +76,14 @@ class ChannelsLastDepthwise {
     Index first, end;
   };
 
-  // What a tile of rows and columns reads and writes: its first pixel, at source and target, and
-  // the steps from a row that a tap reads to the next, and between rows of targets.
+  // What a tile of rows and columns reads and writes: channel 0 of its first pixel, at source and
+  // target, and the steps from a row that a tap reads to the next, between rows of targets, and
+  // between pixels. Of all blocks of channels from first_block on.
   struct Place {
     const T* source;
-    const T* filters;
     T* target;
-    Index source_row, target_row;
+    Index source_row, target_row, source_pixel, target_pixel;
+    Index first_block, last_block;
   };
 
   // A block's filters tap by tap, and its bias.
@@ -102,7 +107,7 @@ class ChannelsLastDepthwise {
     for (const TapAxis& axis : job_.columns) {
       const Index first_tap = tap;
       for (Index k = 0; k < axis.taps; ++k, ++tap) {
-        column_tap_[tap] = {axis.source(0, k), axis.filter_tap(k), 0, 0};
+        column_tap_[tap] = {axis.source(0, k) * job_.channels, axis.filter_tap(k) * kLanes, 0, 0};
         inside(axis, k, &column_tap_[tap].first, &column_tap_[tap].last);
       }
       cut_into_tiles(axis, first_tap, tap);
@@ -163,17 +168,21 @@ class ChannelsLastDepthwise {
     for (const TapAxis& axis : job_.rows) {
       each_tile_of_rows(axis, [&](const RowTile& rows) {
         if (unit >= begin && unit < end) {
-          Place place{};
-          place.source_row = axis.spacing * row_step_;
-          place.target_row = rows.chain.step * axis.target_step * width;
           for (Index i = 0; i < tile_count_; ++i) {
-            for (Index block = first_block; block < last_block; ++block) {
-              const Index channel = first_channel(block);
-              place.source = source + axis.source(rows.a, 0) * row_step_ + channel;
-              place.target = target + axis.target(rows.a) * width + channel;
-              place.filters = filters_ + block * block_size();
-              compute(rows, tiles_[i], place);
-            }
+            const ColumnTile& tile = tiles_[i];
+            const TapAxis& columns = *tile.part;
+            Place place{};
+            place.source = source + axis.source(rows.a, 0) * row_step_ +
+                           tile.a * columns.source_step * job_.channels;
+            place.target =
+                target + axis.target(rows.a) * width + columns.target(tile.a) * job_.channels;
+            place.source_row = axis.spacing * row_step_;
+            place.target_row = rows.chain.step * axis.target_step * width;
+            place.source_pixel = columns.source_step * job_.channels;
+            place.target_pixel = columns.target_step * job_.channels;
+            place.first_block = first_block;
+            place.last_block = last_block;
+            compute(rows, tile, place);
           }
         }
         ++unit;
@@ -181,18 +190,11 @@ class ChannelsLastDepthwise {
     }
   }
 
-  void compute(const RowTile& rows, const ColumnTile& columns, Place place) const {
-    place.source += columns.a * columns.part->source_step * job_.channels;
-    place.target += columns.part->target(columns.a) * job_.channels;
-    switch (columns.pixels) {
-      case 1:
-        return compute<1>(rows, columns, place);
-      case 2:
-        return compute<smaller(2, kPixels)>(rows, columns, place);
-      case 3:
-        return compute<smaller(3, kPixels)>(rows, columns, place);
-      default:
-        return compute<kPixels>(rows, columns, place);
+  void compute(const RowTile& rows, const ColumnTile& columns, const Place& place) const {
+    if (columns.pixels == kPixels) {
+      compute<kPixels>(rows, columns, place);
+    } else {
+      compute<1>(rows, columns, place);
     }
   }
 
@@ -211,80 +213,97 @@ class ChannelsLastDepthwise {
     return kRelu ? relu(v) : v;
   }
 
-  template <int kR, int kP>
-  void store(const Vector (&sums)[kR][kP], const ColumnTile& columns, const Place& place) const {
-    const Index step = columns.part->target_step * job_.channels;
-#pragma GCC unroll 4
-    for (int q = 0; q < kR; ++q) {
-#pragma GCC unroll 4
-      for (int p = 0; p < kP; ++p) {
-        T* const to = place.target + q * place.target_row + p * step;
-        W::store(to, activated(sums[q][p], job_.activation));
-        __builtin_prefetch(to + kAhead, 1, 3);
-      }
+  // f(source, filters, target) of each block of channels.
+  template <typename F>
+  void each_block(const Place& place, const F& f) const {
+    const T* filters = filters_ + place.first_block * block_size();
+    for (Index block = place.first_block; block < place.last_block; ++block) {
+      const Index channel = first_channel(block);
+      f(place.source + channel, filters, place.target + channel);
+      filters += block_size();
     }
   }
 
   template <int kR, int kP>
   void add_taps(const RowTile& rows, const ColumnTile& columns, const Place& place) const {
-    const Index step = columns.part->source_step * job_.channels;
-    const Index row_step = rows.chain.advance * place.source_row;
-    Vector sums[kR][kP];
-    start(sums, place);
-    for (Index k = rows.first; k < rows.end; ++k) {
-      const T* const filters = place.filters + rows.axis.filter_tap(k) * job_.kernel_w * kLanes;
-      const T* const row = place.source + k * place.source_row;
-      for (Index c = columns.taps; c < columns.end_of_taps; ++c) {
-        const Vector factor = W::load(filters + column_tap_[c].filter_column * kLanes);
-        const T* const from = row + column_tap_[c].at * job_.channels;
+    const Index row_step = rows.chain.advance * place.source_row, pixel_step = place.source_pixel;
+    const ColumnTap* const end = column_tap_ + columns.end_of_taps;
+    each_block(place, [&](const T* source, const T* filters, T* target) {
+      Vector sums[kR][kP];
+      start(sums, filters);
+      for (Index k = rows.first; k < rows.end; ++k) {
+        const T* const factors = filters + rows.axis.filter_tap(k) * job_.kernel_w * kLanes;
+        const T* const row = source + k * place.source_row;
+        for (const ColumnTap* tap = column_tap_ + columns.taps; tap < end; ++tap) {
+          const Vector factor = W::load(factors + tap->factor);
+          const T* from = row + tap->source;
 #pragma GCC unroll 4
-        for (int q = 0; q < kR; ++q) {
+          for (int q = 0; q < kR; ++q, from += row_step) {
 #pragma GCC unroll 4
-          for (int p = 0; p < kP; ++p) sums[q][p] += factor * read(from + q * row_step + p * step);
+            for (int p = 0; p < kP; ++p) sums[q][p] += factor * read(from + p * pixel_step);
+          }
         }
       }
-    }
-    store(sums, columns, place);
+      store(sums, place, target);
+    });
   }
 
   // Rows of targets that share rows of sources: each vector is loaded once for up to three of them.
   template <int kP>
   void add_three_rows_of_taps(const RowTile& rows, const ColumnTile& columns,
                               const Place& place) const {
-    const Index step = columns.part->source_step * job_.channels;
+    const Index row_step = place.source_row, pixel_step = place.source_pixel;
     const Index filter_row = rows.axis.tap_step * job_.kernel_w * kLanes;
-    const T* const filters = place.filters + rows.axis.tap * job_.kernel_w * kLanes;
-    Vector sums[kRows][kP];
-    start(sums, place);
-    for (Index c = columns.taps; c < columns.end_of_taps; ++c) {
-      const T* const column = filters + column_tap_[c].filter_column * kLanes;
-      Vector factors[3];
+    const Index first_row = rows.axis.tap * job_.kernel_w * kLanes;
+    const ColumnTap* const first = column_tap_ + columns.taps;
+    const ColumnTap* const end = column_tap_ + columns.end_of_taps;
+    each_block(place, [&](const T* source, const T* filters, T* target) {
+      Vector sums[kRows][kP];
+      start(sums, filters);
+      filters += first_row;
+      for (const ColumnTap* tap = first; tap < end; ++tap) {
+        const T* const column = filters + tap->factor;
+        Vector factors[3];
 #pragma GCC unroll 3
-      for (int k = 0; k < 3; ++k) factors[k] = W::load(column + k * filter_row);
-      const T* from = place.source + column_tap_[c].at * job_.channels;
+        for (int k = 0; k < 3; ++k) factors[k] = W::load(column + k * filter_row);
+        const T* from = source + tap->source;
 #pragma GCC unroll 6
-      for (int i = 0; i < kRows + 2; ++i, from += place.source_row) {
+        for (int i = 0; i < kRows + 2; ++i, from += row_step) {
 #pragma GCC unroll 4
-        for (int p = 0; p < kP; ++p) {
-          const Vector x = read(from + p * step);
-          if (c == columns.taps && i >= 2) __builtin_prefetch(from + p * step + kAhead, 0, 3);
+          for (int p = 0; p < kP; ++p) {
+            const Vector x = read(from + p * pixel_step);
+            if (tap == first && i >= 2) __builtin_prefetch(from + p * pixel_step + kAhead, 0, 3);
 #pragma GCC unroll 4
-          for (int q = 0; q < kRows; ++q) {
-            if (i - q >= 0 && i - q < 3) sums[q][p] += factors[i - q] * x;
+            for (int q = 0; q < kRows; ++q) {
+              if (i - q >= 0 && i - q < 3) sums[q][p] += factors[i - q] * x;
+            }
           }
         }
       }
-    }
-    store(sums, columns, place);
+      store(sums, place, target);
+    });
   }
 
   template <int kR, int kP>
-  void start(Vector (&sums)[kR][kP], const Place& place) const {
-    const Vector bias = W::load(place.filters + job_.taps * kLanes);
+  void start(Vector (&sums)[kR][kP], const T* filters) const {
+    const Vector bias = W::load(filters + job_.taps * kLanes);
 #pragma GCC unroll 4
     for (int q = 0; q < kR; ++q) {
 #pragma GCC unroll 4
       for (int p = 0; p < kP; ++p) sums[q][p] = bias;
+    }
+  }
+
+  template <int kR, int kP>
+  void store(const Vector (&sums)[kR][kP], const Place& place, T* target) const {
+#pragma GCC unroll 4
+    for (int q = 0; q < kR; ++q, target += place.target_row) {
+#pragma GCC unroll 4
+      for (int p = 0; p < kP; ++p) {
+        T* const to = target + p * place.target_pixel;
+        W::store(to, activated(sums[q][p], job_.activation));
+        __builtin_prefetch(to + kAhead, 1, 3);
+      }
     }
   }
 

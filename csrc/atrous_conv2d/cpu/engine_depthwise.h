@@ -16,13 +16,12 @@
 template <typename T, int kBytes, bool kRelu>
 void channels_last_forward(const DepthwiseJob<T>& job) {
   constexpr Index kSize = sizeof(T);
-  constexpr int kPixels = kBytes == 64 ? 4 : 2;
   if (job.channels * kSize >= kBytes) {
-    run_in_team<ChannelsLastDepthwise<T, kBytes, kRelu, 4, kPixels>>(job);
+    run_in_team<ChannelsLastDepthwise<T, kBytes, kRelu, 4>>(job);
   } else if (job.channels * kSize >= 16) {
-    run_in_team<ChannelsLastDepthwise<T, 16, kRelu, 1, kPixels>>(job);
+    run_in_team<ChannelsLastDepthwise<T, 16, kRelu, 1>>(job);
   } else {
-    run_in_team<ChannelsLastDepthwise<T, kSize, kRelu, 1, kPixels>>(job);
+    run_in_team<ChannelsLastDepthwise<T, kSize, kRelu, 1>>(job);
   }
 }
 

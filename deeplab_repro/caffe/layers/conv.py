@@ -12,7 +12,7 @@ from deeplab_repro.caffe.layers.base import CaffeLayer, register
 from deeplab_repro.caffe.quirks import Quirks
 from deeplab_repro.ops import atrous_conv2d, im2col
 from deeplab_repro.ops._atrous_filters import KeepsFilters
-from deeplab_repro.ops.atrous_conv2d import DIRECT_DTYPES
+from deeplab_repro.ops._atrous_rules import DIRECT_DTYPES
 from prototxt_import import LayerShapes, Shape
 from prototxt_import import layers as kinds
 

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from deeplab_repro.ops._residual import add_relu_
+
 __all__ = ["AddsInPlace", "Backbone", "UnitMaps"]
 
 
@@ -31,9 +33,12 @@ class AddsInPlace(nn.Module):
 
     adds_in_place = False
 
-    def added(self, residual: Tensor, shortcut: Tensor) -> Tensor:
-        """Their sum."""
-        return residual.add_(shortcut) if self.adds_in_place else shortcut + residual
+    def added(self, residual: Tensor, shortcut: Tensor, relu: bool = False) -> Tensor:
+        """Their sum, or max(sum, 0)."""
+        if self.adds_in_place:
+            return add_relu_(residual, shortcut) if relu else residual.add_(shortcut)
+        total = shortcut + residual
+        return total.relu_() if relu else total
 
 
 class Backbone(nn.Module):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -51,10 +51,13 @@ class NetworkV3:
         given: dict[str, Any] = {**self.settings, "num_classes": num_classes}
         given["output_stride"] = stride
         if self.rates:
-            given["atrous_rates"] = rates_at(stride, self.rates)
+            given["atrous_rates"] = self.rates
         if self.settings.get("decoder_output_is_logits"):
             given["decoder_filters"] = num_classes
-        return ModelOptions.from_case({**given, **changes})
+        options = ModelOptions.from_case({**given, **changes})
+        if not self.rates or "atrous_rates" in changes:
+            return options
+        return replace(options, atrous_rates=rates_at(options.output_stride, self.rates))
 
 
 _V3, _V3PLUS, _CELL = "arXiv 1706.05587", "arXiv 1802.02611", "arXiv 1809.04184"

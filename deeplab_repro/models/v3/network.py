@@ -335,9 +335,6 @@ class DeepLabV3(nn.Module):
         for module in self.modules():
             if isinstance(module, ConvUnit):
                 module.reset_parameters()
-        for module in self.logits.modules():
-            if isinstance(module, ConvUnit):
-                nn.init.normal_(module.conv.weight, 0.0, _LOGITS_STD)
 
     def fuse(self, accuracy: str | None = None) -> DeepLabV3:
         """A network for inference: normalization and ReLU are computed by the convolutions.
@@ -380,8 +377,8 @@ def _logits(options: ModelOptions, channels: int, names: GraphNames) -> nn.Modul
             options.logits_kernel_size,
             rate=rate,
             norm=None,
+            std=_LOGITS_STD,
         )
-        nn.init.normal_(unit.conv.weight, 0.0, _LOGITS_STD)
         branches.append(mark(unit, names(f"{scope}/BiasAdd")))
     if len(branches) == 1:
         return branches[0]

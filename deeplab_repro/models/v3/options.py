@@ -53,6 +53,8 @@ VARIANTS: Mapping[str, Variant] = {
 
 #: Each of blocks 4 to 6 of the cascaded networks has a stride of 2 more.
 _CASCADE = (*_RESNET, 64, 128, 256)
+#: The output stride for which a dense prediction cell states its rates; it cannot be larger.
+_LARGEST_OF_CELL = 16
 
 #: The dense prediction cell of the released networks (arXiv 1809.04184, figure 5).
 RELEASED_CELL: tuple[Mapping[str, Any], ...] = tuple(
@@ -311,10 +313,12 @@ def _check_together(options: ModelOptions) -> None:
                 "option cascade", expected="a ResNet-50 or 101", got=options.model_variant
             )
         strides = _CASCADE
+    has_cell = options.dense_prediction_cell_config is not None
     if options.output_stride not in strides:
+        largest = _LARGEST_OF_CELL if has_cell and options.aspp_with_batch_norm else max(strides)
         raise InputError(
             f"option output_stride of {options.model_variant}",
-            expected=f"one of {', '.join(map(str, strides))}",
+            expected=f"one of {', '.join(str(n) for n in strides if n <= largest)}",
             got=options.output_stride,
         )
     if variant.multi_grid and options.multi_grid not in (None, ()):
@@ -342,7 +346,6 @@ def _check_together(options: ModelOptions) -> None:
             expected=1,
             got=options.logits_kernel_size,
         )
-    has_cell = options.dense_prediction_cell_config is not None
     if (
         *(options.aspp_with_batch_norm, not has_cell, options.add_image_level_feature),
         *(options.aspp_with_squeeze_and_excitation, not options.aspp_with_concat_projection),
@@ -354,10 +357,10 @@ def _check_together(options: ModelOptions) -> None:
             got=list(options.atrous_rates),
         )
     if has_cell and options.aspp_with_batch_norm:
-        if options.output_stride > 16:
+        if options.output_stride > _LARGEST_OF_CELL:
             raise InputError(
                 "option output_stride with a dense prediction cell",
-                expected="at most 16",
+                expected=f"at most {_LARGEST_OF_CELL}",
                 got=options.output_stride,
             )
         _check_cell(options)

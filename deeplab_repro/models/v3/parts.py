@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deeplab_repro.caffe.layers.interp import align_corners
-from deeplab_repro.ops import AtrousConv2d, atrous_conv2d
+from deeplab_repro.ops import AtrousConv2d
 
 __all__ = [
     "HEAD",
@@ -150,21 +150,7 @@ class SameConv2d(AtrousConv2d):
         padding = top, bottom, left, right
         if torch.compiler.is_compiling():  # a program for any size does not ask whether it is even
             x, padding = F.pad(x, (left, right, top, bottom)), (0, 0, 0, 0)
-        return atrous_conv2d(
-            x,
-            self.weight,
-            self.bias,
-            self.stride,
-            padding,
-            self.rate,
-            self.groups,
-            algorithm=self.algorithm,
-            accuracy=self.accuracy,
-            precision=self.precision,
-            activation=self.activation,
-            pre_activation=self.pre_activation,
-            kept=self.kept,
-        )
+        return self.padded_by(x, padding)
 
 
 class WindowMean(nn.Module):
@@ -347,6 +333,7 @@ class ConvUnit(nn.Module):
         activation: what follows.
         same: TensorFlow's padding "SAME" where that depends on the input's size; False: the
             original pads strided convolutions itself, evenly.
+        std: standard deviation of new weights; None: He's.
     """
 
     def __init__(
@@ -361,9 +348,11 @@ class ConvUnit(nn.Module):
         norm: Normalization | None,
         activation: nn.Module | None = None,
         same: bool = True,
+        std: float | None = None,
     ) -> None:
         super().__init__()
         self.scope = scope
+        self.std = std
         self.is_depthwise = out_channels is None
         self.channels = in_channels if out_channels is None else out_channels
         kernels, rates = _pair(kernel), _pair(rate)
@@ -386,10 +375,13 @@ class ConvUnit(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """He's initialisation; biases 0, scales 1."""
+        """Weights of a normal distribution; biases 0, scales 1."""
         if self.conv.weight.is_meta:  # there torch draws nothing, and takes its time over it
             return
-        nn.init.kaiming_normal_(self.conv.weight, nonlinearity="relu")
+        if self.std is None:
+            nn.init.kaiming_normal_(self.conv.weight, nonlinearity="relu")
+        else:
+            nn.init.normal_(self.conv.weight, 0.0, self.std)
         if self.conv.bias is not None:
             nn.init.zeros_(self.conv.bias)
         if self.norm is not None:

@@ -86,7 +86,7 @@ class ResidualUnit(AddsInPlace):
     def forward(self, x: Tensor) -> UnitMaps:
         """(N, C, H, W) -> the sum and the residual, both (N, C', H', W')."""
         residual = self.residual(x)
-        return UnitMaps(self.added(residual, self.shortcut(x)).relu_(), residual)
+        return UnitMaps(self.added(residual, self.shortcut(x), relu=True), residual)
 
 
 def resnet(options: ModelOptions) -> Backbone:

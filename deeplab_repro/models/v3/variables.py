@@ -39,6 +39,7 @@ class VariableMatch:
     Attributes:
         loaded: names that the network has and that were given.
         averages: those among them for which only their moving average was given, and taken.
+        slots: names of what an optimizer remembered, where a training took it as well.
         missing: names that the network has and that were not given.
         unfit: one line for each that has another shape.
         left_over: names that were given and that the network does not have: an optimizer's slots,
@@ -47,6 +48,7 @@ class VariableMatch:
 
     loaded: list[str] = field(default_factory=list)
     averages: list[str] = field(default_factory=list)
+    slots: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     unfit: list[str] = field(default_factory=list)
     left_over: list[str] = field(default_factory=list)
@@ -54,7 +56,7 @@ class VariableMatch:
     def __str__(self) -> str:
         """One line: how many, and the first few names of those that stand out."""
         parts = [f"{len(self.loaded)} variables loaded"]
-        for what in ("averages", "missing", "unfit", "left_over"):
+        for what in ("averages", "slots", "missing", "unfit", "left_over"):
             names: list[str] = getattr(self, what)
             if names:
                 first = ", ".join(names[:3]) + (", ..." if names[3:] else "")
@@ -128,7 +130,7 @@ def load_variables(
         array = from_tensorflow(name, np.asarray(given[source]))
         if array.shape != tuple(tensor.shape):
             shape = np.asarray(given[source]).shape
-            expected = to_tensorflow(name, torch.empty(tensor.shape)).shape
+            expected = shape_in_tensorflow(name, tensor.shape)
             match.unfit.append(f"variable {name}: expected the shape {expected}, got {shape}")
             continue
         if array.dtype.kind != "f":

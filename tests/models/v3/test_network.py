@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from deeplab_repro import tensorflow
 from deeplab_repro.errors import InputError
 from deeplab_repro.models import create_model, list_models
-from deeplab_repro.models.atrous import StrideError
+from deeplab_repro.models.atrous import StrideError, rates_at
 from deeplab_repro.models.v3.catalogue import NETWORKS_V3
 from deeplab_repro.models.v3.network import DeepLabV3
 from deeplab_repro.models.v3.options import ModelOptions
@@ -89,19 +89,63 @@ def test_the_names_of_all_networks() -> None:
         assert scores.shape == (1, 7, 70, 97)
 
 
+@pytest.mark.parametrize("name", NETWORKS_V3)
+def test_without_values_nothing_is_drawn(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch takes seconds to learn how to draw from a normal distribution on that device."""
+
+    def drawn(*_: object, **__: object) -> None:
+        raise AssertionError("drawn")
+
+    monkeypatch.setattr(torch.Tensor, "normal_", drawn)
+    create_model(name, device="meta")
+    with pytest.raises(AssertionError, match="drawn"):
+        torch.nn.init.normal_(torch.empty(1))
+
+
+def test_new_classifiers_have_small_weights() -> None:
+    torch.manual_seed(0)
+    model = create_model("deeplab_v3_mobilenet_v2")
+    weight = model.variables["logits/semantic/weights"]
+    for _ in range(2):
+        assert float(weight.std()) == pytest.approx(0.01, rel=0.02)
+        with torch.no_grad():
+            weight.fill_(7)
+        model.reset_parameters()
+
+
 def test_rates_follow_the_output_stride() -> None:
     for stride, rates in ((16, (6, 12, 18)), (8, (12, 24, 36)), (32, (3, 6, 9))):
         model = create_model("deeplab_v3_resnet50", output_stride=stride, device="meta")
         assert model.options.atrous_rates == rates
     create_model("deeplab_v3_resnet50_cascade", output_stride=64, device="meta")
     with pytest.raises(StrideError, match="rates 3/2, 3, 9/2, which are no whole numbers"):
-        create_model("deeplab_v3_resnet50", output_stride=64, device="meta")
+        rates_at(64, (6, 12, 18))
+
+
+@pytest.mark.parametrize("name", NETWORKS_V3)
+def test_an_output_stride_that_there_is_not(name: str) -> None:
+    """The message names those that there are, and each of them can be had."""
+    with pytest.raises(InputError, match="option output_stride of .*, got 5$") as refused:
+        create_model(name, output_stride=5, device="meta")
+    strides = [int(n) for n in str(refused.value.expected).removeprefix("one of ").split(", ")]
+    assert {4, 8, 16} <= set(strides)
+    network = NETWORKS_V3[name]
+    for stride in strides:
+        assert network.options(output_stride=stride).output_stride == stride
+    for stride in {1, 2, 32, 64} - set(strides):
+        with pytest.raises(InputError, match="option output_stride"):
+            network.options(output_stride=stride)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"name": "deeplab_v3_resnet5"}, "did you mean deeplab_v3_resnet50"),
+        ({"name": "xception65"}, r"got 'xception65'; did you mean deeplab_v3plus_xception65\?$"),
+        ({"name": "Xeption-65"}, "did you mean deeplab_v3plus_xception65 or deeplab_v3plus_xc"),
+        ({"name": "mobilenetv2"}, r"_dpc or deeplab_v3plus_mobilenet_v2\?$"),
+        ({"name": "-"}, "deeplab_v3_mobilenet_v3_small; got '-'$"),
+        ({"output_stride": "8"}, "option output_stride; expected a whole number"),
         ({"width": 2}, "width of deeplab_v3_resnet50; expected a network of DeepLab v1 or v2"),
         ({"depth": 2}, "option depth; expected one of"),
         ({"output_stride": 2}, "option output_stride of resnet_v1_50_beta; expected one of 4"),
