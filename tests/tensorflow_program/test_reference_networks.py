@@ -16,6 +16,7 @@ from deeplab_repro import tensorflow
 from deeplab_repro.models.v3.network import DeepLabV3
 from deeplab_repro.models.v3.options import ModelOptions
 from deeplab_repro.models.v3.variables import to_tensorflow
+from deeplab_repro.ops import AtrousConv2d, set_accuracy
 from tests.make_tensorflow_network_data import digest
 from tests.testing.tensorflow_weights import made
 
@@ -23,6 +24,8 @@ NETWORKS = Path(__file__).parents[1] / "data" / "tensorflow" / "networks"
 CASES: dict[str, Any] = json.loads((NETWORKS / "cases.json").read_text())
 #: Of an array's standard deviation; TensorFlow's own kernels differ by up to 5e-5.
 TOLERANCE = 2e-4
+#: The share of pixels whose label may differ.
+OTHER_LABELS = 1e-4
 
 
 def shapes_of(case: dict[str, Any]) -> dict[str, tuple[int, ...]]:
@@ -50,10 +53,15 @@ def tensors(net: DeepLabV3, x: Tensor, case: dict[str, Any]) -> dict[str, Tensor
         found = dict(runs[0])
         for i, run in enumerate(runs):
             found[f"logits_{i}/merged_logits"] = run["logits/merged_logits"]
+    found["labels"], found["prob"] = predicted(net, x, case)
+    return found
+
+
+def predicted(net: DeepLabV3, x: Tensor, case: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """Labels and probabilities, over the scales of the case."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found["labels"], found["prob"] = net.predict(x, scales, flip)
-    return found
+        return net.predict(x, case.get("eval_scales", [1.0]), case.get("flip", False))
 
 
 #: These take seconds, and share all but their size with the others.
@@ -78,7 +86,21 @@ def test_a_network_of_the_original(name: str) -> None:
         stored = dict(file)
     x = torch.from_numpy(stored["input"].astype(np.float32)).permute(0, 3, 1, 2).contiguous()
     with torch.inference_mode():
-        found = tensors(net, x, case)
+        assert differing(tensors(net, x, case), stored, arrays) == {}
+        # As users run it: folded, and with the forms that round more wherever there are any.
+        quick = net.fuse()
+        set_accuracy(quick, "fast")
+        for module in quick.modules():
+            if isinstance(module, AtrousConv2d):
+                module.algorithm = "winograd"
+        found = dict(zip(("labels", "prob"), predicted(quick, x, case), strict=True))
+        assert differing(found, stored, {"prob": arrays["prob"]}) == {}
+
+
+def differing(
+    found: dict[str, Tensor], stored: dict[str, Any], arrays: dict[str, Any]
+) -> dict[str, float]:
+    """Which tensors are not the original's, and by how much."""
     assert set(arrays) <= set(found)
     wrong = {}
     for key, (shape, std, place, count) in arrays.items():
@@ -89,5 +111,5 @@ def test_a_network_of_the_original(name: str) -> None:
         error = float(np.abs(ours.reshape(-1)[pixels] - theirs).max() / std)
         if not error <= TOLERANCE:
             wrong[key] = error
-    assert not wrong
-    assert np.mean(found["labels"].numpy() != stored["labels"]) <= 1e-4
+    labels = float(np.mean(found["labels"].numpy() != stored["labels"]))
+    return wrong if labels <= OTHER_LABELS else {**wrong, "labels": labels}
