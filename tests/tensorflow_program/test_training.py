@@ -18,9 +18,11 @@ from deeplab_repro.tensorflow.schedule import LearningRate
 from deeplab_repro.tensorflow.training import TrainingOptions, losses
 from tests.tensorflow_program.training_cases import CASES, TrainingCase
 
-#: 2-norm of a gradient's difference over that of the gradient. Where averages are used instead of
-#: the batch's statistics, rounding is all there is; the worst is 9e-7.
-FROZEN: Final = 1e-5
+#: 2-norm of a gradient's difference over that of the gradient, where averages are used instead of
+#: the batch's statistics. Rounding is all there is, and the median is 1e-7 of the gradient, but on
+#: some processors a value near 0 falls on the other side of a ReLU, and changes a few by 2.3e-5.
+FROZEN: Final = 1e-3
+ROUNDING: Final = 1e-6
 #: With a batch's statistics the maps before the last ReLUs differ by 1e-4 of their deviation, from
 #: rounding in the first layers, and some values lie so near 0 that their ReLU lets through what it
 #: does not let through in the other program. One such value in 30,000 changes all gradients below
@@ -68,12 +70,14 @@ def test_gradients(computed: tuple[TrainingCase, dict[str, Any]]) -> None:
     case, found = computed
     through = THROUGH_RELUS if case.case["fine_tune_batch_norm"] else FROZEN
     assert case.error("grad/input", found["input"]) < through
-    names = case.keys("grad/")
+    names = [name for name in case.keys("grad/") if name != "input"]
     assert len(names) > 10
-    for name in names:
-        if name != "input":
-            limit = min(through, CLASSIFIER) if name.startswith("logits/") else through
-            assert case.error(f"grad/{name}", found["gradients"][name]) < limit, name
+    errors = {name: case.error(f"grad/{name}", found["gradients"][name]) for name in names}
+    for name, error in errors.items():
+        limit = min(through, CLASSIFIER) if name.startswith("logits/") else through
+        assert error < limit, name
+    if through == FROZEN:
+        assert np.median(list(errors.values())) < ROUNDING
 
 
 @each_case
@@ -84,9 +88,10 @@ def test_sizes_of_all_gradients(computed: tuple[TrainingCase, dict[str, Any]]) -
     own = [np.linalg.norm(found["gradients"][name]) for name in sorted(found["gradients"])]
     assert len(own) == len(norms)
     told = norms > 1e-5  # what the next normalization removes again is rounding noise
-    through = 4 * THROUGH_RELUS if case.case["fine_tune_batch_norm"] else FROZEN
-    np.testing.assert_allclose(np.array(own)[told], norms[told], rtol=through)
-    assert np.median(np.abs(np.array(own)[told] / norms[told] - 1)) < through / 8
+    errors = np.abs(np.array(own)[told] / norms[told] - 1)
+    follows = case.case["fine_tune_batch_norm"]
+    assert errors.max() < (4 * THROUGH_RELUS if follows else FROZEN)
+    assert np.median(errors) < (THROUGH_RELUS / 2 if follows else ROUNDING)
 
 
 @each_case
