@@ -120,7 +120,7 @@ def test_killed_ten_times(whole: Path, world: World, tmp_path: Path, warm: Warm)
         wanted = before + moments.randint(1, 2 * PICTURES // 12)
         while process.poll() is None and len(list(folder.glob("labels*/*.png"))) < wanted:
             time.sleep(0.005)
-        time.sleep(moments.uniform(0, 0.2))
+        time.sleep(moments.uniform(0, 0.05))  # the time of a few pictures
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             killed += 1

