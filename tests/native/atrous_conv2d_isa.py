@@ -96,7 +96,7 @@ def special_shapes() -> None:
 
 
 def rounds_little() -> None:
-    """A product of 2,304 terms is summed in parts: 4e-7; torch's, by processor, 1.3e-7 to 2.6e-7."""
+    """A sum of 2,304 products is 4e-7 away; torch's, by processor, 1.3e-7 to 2.6e-7."""
     x, weight = torch.randn(1, 256, 41, 41), torch.randn(64, 256, 3, 3)
     exact = F.conv2d(x.double(), weight.double(), padding=6, dilation=6)
     ours = OPS.atrous_conv2d_direct(x, weight, None, (1, 1), (6, 6), (6, 6), 1, "fp32", False)

@@ -51,7 +51,7 @@ def on_host(pytestconfig: pytest.Config, tmp_path_factory) -> Callable[[str], Ho
     tools = build.find_tools()
     if tools.cxx is None:
         pytest.skip("no C++ compiler to run the CUDA kernels on the host")
-    flags = ["-std=c++17", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared"]
+    flags = ["-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared"]
     flags.append("-U_FORTIFY_SOURCE")  # a fortified longjmp refuses to leave a fiber
     command = [*shlex.split(tools.cxx), *flags, "-I", str(build.source_dir())]
     kept = getattr(pytestconfig, "cache", None)  # None under -p no:cacheprovider

@@ -98,13 +98,17 @@ def test_half_precision(algorithm, dtype):
         )
 
 
-@pytest.mark.parametrize("algorithm", ["auto", "direct", "im2col", "library"])
-def test_more_values_than_32_bits_can_count(algorithm):
-    """A row of 2**31 + 7 pixels, nearly all of it zeros that no memory was taken for."""
-    size, stride = 2**31 + 7, 2**24
-    x = torch.from_numpy(np.zeros((1, 1, 1, size), np.float32))
+# `direct` copies planar maps, and `im2col` those with their channels last: all of the zeros.
+@pytest.mark.parametrize(
+    ("algorithm", "channels"),
+    [("auto", 1), ("im2col", 1), ("library", 1), ("auto", 2), ("direct", 2), ("library", 2)],
+)
+def test_more_values_than_32_bits_can_count(algorithm, channels):
+    """A row of over 2**31 values, nearly all of it zeros that no memory was taken for."""
+    size, stride = 2**31 // channels + 7, 2**24 // channels
+    x = torch.from_numpy(np.zeros((1, 1, size, channels), np.float32)).permute(0, 3, 1, 2)
     x[..., -3:] = torch.tensor([1.0, 2, 3])
-    weight = torch.tensor([1.0, 10]).reshape(1, 1, 1, 2)
+    weight = torch.tensor([1.0, 10]).expand(1, channels, 1, 2) / channels
     x = x[..., (size - 3) % stride :]  # so that the last window is the last three pixels
     y = atrous_conv2d(x, weight, None, (1, stride), 0, (1, 2), algorithm=algorithm)
     assert y.shape == (1, 1, 1, 129)

@@ -117,6 +117,8 @@ def warm_program(folder: Path) -> Iterator[Warm]:
 def _serve(address: str) -> None:
     # What the commands import when they begin; nothing of it starts a thread.
     import matplotlib.figure  # noqa: F401
+    import onnxscript  # noqa: F401
+    import torch._inductor.compile_fx
     import torch.distributed  # noqa: F401
 
     import deeplab_repro.inference.segmentation
