@@ -29,6 +29,9 @@ class ChannelsLastDepthwise {
     // All channels of a pixel are worked on in turn, unless there are too few rows to share out.
     pieces_ = smaller(units_, ceil_div(kLeastItems, job.batch));
     groups_ = smaller(blocks_, ceil_div(kLeastItems, job.batch * pieces_));
+    const TapAxis &rows = job.rows.parts[0], &columns = job.columns.parts[0];
+    const Index span = (columns.taps - 1) * columns.spacing + kPixels * columns.source_step;
+    tile_by_tile_ = span * (rows.taps + kRows - 1) * kVisit <= kFirstLevel;
   }
 
   Index shared_bytes() const { return blocks_ * block_size() * sizeof(T); }
@@ -50,8 +53,10 @@ class ChannelsLastDepthwise {
 
  private:
   static constexpr Index kLeastItems = 16;
-  // Channels behind those at work whose memory is asked for: of more rows and pixels than the
-  // processor foresees by itself.
+  // Bytes of a pixel that are worked on before the next tile's, if these shares of all pixels that
+  // later tiles read again stay in the first-level cache; otherwise all channels are.
+  static constexpr Index kVisit = 512, kFirstLevel = 32 << 10;
+  // Then it is channels so far behind those at work whose memory is asked for.
   static constexpr Index kAhead = 256 / sizeof(T);
 
   // Where target 0 of its part reads, and where the filter's column lies that multiplies; both in
@@ -78,11 +83,13 @@ class ChannelsLastDepthwise {
 
   // What a tile of rows and columns reads and writes: channel 0 of its first pixel, at source and
   // target, and the steps from a row that a tap reads to the next, between rows of targets, and
-  // between pixels. Of all blocks of channels from first_block on.
+  // between pixels. The memory so far ahead of them is asked for, of more rows and pixels than the
+  // processor foresees by itself. Of the blocks of channels from first_block on.
   struct Place {
     const T* source;
     T* target;
     Index source_row, target_row, source_pixel, target_pixel;
+    Index ahead_of_source, ahead_of_target;
     Index first_block, last_block;
   };
 
@@ -168,25 +175,44 @@ class ChannelsLastDepthwise {
     for (const TapAxis& axis : job_.rows) {
       each_tile_of_rows(axis, [&](const RowTile& rows) {
         if (unit >= begin && unit < end) {
-          for (Index i = 0; i < tile_count_; ++i) {
-            const ColumnTile& tile = tiles_[i];
-            const TapAxis& columns = *tile.part;
-            Place place{};
-            place.source = source + axis.source(rows.a, 0) * row_step_ +
-                           tile.a * columns.source_step * job_.channels;
-            place.target =
-                target + axis.target(rows.a) * width + columns.target(tile.a) * job_.channels;
-            place.source_row = axis.spacing * row_step_;
-            place.target_row = rows.chain.step * axis.target_step * width;
-            place.source_pixel = columns.source_step * job_.channels;
-            place.target_pixel = columns.target_step * job_.channels;
-            place.first_block = first_block;
-            place.last_block = last_block;
-            compute(rows, tile, place);
+          Place place{};
+          place.source = source + axis.source(rows.a, 0) * row_step_;
+          place.target = target + axis.target(rows.a) * width;
+          place.source_row = axis.spacing * row_step_;
+          place.target_row = rows.chain.step * axis.target_step * width;
+          const Index blocks = last_block - first_block;
+          const Index visits =
+              tile_by_tile_ ? larger(1, (blocks * kBytes + kVisit / 2) / kVisit) : 1;
+          for (Index visit = 0; visit < visits; ++visit) {
+            place.first_block = first_block + blocks * visit / visits;
+            place.last_block = first_block + blocks * (visit + 1) / visits;
+            along_the_rows(rows, place);
           }
         }
         ++unit;
       });
+    }
+  }
+
+  // All tiles of columns, from a place whose source and target are those of column 0.
+  void along_the_rows(const RowTile& rows, const Place& start) const {
+    const auto source_of = [&](const ColumnTile& tile) {
+      return tile.a * tile.part->source_step * job_.channels;
+    };
+    const auto target_of = [&](const ColumnTile& tile) {
+      return tile.part->target(tile.a) * job_.channels;
+    };
+    for (Index i = 0; i < tile_count_; ++i) {
+      const ColumnTile& tile = tiles_[i];
+      const ColumnTile& next = tiles_[smaller(i + 1, tile_count_ - 1)];
+      Place place = start;
+      place.source += source_of(tile);
+      place.target += target_of(tile);
+      place.source_pixel = tile.part->source_step * job_.channels;
+      place.target_pixel = tile.part->target_step * job_.channels;
+      place.ahead_of_source = tile_by_tile_ ? source_of(next) - source_of(tile) : kAhead;
+      place.ahead_of_target = tile_by_tile_ ? target_of(next) - target_of(tile) : kAhead;
+      compute(rows, tile, place);
     }
   }
 
@@ -202,9 +228,9 @@ class ChannelsLastDepthwise {
   void compute(const RowTile& rows, const ColumnTile& columns, const Place& place) const {
     if (kRows == 1 || rows.rows == 1) return add_taps<1, kP>(rows, columns, place);
     if (rows.rows == 2) return add_taps<smaller(2, kRows), kP>(rows, columns, place);
-    if (rows.chain.advance == 1 && rows.first == 0 && rows.end == 3 && rows.axis.taps == 3) {
-      return add_three_rows_of_taps<kP>(rows, columns, place);
-    }
+    const bool all = rows.chain.advance == 1 && rows.first == 0 && rows.end == rows.axis.taps;
+    if (all && rows.axis.taps == 3) return add_rows_of_taps<3, kP>(rows, columns, place);
+    if (all && rows.axis.taps == 5) return add_rows_of_taps<5, kP>(rows, columns, place);
     add_taps<kRows, kP>(rows, columns, place);
   }
 
@@ -228,6 +254,7 @@ class ChannelsLastDepthwise {
   void add_taps(const RowTile& rows, const ColumnTile& columns, const Place& place) const {
     const Index row_step = rows.chain.advance * place.source_row, pixel_step = place.source_pixel;
     const ColumnTap* const end = column_tap_ + columns.end_of_taps;
+    const Index fresh = columns.part->source_step;
     each_block(place, [&](const T* source, const T* filters, T* target) {
       Vector sums[kR][kP];
       start(sums, filters);
@@ -242,40 +269,51 @@ class ChannelsLastDepthwise {
 #pragma GCC unroll 4
             for (int p = 0; p < kP; ++p) sums[q][p] += factor * read(from + p * pixel_step);
           }
+          if (end - tap <= fresh && tile_by_tile_) {  // those through other taps, the tiles share
+            from = row + tap->source + place.ahead_of_source;
+#pragma GCC unroll 4
+            for (int q = 0; q < kR; ++q, from += row_step) {
+              if (q + 1 < kR && k >= rows.chain.advance) continue;  // row q + 1 reads it, too
+#pragma GCC unroll 4
+              for (int p = 0; p < kP; ++p) __builtin_prefetch(from + p * pixel_step, 0, 3);
+            }
+          }
         }
       }
       store(sums, place, target);
     });
   }
 
-  // Rows of targets that share rows of sources: each vector is loaded once for up to three of them.
-  template <int kP>
-  void add_three_rows_of_taps(const RowTile& rows, const ColumnTile& columns,
-                              const Place& place) const {
+  // Rows of targets that share rows of sources: each vector is loaded once for up to kTaps of them.
+  template <int kTaps, int kP>
+  void add_rows_of_taps(const RowTile& rows, const ColumnTile& columns, const Place& place) const {
     const Index row_step = place.source_row, pixel_step = place.source_pixel;
     const Index filter_row = rows.axis.tap_step * job_.kernel_w * kLanes;
     const Index first_row = rows.axis.tap * job_.kernel_w * kLanes;
     const ColumnTap* const first = column_tap_ + columns.taps;
     const ColumnTap* const end = column_tap_ + columns.end_of_taps;
+    const Index fresh = columns.part->source_step;
     each_block(place, [&](const T* source, const T* filters, T* target) {
       Vector sums[kRows][kP];
       start(sums, filters);
       filters += first_row;
       for (const ColumnTap* tap = first; tap < end; ++tap) {
         const T* const column = filters + tap->factor;
-        Vector factors[3];
-#pragma GCC unroll 3
-        for (int k = 0; k < 3; ++k) factors[k] = W::load(column + k * filter_row);
+        Vector factors[kTaps];
+#pragma GCC unroll 5
+        for (int k = 0; k < kTaps; ++k) factors[k] = W::load(column + k * filter_row);
         const T* from = source + tap->source;
-#pragma GCC unroll 6
-        for (int i = 0; i < kRows + 2; ++i, from += row_step) {
+#pragma GCC unroll 8
+        for (int i = 0; i < kRows + kTaps - 1; ++i, from += row_step) {
 #pragma GCC unroll 4
           for (int p = 0; p < kP; ++p) {
             const Vector x = read(from + p * pixel_step);
-            if (tap == first && i >= 2) __builtin_prefetch(from + p * pixel_step + kAhead, 0, 3);
+            if (end - tap <= fresh) {
+              __builtin_prefetch(from + p * pixel_step + place.ahead_of_source, 0, 3);
+            }
 #pragma GCC unroll 4
             for (int q = 0; q < kRows; ++q) {
-              if (i - q >= 0 && i - q < 3) sums[q][p] += factors[i - q] * x;
+              if (i - q >= 0 && i - q < kTaps) sums[q][p] += factors[i - q] * x;
             }
           }
         }
@@ -302,7 +340,7 @@ class ChannelsLastDepthwise {
       for (int p = 0; p < kP; ++p) {
         T* const to = target + p * place.target_pixel;
         W::store(to, activated(sums[q][p], job_.activation));
-        __builtin_prefetch(to + kAhead, 1, 3);
+        __builtin_prefetch(to + place.ahead_of_target, 1, 3);
       }
     }
   }
@@ -311,6 +349,7 @@ class ChannelsLastDepthwise {
   Index blocks_, row_step_;
   Index groups_ = 1, units_ = 0, pieces_ = 1;
   Index column_taps_ = 0, most_tiles_ = 0, tile_count_ = 0;
+  bool tile_by_tile_ = false;
   T* filters_ = nullptr;
   ColumnTap* column_tap_ = nullptr;
   ColumnTile* tiles_ = nullptr;
