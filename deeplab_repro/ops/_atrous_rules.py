@@ -111,6 +111,17 @@ def _fewer_products(p: Problem) -> bool:
     return least >= (64 if p.kept else 128)
 
 
+def _one_product(p: Problem) -> bool:
+    return (
+        p.taps == 1
+        and p.groups == 1
+        and p.padding == (0, 0)
+        and p.channels_last
+        and min(p.channels, p.filters) >= 32
+        and p.batch * p.out_size[0] * p.out_size[1] >= 512
+    )
+
+
 #: The first row that fits decides; without one it is the library.
 RULES: Final = (
     Rule(
@@ -148,6 +159,14 @@ RULES: Final = (
         _SINGLE,
         lambda p: backends.instruction_set() in ("avx2", "avx512") and _fewer_products(p),
         "fewer products, which the library computes at the processor's peak",
+    ),
+    Rule(
+        "direct",
+        ("forward",),
+        "cpu",
+        _SINGLE,
+        lambda p: backends.instruction_set() in ("avx2", "avx512") and _one_product(p),
+        "one matrix product, with bias, shortcut and ReLU in the same pass over y",
     ),
     Rule(
         "direct",

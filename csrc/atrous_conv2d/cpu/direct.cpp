@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "kernels.h"
+#include "pointwise.h"
 
 namespace deeplab {
 
@@ -112,6 +113,11 @@ bool run_head(const ForwardJob<T>& job, const DirectKernels& kernels, Precision 
   return true;
 }
 
+// What the matrix unit is there for, it does itself.
+bool is_one_product(const ConvGeometry& g, const ConvOptions& options) {
+  return is_pointwise(g, options.channels_last) && cpu_target() != CpuTarget::amx;
+}
+
 // plan_of(rows): the plan for kernels that multiply so many rows.
 template <typename T, typename PlanOf>
 void run_forward(ForwardJob<T> job, Precision precision, const PlanOf& plan_of) {
@@ -127,6 +133,10 @@ void run_forward(ForwardJob<T> job, Precision precision, const PlanOf& plan_of) 
 template <typename T>
 void direct_forward(const ConvGeometry& g, const T* x, const T* weight, WeightStrides strides,
                     const T* bias, T* y, const ConvOptions& options, Parallel parallel) {
+  if (is_one_product(g, options)) {
+    pointwise_forward<T>(g, x, weight, strides, bias, nullptr, options.relu, y, parallel);
+    return;
+  }
   ForwardJob<T> job{};
   job.weights = {strides.out, strides.in, strides.row, strides.column, g.kernel_w};
   job.groups = g.groups;
@@ -152,6 +162,10 @@ template <typename T>
 void direct_grad_input(const ConvGeometry& g, const T* grad_y, const T* weight,
                        WeightStrides strides, T* grad_x, const ConvOptions& options,
                        Parallel parallel) {
+  if (is_one_product(g, options) && g.stride_h == 1 && g.stride_w == 1) {
+    pointwise_grad_input(g, grad_y, weight, strides, grad_x, parallel);
+    return;
+  }
   ForwardJob<T> job{};
   job.weights = {strides.in, strides.out, strides.row, strides.column, g.kernel_w};
   job.groups = g.groups;

@@ -4,16 +4,20 @@
 
 #include "../../common/instruction_set.h"
 #include "depthwise_job.h"
+#include "pointwise_job.h"
 #include "winograd_job.h"
 
 namespace deeplab {
 
 extern const DirectKernels kBaselineKernels;
+extern const PointwiseKernels kBaselinePointwise;
 extern const WinogradKernels kBaselineWinograd;
 extern const DepthwiseKernels kBaselineDepthwise;
 #if DEEPLAB_HAS_X86_TARGETS
 extern const DirectKernels kAvx2Kernels;
 extern const DirectKernels kAvx512Kernels;
+extern const PointwiseKernels kAvx2Pointwise;
+extern const PointwiseKernels kAvx512Pointwise;
 extern const WinogradKernels kAvx2Winograd;
 extern const WinogradKernels kAvx512Winograd;
 extern const DepthwiseKernels kAvx2Depthwise;

@@ -20,6 +20,8 @@ constexpr int kVectorBytes = 32;
 // In this order.
 #include "vector_kernel.h"
 // In this order.
+#include "engine_pointwise.h"
+// In this order.
 #include "engine_winograd.h"
 // In this order.
 #include "engine_depthwise.h"
@@ -27,6 +29,7 @@ constexpr int kVectorBytes = 32;
 }  // namespace
 
 constexpr DirectKernels kAvx2Kernels = vector_kernels<32, 6, 2>();
+constexpr PointwiseKernels kAvx2Pointwise = pointwise_kernels<32, 6, 2>();
 constexpr WinogradKernels kAvx2Winograd = winograd_kernels<32, 6, 2>();
 constexpr DepthwiseKernels kAvx2Depthwise = depthwise_kernels<32>();
 

@@ -29,6 +29,8 @@ constexpr int kVectorBytes = 64;
 // In this order.
 #include "vector_kernel.h"
 // In this order.
+#include "engine_pointwise.h"
+// In this order.
 #include "engine_winograd.h"
 // In this order.
 #include "engine_depthwise.h"
@@ -36,6 +38,7 @@ constexpr int kVectorBytes = 64;
 }  // namespace
 
 constexpr DirectKernels kAvx512Kernels = vector_kernels<64, 14, 2>();
+constexpr PointwiseKernels kAvx512Pointwise = pointwise_kernels<64, 14, 2>();
 constexpr WinogradKernels kAvx512Winograd = winograd_kernels<64, 14, 2>();
 constexpr DepthwiseKernels kAvx512Depthwise = depthwise_kernels<64>();
 

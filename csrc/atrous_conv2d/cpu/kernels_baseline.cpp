@@ -15,6 +15,8 @@ constexpr int kVectorBytes = 16;
 // In this order.
 #include "vector_kernel.h"
 // In this order.
+#include "engine_pointwise.h"
+// In this order.
 #include "engine_winograd.h"
 // In this order.
 #include "engine_depthwise.h"
@@ -22,6 +24,7 @@ constexpr int kVectorBytes = 16;
 }  // namespace
 
 constexpr DirectKernels kBaselineKernels = vector_kernels<16, 6, 2>();
+constexpr PointwiseKernels kBaselinePointwise = pointwise_kernels<16, 6, 2>();
 constexpr WinogradKernels kBaselineWinograd = winograd_kernels<16, 6, 2>();
 constexpr DepthwiseKernels kBaselineDepthwise = depthwise_kernels<16>();
 
