@@ -8,7 +8,9 @@
 
 template <typename T, int kLanes, int kMostRows, int kVectors>
 class Pointwise {
-  static constexpr int kChunk = 128;  // channels
+  // Channels. Sums of more products would lose digits, and this much of a panel stays in the
+  // first-level cache.
+  static constexpr int kChunk = 128;
   using Rows = Product<T, kLanes, kMostRows, kVectors, kChunk>;
 
  public:
@@ -100,25 +102,21 @@ class Pointwise {
     const Index groups = ceil_div(count, kMostRows);
     const int filters = static_cast<int>(smaller(kTileLanes, job_.target_channels - k0));
     // At least once: without channels the sums are 0.
-    for (Index c0 = 0; c0 == 0 || c0 < job_.source_channels; c0 += kSumDepth) {
-      const Index depth = smaller(kSumDepth, job_.source_channels - c0);
+    for (Index c0 = 0; c0 == 0 || c0 < job_.source_channels; c0 += kChunk) {
+      const Index depth = smaller(kChunk, job_.source_channels - c0);
       const bool last = c0 + depth == job_.source_channels;
       const T* const next = panel + (c0 + depth) * kTileLanes;
       const Index lines = depth * kTileLanes / kLineElements;
       for (Index g = 0; g < groups; ++g) {
         const Index at = count * g / groups, end = count * (g + 1) / groups;
-        typename Rows::Run runs[kSumDepth / kChunk];
-        int run_count = 0;
-        for (Index c = c0; c < c0 + depth; c += kChunk) {
-          runs[run_count++] = {rows + (c / kChunk * count + at) * kChunk, panel + c * kTileLanes,
-                               smaller(kChunk, c0 + depth - c)};
-        }
         for (Index i = lines * g / groups; i < lines * (g + 1) / groups; ++i) {
           __builtin_prefetch(next + i * kLineElements, 0, 2);
         }
         if (last) expect(first + at, end - at, k0, filters);
-        Rows::multiply(runs, run_count, static_cast<int>(end - at), kTileLanes,
-                       sums + at * kTileLanes, kTileLanes, c0 > 0);
+        const typename Rows::Run run = {rows + (c0 / kChunk * count + at) * kChunk,
+                                        panel + c0 * kTileLanes, depth};
+        Rows::multiply(&run, 1, static_cast<int>(end - at), filters, sums + at * kTileLanes,
+                       kTileLanes, c0 > 0);
         if (last) store(sums + at * kTileLanes, first + at, end - at, k0, filters);
       }
     }
@@ -149,9 +147,6 @@ class Pointwise {
     }
   }
 
-  // Sums of more products would lose digits, and this much of a panel stays in the first-level
-  // cache.
-  static constexpr Index kSumDepth = 2 * kChunk;
   static constexpr Index kLineElements = 64 / sizeof(T);
   static constexpr Index kBlockBytes = 1 << 19, kBlockPixels = 112;
 
