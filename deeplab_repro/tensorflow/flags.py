@@ -146,12 +146,9 @@ def read_flags(path: str | os.PathLike[str], changes: Mapping[str, str] | None =
     """
     texts = _flags_of(read_text(path), path)
     try:
-        texts.update(
-            {
-                name: [value]
-                for name, value in (_switched(*pair) for pair in (changes or {}).items())
-            }
-        )
+        for pair in (changes or {}).items():
+            name, value = _switched(*pair)
+            texts[name] = [value]
         return _recipe(texts, os.fspath(path))
     except InputError as error:
         raise error.with_file(path) from None
