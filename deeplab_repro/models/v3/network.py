@@ -40,9 +40,10 @@ from deeplab_repro.models.v3.resnet import resnet
 from deeplab_repro.models.v3.variables import VariableMatch, variables_of
 from deeplab_repro.models.v3.xception import xception
 
-__all__ = ["DeepLabV3"]
+__all__ = ["BACKBONES", "DeepLabV3"]
 
-_BACKBONES: dict[str, Callable[[ModelOptions], Backbone]] = {
+#: Family of a variant -> what makes its backbone.
+BACKBONES: dict[str, Callable[[ModelOptions], Backbone]] = {
     "resnet": resnet,
     "xception": xception,
     "mobilenet": mobilenet,
@@ -111,7 +112,7 @@ class DeepLabV3(nn.Module):
         subtracts = options.model_variant in _SUBTRACTS_MEAN
         normalize = (MeanSubtraction if subtracts else UnitRange)(names)
         self.normalize = mark(normalize, "preprocessed")
-        self.backbone = mark(_BACKBONES[options.variant.family](options), "features")
+        self.backbone = mark(BACKBONES[options.variant.family](options), "features")
         self.pyramid: nn.Module = nn.Identity()
         channels = self.backbone.channels
         if options.aspp_with_batch_norm:
