@@ -258,6 +258,7 @@ def test_set_changes_options_of_every_form(
         ({"output_stride": "a"}, "option output_stride; expected a whole number"),
         ({"atrous_rates": 1.5}, "option atrous_rates; expected whole numbers"),
         ({"options": {"rate": 1}}, "option rate; expected one of"),
+        ({"num_classes": 10**9}, "the network of these options has too many bytes of parameters;"),
     ],
 )
 def test_stored_options_that_cannot_be_used(run, picture: Path, tmp_path: Path, stored, message):

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from deeplab_repro.caffe.layers.interp import align_corners
+from deeplab_repro.errors import InputError
 from deeplab_repro.models.modules import ParallelBranches
 from deeplab_repro.models.v3.aspp import aspp
 from deeplab_repro.models.v3.backbone import Backbone
@@ -39,8 +40,9 @@ from deeplab_repro.models.v3.parts import (
 from deeplab_repro.models.v3.resnet import resnet
 from deeplab_repro.models.v3.variables import VariableMatch, variables_of
 from deeplab_repro.models.v3.xception import xception
+from prototxt_import.limits import MAX_PARAMETER_BYTES
 
-__all__ = ["BACKBONES", "DeepLabV3"]
+__all__ = ["BACKBONES", "DeepLabV3", "meta_network"]
 
 #: Family of a variant -> what makes its backbone.
 BACKBONES: dict[str, Callable[[ModelOptions], Backbone]] = {
@@ -359,6 +361,28 @@ class DeepLabV3(nn.Module):
         """Which network it is."""
         words = f"{self.options.model_variant}, output_stride={self.options.output_stride}"
         return words if self.name is None else f"{self.name}, {words}"
+
+
+def meta_network(options: ModelOptions, file: object = None) -> DeepLabV3:
+    """A network on the meta device: shapes without memory, to be checked before memory is taken.
+
+    Args:
+        options: of the network.
+        file: where it comes from, for messages.
+
+    Raises:
+        BadInput: its parameters and buffers would take more bytes than `MAX_PARAMETER_BYTES`.
+    """
+    what = "the network of these options has too many bytes of parameters"
+    try:
+        with torch.device("meta"):
+            net = DeepLabV3(options)
+    except RuntimeError:  # one of them has more bytes than 64 bits count
+        most = MAX_PARAMETER_BYTES.value
+        raise InputError(what, file=file, expected=f"at most {most}", got="far more") from None
+    total = sum(value.numel() * value.element_size() for value in net.state_dict().values())
+    MAX_PARAMETER_BYTES.check(total, what, file=file)
+    return net
 
 
 def _logits(options: ModelOptions, channels: int, names: GraphNames) -> nn.Module:
