@@ -138,6 +138,39 @@ def test_activations_are_end_points_that_compare_equal(run, picture, tmp_path, o
         assert np.array_equal(one[key][:], other[key][:])
 
 
+def test_activations_of_a_network_for_a_crop(run, picture: Path, tmp_path: Path):
+    """Its pictures are padded, as those of segment are."""
+    for crop in (["--set", "crop_size=[129, 145]"], ["--pad-to", 145]):
+        arguments = ("activations", CHECKPOINT, "--input", picture, *crop, "-o", tmp_path / "a.h5")
+        code, _, err = run(*arguments)
+        assert (code, NOT_TOLD in err) == (0, True)
+        with h5py.File(tmp_path / "a.h5") as content:
+            assert content["blobs/input"].shape[3] == 145
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["segment", "p.png", "--model", CHECKPOINT, "--pad-to", "129", "-o", "o"], "--pad-to: "),
+        (["activations", CHECKPOINT, "--input", "p.png", "--pad-to", "129", "-o", "o"], "--pad-to"),
+        (["export", CHECKPOINT, "--input-shape", "image=1x3x101x101", "-o", "m.onnx"], "pictures"),
+        (
+            ["export", CHECKPOINT, "--input-shape", f"image=1x3x{10**10}x{10**10}", "-o", "m.onnx"],
+            "--input-shape: too many bytes",
+        ),
+    ],
+)
+def test_the_limit_of_pixels(run, picture: Path, tmp_path: Path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DEEPLAB_REPRO_MAX_PIXELS", "10000")
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    line = err.splitlines()[-1]
+    assert message in line
+    assert "too many" in line
+    assert [path.name for path in tmp_path.iterdir()] == ["p.png"]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("onnxscript") is None, reason="onnxscript is not installed")
 def test_export(run, tmp_path: Path, options: Path):

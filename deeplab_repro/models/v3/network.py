@@ -288,12 +288,25 @@ class DeepLabV3(nn.Module):
         if self.options.prediction_with_upsampled_logits:
             logits = self.resize_to_input(logits, size)
             return logits.argmax(1), logits.softmax(1)
+        return self.labels_of(logits, size), self.resize_to_input(logits.softmax(1), size)
+
+    def labels_of(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
+        """Labels of a whole picture from coarse scores, as `prediction_with_upsampled_logits` says.
+
+        Args:
+            logits: (N, num_classes, h, w), of :meth:`multi_scale_logits`.
+            size: (height, width) of the picture.
+
+        Returns:
+            (N, height, width) int64.
+        """
+        if self.options.prediction_with_upsampled_logits:
+            return self.resize_to_input(logits, size).argmax(1)
         rows, columns = (
             nearest_positions(have, out).to(logits.device)
             for have, out in zip(logits.shape[2:], size, strict=True)
         )
-        labels = logits.argmax(1)[:, rows[:, None], columns]
-        return labels, self.resize_to_input(logits.softmax(1), size)
+        return logits.argmax(1)[:, rows[:, None], columns]
 
     def _check_input(self, x: Tensor) -> None:
         if x.dim() != 4 or x.shape[1] != 3 or not x.is_floating_point():
