@@ -117,6 +117,8 @@ def test_inspect_a_frozen_graph(run, tmp_path):
         (["convert", "gone.index"], "gone.index: No such file"),
         (["convert", BUNDLED, "-o", "y.ckpt"], "unknown kind of output"),
         (["inspect", STORED / "small.ckpt", BUNDLED], "does not go with a second model"),
+        (["inspect", STORED / "small.ckpt", "--phase", "TEST"], "does not go with --phase"),
+        (["inspect", STORED / "small.ckpt", "--set", "a=b"], "does not go with --set"),
         (["inspect", STORED / "small.ckpt", "--svg", "x.svg"], "does not go with --svg"),
         (["inspect", STORED], "is a folder without the file 'checkpoint'"),
     ],
