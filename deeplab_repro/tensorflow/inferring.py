@@ -7,11 +7,8 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any, Final, NamedTuple
 
-import torch
-
 from deeplab_repro.errors import InputError
 from deeplab_repro.models.atrous import rates_at
-from deeplab_repro.models.v3.network import BACKBONES
 from deeplab_repro.models.v3.options import VARIANTS, ModelOptions
 
 __all__ = ["Inferred", "infer_options"]
@@ -169,6 +166,11 @@ def _strides(
         projections: shapes of their weights, from the coarsest map on.
         backbone: its options.
     """
+    # Here alone: a checkpoint without a decoder needs no torch.
+    import torch
+
+    from deeplab_repro.models.v3.network import BACKBONES
+
     options = ModelOptions.from_case({**backbone, "decoder_output_stride": [16, 8, 4]})
     with torch.device("meta"):
         channels = BACKBONES[options.variant.family](options).low_level

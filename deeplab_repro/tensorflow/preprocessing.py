@@ -22,6 +22,7 @@ from torch import Tensor
 
 from deeplab_repro.caffe.layers.interp import align_corners
 from deeplab_repro.errors import InputError
+from deeplab_repro.tensorflow.fields import check_types
 from deeplab_repro.tensorflow.resizing import nearest
 from prototxt_import.limits import MAX_PIXELS
 from prototxt_import.words import show
@@ -68,8 +69,8 @@ class Resizing:
         keep_aspect_ratio: False makes pictures square, with sides of the longer one's size.
 
     Raises:
-        InputError: a size below 1, or a greatest size without a wanted one, which the original
-            program cannot do either.
+        InputError: a value of another type, a size below 1, or a greatest size without a wanted
+            one, which the original program cannot do either.
     """
 
     min_resize_value: int | None = None
@@ -78,6 +79,7 @@ class Resizing:
     keep_aspect_ratio: bool = True
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name in ("min_resize_value", "max_resize_value", "resize_factor"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -232,7 +234,7 @@ class Augmentation:
         flip_probability: how often a picture is mirrored.
 
     Raises:
-        InputError: scales or a probability that make no sense.
+        InputError: a value of another type, or scales or a probability that make no sense.
     """
 
     min_scale_factor: float = 0.5
@@ -241,6 +243,7 @@ class Augmentation:
     flip_probability: float = 0.5
 
     def __post_init__(self) -> None:
+        check_types(self)
         if not 0 <= self.min_scale_factor <= self.max_scale_factor < float("inf"):
             raise InputError(
                 "min_scale_factor",
@@ -323,7 +326,7 @@ def preprocess_for_training(
         augmentation: what is drawn.
 
     Raises:
-        InputError: no picture, or a label map of another size.
+        BadInput: no picture, a label map of another size, or a crop of too many pixels.
     """
     original, image, labels = _resized(picture, label, resizing)
     image, labels = scale_image_and_label(image, labels, random_scale(augmentation, random))
