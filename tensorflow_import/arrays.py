@@ -18,8 +18,10 @@ from __future__ import annotations
 
 import base64
 import json
+import lzma
 import os
 import zipfile
+import zlib
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from math import prod
@@ -50,6 +52,8 @@ __all__ = [
 _LAYOUT, _DTYPES, _STRINGS = "tensorflow.layout", "tensorflow.dtypes", "tensorflow.strings"
 _OPTIONS = "tensorflow.options"
 _NPY: Final = ".npy"
+#: What zipfile raises for a damaged archive, and its methods of compression for what they unpack.
+_BROKEN: Final = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, NotImplementedError)
 
 
 class VariableInfo(NamedTuple):
@@ -282,7 +286,7 @@ def _archive(path: str | os.PathLike[str]) -> Iterator[zipfile.ZipFile]:
                 yield archive
         except (TensorFlowImportError, Damaged):
             raise
-        except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError, RuntimeError) as error:
+        except (*_BROKEN, EOFError, OSError, RuntimeError) as error:
             raise Damaged(str(error)) from None
 
 

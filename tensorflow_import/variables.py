@@ -88,8 +88,14 @@ def other_dtypes(
 
 
 def kind_of_output(path: str | os.PathLike[str]) -> Kind | None:
-    """The kind of file that :func:`write_variables` writes under this name; None for no kind."""
+    """The kind of file that :func:`write_variables` writes under this name; None for no kind.
+
+    A name's ending goes before ``.ckpt`` inside it: ``model.ckpt-2.pt`` is a file of torch's, which
+    is none of them.
+    """
     name = Path(path).name
+    if name.endswith(".pt"):
+        return None
     if name.endswith(".safetensors"):
         return "safetensors"
     if name.endswith(".npz"):

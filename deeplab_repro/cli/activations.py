@@ -16,6 +16,7 @@ from deeplab_repro.cli.checkpoints import (
 from deeplab_repro.cli.common import (
     accuracy_option,
     algorithm_option,
+    check_pad_to,
     console,
     load_net,
     model_options,
@@ -31,6 +32,8 @@ from prototxt_import import Dialect
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from deeplab_repro.models.v3.options import ModelOptions
 
 #: What means nothing for a checkpoint: parameter -> option.
 _OF_CAFFE = {
@@ -79,12 +82,13 @@ def command(
     """Run MODEL in the TEST phase and write every blob to OUT.h5, as /blobs/NAME.
 
     Of a TensorFlow checkpoint these are the end points, under the original's names, as (N, C, H,
-    W).  Its pictures go in as they are, red, green, blue from 0 to 255; --pad-to N pads them right
-    and below with its variant's colour.
+    W).  Its pictures go in as they are, red, green, blue from 0 to 255; --pad-to N, or the crop
+    among its options, pads them right and below with its variant's colour.
     """
     checkpoint = checkpoint_of(model, options_file, network)
     if checkpoint is not None:
         refuse_given(context, model, _OF_CAFFE)
+        check_pad_to(pad_to)
         how = {"algorithm": algorithm, "accuracy": accuracy}
         with progress("loading", "running", "writing") as advance:
             from deeplab_repro.parity.comparison import write_activations
@@ -93,7 +97,7 @@ def command(
             plain = load_checkpoint(
                 checkpoint, options_file, network, settings, quirks=quirks, **how
             )
-            pictures = _pictures(input_file, pad_to, plain.options.model_variant)
+            pictures = _pictures(input_file, pad_to, plain.options)
             advance()
             blobs = endpoints_of(plain, pictures)
             advance()
@@ -119,8 +123,11 @@ def command(
     _say(len(blobs), output)
 
 
-def _pictures(file: str, pad_to: int | None, variant: str) -> Tensor:
-    """(N, 3, H, W), red, green, blue, 0..255, from a picture, an .npy or an .h5."""
+def _pictures(file: str, pad_to: int | None, options: ModelOptions) -> Tensor:
+    """(N, 3, H, W), red, green, blue, 0..255, from a picture, an .npy or an .h5.
+
+    A picture is padded to --pad-to, or to the crop that the network is for.
+    """
     from deeplab_repro.parity.endpoints import INPUT, pictures_of
     from deeplab_repro.parity.recordings import Recording
     from deeplab_repro.pictures.reading import load_npy, read_picture
@@ -137,8 +144,9 @@ def _pictures(file: str, pad_to: int | None, variant: str) -> Tensor:
         except InputError as error:
             raise error.with_file(file) from None
     picture = read_picture(file)[:, :, ::-1]
-    crop = picture.shape[:2] if pad_to is None else (pad_to, pad_to)
-    return preprocess(picture, crop_size=crop, model_variant=variant).image[None]
+    own = options.crop_size or (picture.shape[0], picture.shape[1])
+    crop = own if pad_to is None else (pad_to, pad_to)
+    return preprocess(picture, crop_size=crop, model_variant=options.model_variant).image[None]
 
 
 def _say(count: int, output: str) -> None:

@@ -17,6 +17,7 @@ from prototxt_import.files import read_text
 
 if TYPE_CHECKING:
     from deeplab_repro.models.v3.network import DeepLabV3
+    from deeplab_repro.models.v3.options import ModelOptions
 
 __all__ = ["checkpoint_of", "load_checkpoint", "network_options", "refuse_given"]
 
@@ -118,8 +119,11 @@ def load_checkpoint(
     from deeplab_repro.tensorflow import load
 
     changes = {name: _value(text) for name, text in placeholders_of(settings).items()}
-    options, assumed = _options(path, options_file, network)
-    options = _changed(options, changes)
+    stated, assumed = _options(path, options_file, network)
+    try:
+        options = _changed(stated, changes)
+    except InputError as error:
+        raise error if changes else error.with_file(path) from None
     net = load(options, path, quirks=quirks)
     _warn_of_assumed(path, options, [name for name in assumed if name not in changes])
     for module in net.modules():
@@ -132,7 +136,10 @@ def load_checkpoint(
 def _options(
     path: str, options_file: str | None, network: str | None
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The options of a checkpoint's network, and the names of those that nobody has stated."""
+    """The options of a checkpoint's network, and the names of those that nobody has stated.
+
+    Those of a file are checked, and have the names of the fields of ModelOptions.
+    """
     from deeplab_repro.tensorflow import infer_options
     from tensorflow_import import list_variables, read_options
 
@@ -143,7 +150,7 @@ def _options(
     if network is None and path.endswith(".safetensors"):
         stored = read_options(path)
         if stored is not None:
-            return stored, ()
+            return _fields(stored, path), ()
     infos = list_variables(path)
     try:
         inferred = infer_options({name: info.shape for name, info in infos.items()})
@@ -154,12 +161,13 @@ def _options(
     return inferred.options, inferred.assumed
 
 
-def _warn_of_assumed(path: str, options: Mapping[str, Any], assumed: Sequence[str]) -> None:
+def _warn_of_assumed(path: str, options: ModelOptions, assumed: Sequence[str]) -> None:
     """Name the options that are as in the released networks, because no variable tells them."""
     if not assumed:
         return
+    long = "dense_prediction_cell_config"  # its name says enough
     values = [
-        f"{name} {json.dumps(options[name])}" if name in options else name for name in assumed
+        name if name == long else f"{name} {json.dumps(getattr(options, name))}" for name in assumed
     ]
     click.echo(
         f"deeplab-repro: warning: {path}: no variable tells {', '.join(values)}; taken from the"
@@ -174,10 +182,8 @@ def _options_in(file: str) -> dict[str, Any]:
     Raises:
         BadInput: it cannot be read, or they are no options of a network.
     """
-    from deeplab_repro.models.v3.options import ModelOptions
-
     text = read_text(file)
-    if text.lstrip().startswith("-"):
+    if not text.lstrip().startswith(("{", "[")):
         from deeplab_repro.tensorflow.flags import read_flags
 
         # The crop in it is what the network was trained on, and not all that it can be given.
@@ -190,11 +196,17 @@ def _options_in(file: str) -> dict[str, Any]:
     options = content.get("case", content) if isinstance(content, dict) else content
     if not isinstance(options, dict):
         raise InputError("--options", file=file, expected="an object with options")
+    return _fields(options, file)
+
+
+def _fields(options: Mapping[str, Any], file: str) -> dict[str, Any]:
+    """Options in any form that a file may have -> the fields of ModelOptions."""
+    from deeplab_repro.models.v3.options import ModelOptions
+
     try:
-        ModelOptions.from_case(options)
+        return asdict(ModelOptions.from_case(options))
     except InputError as error:
         raise error.with_file(file) from None
-    return options
 
 
 def _of_network(name: str, num_classes: int) -> dict[str, Any]:
@@ -208,17 +220,19 @@ def _of_network(name: str, num_classes: int) -> dict[str, Any]:
     return asdict(NETWORKS_V3[name].options(num_classes))
 
 
-def _changed(options: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+def _changed(options: Mapping[str, Any], changes: Mapping[str, Any]) -> ModelOptions:
     """The options with others in their place; rates keep the field of view."""
     from deeplab_repro.models.atrous import rates_at
     from deeplab_repro.models.v3.options import ModelOptions
 
     changed = {**options, **changes}
+    if changes.get("dpc") is False:
+        changed["dense_prediction_cell_config"] = None
     rates = options.get("atrous_rates")
     if rates and "output_stride" in changes and "atrous_rates" not in changes:
         stride = ModelOptions.from_case(changed).output_stride  # one that the network can have
-        changed["atrous_rates"] = rates_at(stride, tuple(rates), options.get("output_stride", 16))
-    return changed
+        changed["atrous_rates"] = rates_at(stride, tuple(rates), options["output_stride"])
+    return ModelOptions.from_case(changed)
 
 
 def _value(text: str) -> Any:

@@ -33,6 +33,7 @@ __all__ = [
     "accuracy_option",
     "algorithm_option",
     "channel_options",
+    "check_pad_to",
     "check_placeholders",
     "console",
     "input_shape_option",
@@ -268,9 +269,14 @@ def preparation_of(mean: str, scale: float, pad_to: int | None, resize: str | No
     size = None if resize is None else parse_size("--resize", resize)
     if size is not None:
         MAX_PIXELS.check(size[0] * size[1], "--resize: too many pixels")
+    check_pad_to(pad_to)
+    return Preparation(means, scale, pad_to, size)
+
+
+def check_pad_to(pad_to: int | None) -> None:
+    """Raise CaffeImportError for a ``--pad-to`` of too many pixels."""
     if pad_to is not None:
         MAX_PIXELS.check(pad_to * pad_to, "--pad-to: too many pixels")
-    return Preparation(means, scale, pad_to, size)
 
 
 def _mean(text: str) -> Any:

@@ -28,6 +28,7 @@ from deeplab_repro.cli.variables import refuse_options
 from deeplab_repro.errors import BadInput, InputError
 from prototxt_import import Dialect
 from prototxt_import.files import replacing
+from prototxt_import.limits import MAX_BLOB_BYTES
 from prototxt_import.words import finite_or_none, megabytes, show
 
 if TYPE_CHECKING:
@@ -114,10 +115,12 @@ def _export_checkpoint(
     from deeplab_repro.parity.onnx import check_onnx
 
     given = parse_shapes(input_shapes)
-    shape = given.pop(INPUT, (1, 3, *(net.options.crop_size or (513, 513))))
+    shape: Any = given.pop(INPUT, (1, 3, *(net.options.crop_size or (513, 513))))
     if given or len(shape) != 4 or shape[1] != 3:
         raise InputError("--input-shape", expected=f"{INPUT}=1x3xHxW", got=", ".join(input_shapes))
-    count, _, height, width = (size or 1 for size in shape)
+    count, _, height, width = shape
+    # The check runs one picture more; each is 3 maps of float32.
+    MAX_BLOB_BYTES.check((count + 1) * 12 * height * width, "--input-shape: too many bytes")
     with progress("exporting", "checking") as advance:
         content = onnx_of(net, height, width)
         advance()

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from deeplab_repro.caffe.analysis import LayerCost, Memory, analyse, memory
-from deeplab_repro.cli.checkpoints import checkpoint_of
+from deeplab_repro.cli.checkpoints import checkpoint_of, refuse_given
 from deeplab_repro.cli.common import (
     check_placeholders,
     console,
@@ -22,12 +22,23 @@ from deeplab_repro.cli.common import (
     writable,
     write_json,
 )
-from deeplab_repro.cli.variables import inspect_variables, refuse_options
+from deeplab_repro.cli.variables import inspect_variables
 from deeplab_repro.errors import BadInput, InputError
 from prototxt_import import Dialect, Model, Net, Phase, infer_net
 from prototxt_import.files import replacing
 from prototxt_import.matching import match_weights
 from prototxt_import.words import megabytes, pair, show
+
+#: What means nothing for a checkpoint: parameter -> option.
+_OF_CAFFE = {
+    "prototxt": "--prototxt",
+    "dialect": "--dialect",
+    "settings": "--set",
+    "phase": "--phase",
+    "svg": "--svg",
+    "other": "a second model",
+    "input_shapes": "--input-shape",
+}
 
 
 @click.command("inspect")
@@ -42,7 +53,9 @@ from prototxt_import.words import megabytes, pair, show
     help="Write the network's graph here as a picture.",
 )
 @json_option
+@click.pass_context
 def command(
+    context: click.Context,
     model: str,
     other: str | None,
     prototxt: str | None,
@@ -62,8 +75,7 @@ def command(
     """
     checkpoint = checkpoint_of(model)
     if checkpoint is not None:
-        options = {"--prototxt": prototxt, "--dialect": dialect, "--set": settings, "--svg": svg}
-        refuse_options(model, {**options, "a second model": other, "--input-shape": input_shapes})
+        refuse_given(context, model, _OF_CAFFE)
         inspect_variables(checkpoint, json_file)
         return
     source = read(model, prototxt, dialect, settings, with_others=other is not None)

@@ -18,6 +18,7 @@ from deeplab_repro.cli.checkpoints import (
 )
 from deeplab_repro.cli.common import (
     accuracy_option,
+    check_pad_to,
     console,
     json_option,
     mean_option,
@@ -209,6 +210,7 @@ def command(
     tiling = tiling_of(tile, overlap, save_scores)
     if tunes and tiling is not None:
         raise InputError("--autotune", expected="no --tile beside it")
+    check_pad_to(pad_to)
     with processes() as team, decoders_silent(), picture_progress(hidden=not team.first) as bar:
         jobs = plan(
             _Job, listed, Path(output), _targets(overlays, save_scores), quiet=not team.first

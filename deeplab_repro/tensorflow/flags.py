@@ -49,6 +49,10 @@ _WITHOUT_EFFECT: Final = frozenset(
         *("save_summaries_images", "drop_path_keep_prob"),
     }
 )
+#: Flags of absl, which every program of the original has, about what it logs.
+_OF_LOGGING: Final = frozenset(
+    {"alsologtostderr", "log_dir", "logtostderr", "stderrthreshold", "v", "verbosity"}
+)
 #: Flags of train.py for what is not done here -> what does it.
 _INSTEAD: Final = {
     "dataset_dir": "train_list and root_folder, for pictures and label pictures, not TFRecords",
@@ -124,6 +128,10 @@ class Recipe:
 _OF_TRAINING: Final = (LearningRate, LossOptions, TrainingOptions)
 #: Whose fields the flags are.
 _KINDS: Final = (Data, ModelOptions, *_OF_TRAINING, Resizing, Augmentation)
+#: Flags that are on or off, which "no" before the name turns off.
+_SWITCHES: Final = frozenset(
+    name for kind in _KINDS for name, hint in get_type_hints(kind).items() if hint is bool
+)
 
 
 def read_flags(path: str | os.PathLike[str], changes: Mapping[str, str] | None = None) -> Recipe:
@@ -137,15 +145,17 @@ def read_flags(path: str | os.PathLike[str], changes: Mapping[str, str] | None =
         BadInput: no such file, or an unknown flag or value; one line says which.
     """
     texts = _flags_of(read_text(path), path)
-    texts.update({name: [value] for name, value in (changes or {}).items()})
     try:
+        for pair in (changes or {}).items():
+            name, value = _switched(*pair)
+            texts[name] = [value]
         return _recipe(texts, os.fspath(path))
     except InputError as error:
         raise error.with_file(path) from None
 
 
 def _flags_of(text: str, path: object) -> dict[str, list[str]]:
-    """Flag -> its values, in the order of their lines."""
+    """Flag -> its values, in the order of their lines; ``--noX`` is a value of X."""
     found: dict[str, list[str]] = {}
     for number, raw in enumerate(text.splitlines(), 1):
         line = raw.strip().removesuffix("\\").strip()
@@ -154,14 +164,31 @@ def _flags_of(text: str, path: object) -> dict[str, list[str]]:
         name, is_set, value = line.removeprefix("--").removeprefix("-").partition("=")
         if not line.startswith("-") or not name.isidentifier():
             raise InputError(f"line {number}", file=path, expected="--FLAG=VALUE", got=line)
-        found.setdefault(name, []).append(value.strip("\"'") if is_set else "")
+        try:
+            name, value = _switched(name, value.strip("\"'") if is_set else "")
+        except InputError as error:
+            raise error.with_file(path) from None
+        found.setdefault(name, []).append(value)
     return found
 
 
+def _switched(name: str, value: str) -> tuple[str, str]:
+    """A flag and its value, where "no" before the name of a switch makes it false."""
+    switch = name.removeprefix("no")
+    if switch == name or switch not in _SWITCHES:
+        return name, value
+    if value.lower() not in ("", "true", "1"):
+        raise InputError(f"flag {name}", expected=f"no value, or --{switch}=VALUE", got=value)
+    return switch, "false"
+
+
 def _recipe(texts: dict[str, list[str]], file: str) -> Recipe:
-    for name in sorted(_WITHOUT_EFFECT & texts.keys()):
-        del texts[name]
-        warnings.warn(f"{file}: flag {name} has no effect here", stacklevel=3)
+    for name in sorted(texts):
+        plain = name.removeprefix("no")
+        if plain in _WITHOUT_EFFECT | _OF_LOGGING:
+            del texts[name]
+        if plain in _WITHOUT_EFFECT:
+            warnings.warn(f"{file}: flag {name} has no effect here", stacklevel=3)
     for name, instead in _INSTEAD.items():
         if name in texts:
             raise InputError(f"flag {name}", expected=instead)
@@ -201,11 +228,8 @@ def _texts(kind: type[_Part], texts: dict[str, list[str]]) -> dict[str, Any]:
     hints = get_type_hints(kind)
     found = {}
     for own in fields(kind):  # type: ignore[arg-type]
-        for spelling, is_off in ((own.name, False), (f"no{own.name}", True)):
-            if spelling in texts:
-                values = ["false"] if is_off else texts[spelling]
-                found[own.name] = _typed(spelling, values, hints[own.name])
-                del texts[spelling]
+        if own.name in texts:
+            found[own.name] = _typed(own.name, texts.pop(own.name), hints[own.name])
     return found
 
 
@@ -241,5 +265,5 @@ def _cell(path: str) -> Any:
     """The operations of a dense prediction cell."""
     try:
         return json.loads(read_text(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"is no JSON: {error}", file=path) from None

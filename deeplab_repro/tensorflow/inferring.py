@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import Any, Final, NamedTuple
 
 from deeplab_repro.errors import InputError
 from deeplab_repro.models.atrous import rates_at
+from deeplab_repro.models.v3.options import VARIANTS, ModelOptions
 
 __all__ = ["Inferred", "infer_options"]
 
@@ -55,10 +57,12 @@ def infer_options(shapes: Shapes) -> Inferred:
     """
     # A scalar in place of a filter or a bias would tell nothing.
     shapes = {name: shape for name, shape in shapes.items() if len(shape)}
-    backbone, assumed = _backbone(shapes)
-    head, head_assumed = _head(shapes)
-    decoder = _decoder(shapes, backbone["model_variant"])
-    is_light = backbone["model_variant"].startswith("mobilenet_v3")
+    backbone = _backbone(shapes)
+    head, of_head = _head(shapes)
+    decoder, of_decoder = _decoder(shapes, backbone)
+    variant = backbone["model_variant"]
+    of_backbone = ("multi_grid",) if VARIANTS[variant].multi_grid else ()
+    is_light = variant.startswith("mobilenet_v3")
     options = {
         **backbone,
         "num_classes": _classes(shapes),
@@ -66,10 +70,10 @@ def infer_options(shapes: Shapes) -> Inferred:
         **head,
         **decoder,
     }
-    return Inferred(options, ("output_stride", *assumed, *head_assumed))
+    return Inferred(options, ("output_stride", *of_backbone, *of_head, *of_decoder))
 
 
-def _backbone(shapes: Shapes) -> tuple[dict[str, Any], tuple[str, ...]]:
+def _backbone(shapes: Shapes) -> dict[str, Any]:
     scopes = {name.partition("/")[0] for name in shapes} & _SCOPES.keys()
     if len(scopes) != 1:
         raise InputError(
@@ -84,19 +88,15 @@ def _backbone(shapes: Shapes) -> tuple[dict[str, Any], tuple[str, ...]]:
             variant += "_beta"
         options: dict[str, Any] = {"model_variant": variant}
         if any(name.startswith(f"{scope}/block5/") for name in shapes):
-            options |= {"cascade": True, "multi_grid": [1, 2, 1]}
-            return options, ("multi_grid",)
-        if scope != "resnet_v1_18":
-            return {**options, "multi_grid": [1, 2, 4]}, ("multi_grid",)
-        return options, ()
+            return {**options, "cascade": True, "multi_grid": [1, 2, 1]}
+        return options if scope == "resnet_v1_18" else {**options, "multi_grid": [1, 2, 4]}
     if variant == "mobilenet_v2":
         last = shapes.get(f"{scope}/expanded_conv_16/project/weights", (320,))[-1]
-        width = round(last / 320, 4)
-        return {"model_variant": variant, "depth_multiplier": width}, ()
+        return {"model_variant": variant, "depth_multiplier": round(last / 320, 4)}
     if variant == "mobilenet_v3":
         is_large = f"{scope}/expanded_conv_{_LARGE_V3_UNITS - 1}/project/weights" in shapes
-        return {"model_variant": f"{variant}_{'large' if is_large else 'small'}_seg"}, ()
-    return {"model_variant": variant}, ()
+        return {"model_variant": f"{variant}_{'large' if is_large else 'small'}_seg"}
+    return {"model_variant": variant}
 
 
 def _head(shapes: Shapes) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -137,25 +137,56 @@ _SCORES: Final = re.compile(r"logits/semantic(_\d+)?/weights")
 _BRANCH: Final = re.compile(r"aspp[1-9]\d*(_pointwise)?/weights")
 
 
-def _decoder(shapes: Shapes, variant: str) -> dict[str, Any]:
-    projections = [
-        name for name in shapes if re.fullmatch(r"decoder/feature_projection0(_\d+)?/weights", name)
-    ]
-    if not projections:
-        return {}
-    strides = [8] if variant.startswith("mobilenet_v3") else [16, 8, 4][-len(projections) :]
+def _decoder(shapes: Shapes, backbone: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    count = sum(bool(_PROJECTION.fullmatch(name)) for name in shapes)
+    if not count:
+        return {}, ()
+    ends = ["", *(f"_{i}" for i in range(1, count))]
+    names = [f"decoder/feature_projection0{end}/weights" for end in ends]
+    strides, is_told = _strides([shapes.get(name, ()) for name in names], backbone)
     is_logits = not any(_SCORES.fullmatch(name) for name in shapes)
     # Convolutions behind the finer maps, by the names that model.py gives them.
     kernels = [name for name in shapes if _DECODER.match(name) and name.endswith("/weights")]
-    return {
+    options = {
         "decoder_output_stride": strides,
         "decoder_output_is_logits": is_logits,
         "decoder_use_sum_merge": not any(_JOINED.match(name) for name in shapes),
         "decoder_use_separable_conv": is_logits or any("_pointwise/" in name for name in kernels),
         "decoder_filters": shapes[kernels[0]][-1] if kernels else 256,
     }
+    return options, () if is_told else ("decoder_output_stride",)
 
 
+def _strides(
+    projections: Sequence[Sequence[int]], backbone: Mapping[str, Any]
+) -> tuple[list[int], bool]:
+    """Strides of a decoder, and whether they are the only ones whose maps fit its projections.
+
+    Args:
+        projections: shapes of their weights, from the coarsest map on.
+        backbone: its options.
+    """
+    # Here alone: a checkpoint without a decoder needs no torch.
+    import torch
+
+    from deeplab_repro.models.v3.network import BACKBONES
+
+    options = ModelOptions.from_case({**backbone, "decoder_output_stride": [16, 8, 4]})
+    with torch.device("meta"):
+        channels = BACKBONES[options.variant.family](options).low_level
+    read = [tuple(shape[-2:-1]) for shape in projections]
+    fitting = [
+        list(strides)
+        for strides in combinations((16, 8, 4), len(read))
+        if [(channels[stride],) for stride in strides] == read
+    ]
+    released = [8] if options.model_variant.startswith("mobilenet_v3") else [16, 8, 4][-len(read) :]
+    if not fitting or released in fitting:
+        return released, len(fitting) == 1
+    return fitting[-1], len(fitting) == 1
+
+
+_PROJECTION: Final = re.compile(r"decoder/feature_projection0(_\d+)?/weights")
 _DECODER: Final = re.compile(r"decoder/decoder_")
 _JOINED: Final = re.compile(r"decoder/decoder_conv(1|0/decoder_conv0)")
 

@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
 
-from deeplab_repro.models.v3.network import DeepLabV3
+from deeplab_repro.models.v3.network import DeepLabV3, meta_network
 from deeplab_repro.models.v3.options import ModelOptions
 from deeplab_repro.models.v3.parts import BatchNorm
 from deeplab_repro.models.v3.variables import load_variables
@@ -42,22 +41,22 @@ def load(
         The network; its `load_report` says what was loaded and what was left over.
 
     Raises:
-        InputError: options that cannot be, or with `strict` variables that do not fit.
+        BadInput: options that cannot be, or of a network that is too large; a file that cannot be
+            read; with `strict` variables that do not fit.
     """
     if not isinstance(options, ModelOptions):
         options = ModelOptions.from_case(options)
     file = None if isinstance(variables, Mapping) else variables
     given = variables if isinstance(variables, Mapping) else read_variables(variables)
-    net = _unfilled(options) if strict else DeepLabV3(options)
+    net = meta_network(options, file)  # which is refused before memory is taken
+    net = _unfilled(net) if strict else DeepLabV3(options)
     net.quirks = quirks
     net.load_report = load_variables(net, given, strict=strict, file=file)
     return net.eval()
 
 
-def _unfilled(options: ModelOptions) -> DeepLabV3:
+def _unfilled(net: DeepLabV3) -> DeepLabV3:
     """A network whose parameters are all about to be filled: to draw new ones takes seconds."""
-    with torch.device("meta"):
-        net = DeepLabV3(options)
     net.to_empty(device="cpu")
     for module in net.modules():
         if isinstance(module, BatchNorm):

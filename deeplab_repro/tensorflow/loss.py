@@ -15,6 +15,7 @@ from torch import Tensor
 from deeplab_repro.caffe.layers.interp import align_corners
 from deeplab_repro.caffe.quirks import QuirkWarning
 from deeplab_repro.errors import InputError
+from deeplab_repro.tensorflow.fields import check_types
 from deeplab_repro.tensorflow.resizing import nearest
 
 __all__ = ["LossOptions", "cross_entropy", "is_decayed", "weight_penalty"]
@@ -37,7 +38,7 @@ class LossOptions:
         ignore_label: label of pixels that do not count.
 
     Raises:
-        InputError: a share outside 0 to 1, or a negative step.
+        InputError: a value of another type, a share outside 0 to 1, or a negative step.
     """
 
     upsample_logits: bool = True
@@ -47,6 +48,7 @@ class LossOptions:
     ignore_label: int = 255
 
     def __post_init__(self) -> None:
+        check_types(self)
         if not 0 <= self.top_k_percent_pixels <= 1:
             raise InputError(
                 "top_k_percent_pixels", expected="0 to 1", got=self.top_k_percent_pixels

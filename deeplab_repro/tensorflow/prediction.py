@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
@@ -13,7 +12,14 @@ from deeplab_repro.caffe.layers.interp import align_corners
 from deeplab_repro.evaluation.confusion import Confusion
 from deeplab_repro.models.v3.network import DeepLabV3
 from deeplab_repro.pictures.voc import IGNORE_LABEL
-from deeplab_repro.tensorflow.preprocessing import OWN_SIZE, Prepared, Resizing, preprocess
+from deeplab_repro.tensorflow.preprocessing import (
+    OWN_SIZE,
+    Prepared,
+    Resizing,
+    check_image,
+    check_scales,
+    preprocess,
+)
 from deeplab_repro.tensorflow.resizing import nearest
 
 __all__ = ["evaluate_crops", "predict_picture"]
@@ -47,10 +53,11 @@ def predict_picture(
         (H, W) int64 and (C, H, W) float32.
 
     Raises:
-        InputError: no picture, or one that does not fit in the crop.
+        BadInput: no picture, one that does not fit in the crop, or too many pixels at a scale.
     """
-    size = np.shape(picture)[:2]
+    size = check_image(picture).shape[:2]
     prepared = _prepared(net, picture, None, crop_size, resizing, IGNORE_LABEL)
+    check_scales(prepared.size, scales)
     labels, probabilities = net.predict(
         prepared.image[None].to(_device(net)), scales=scales, flip=flip, quirks=quirks
     )
@@ -85,11 +92,12 @@ def evaluate_crops(
         ignore_label: label of pixels that do not count.
 
     Raises:
-        InputError: a picture or labels that cannot be used.
+        BadInput: a picture or labels that cannot be used, or too many pixels at a scale.
     """
     confusion = Confusion(net.options.num_classes)
     for picture, label in pairs:
         prepared = _prepared(net, picture, label, crop_size, resizing, ignore_label)
+        check_scales(prepared.size, scales)
         labels, _ = net.predict(prepared.image[None].to(_device(net)), scales=scales, flip=flip)
         assert prepared.label is not None  # it was given
         truth = prepared.label.where(prepared.label != ignore_label, IGNORE_LABEL)
@@ -107,7 +115,7 @@ def _prepared(
 ) -> Prepared:
     crop = crop_size or net.options.crop_size
     if crop is None:
-        height, width, *_ = np.shape(picture)
+        height, width, _ = check_image(picture).shape
         crop = resizing.size(height, width)
     return preprocess(
         picture,

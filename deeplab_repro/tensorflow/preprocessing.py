@@ -17,12 +17,14 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from deeplab_repro.caffe.layers.interp import align_corners
 from deeplab_repro.errors import InputError
+from deeplab_repro.tensorflow.fields import check_types
 from deeplab_repro.tensorflow.resizing import nearest
+from prototxt_import.limits import MAX_PIXELS
 from prototxt_import.words import show
 
 __all__ = [
@@ -31,6 +33,9 @@ __all__ = [
     "Augmentation",
     "Prepared",
     "Resizing",
+    "check_image",
+    "check_scales",
+    "crop_of",
     "mean_pixel",
     "preprocess",
     "preprocess_for_training",
@@ -64,8 +69,8 @@ class Resizing:
         keep_aspect_ratio: False makes pictures square, with sides of the longer one's size.
 
     Raises:
-        InputError: a size below 1, or a greatest size without a wanted one, which the original
-            program cannot do either.
+        InputError: a value of another type, a size below 1, or a greatest size without a wanted
+            one, which the original program cannot do either.
     """
 
     min_resize_value: int | None = None
@@ -74,6 +79,7 @@ class Resizing:
     keep_aspect_ratio: bool = True
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name in ("min_resize_value", "max_resize_value", "resize_factor"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -136,6 +142,51 @@ class Prepared:
     image: Tensor
     label: Tensor | None
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width that the network is given."""
+        return self.image.shape[1], self.image.shape[2]
+
+
+def crop_of(crop_size: Sequence[int]) -> tuple[int, int]:
+    """Height and width that a network is given, checked before memory is taken.
+
+    Raises:
+        BadInput: no two sizes of at least 1, or more pixels than `MAX_PIXELS`.
+    """
+    if len(crop_size) != 2 or min(crop_size) < 1:
+        raise InputError("crop_size", expected="height and width", got=list(crop_size))
+    height, width = crop_size
+    MAX_PIXELS.check(height * width, "crop_size: too many pixels")
+    return height, width
+
+
+def check_scales(size: tuple[int, int], scales: Sequence[float]) -> None:
+    """Refuse scales at which a picture would have more pixels than `MAX_PIXELS`.
+
+    Args:
+        size: (height, width) at scale 1.
+        scales: factors of it.
+
+    Raises:
+        CaffeImportError: the largest has too many pixels.
+    """
+    largest = max(scales, default=1.0)
+    height, width = (int(min(side * largest, 1e18)) for side in size)
+    MAX_PIXELS.check(height * width, f"too many pixels at the scale {largest:g}")
+
+
+def check_image(picture: ArrayLike) -> NDArray[Any]:
+    """The picture as an array.
+
+    Raises:
+        InputError: it is not (H, W, 3), or has no pixels.
+    """
+    pixels = np.asarray(picture)
+    if pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
+        raise InputError("is no picture", expected="(H, W, 3)", got=pixels.shape)
+    return pixels
+
 
 def preprocess(
     picture: ArrayLike,
@@ -157,11 +208,11 @@ def preprocess(
         ignore_label: the label of the padding.
 
     Raises:
-        InputError: no picture, a label map of another size, or a picture that does not fit in the
-            crop after it was resized.
+        BadInput: no picture, a label map of another size, a picture that does not fit in the crop
+            after it was resized, or a crop of too many pixels.
     """
     original, image, labels = _resized(picture, label, resizing)
-    height, width = _crop(crop_size)
+    height, width = crop_of(crop_size)
     if image.shape[1] > height or image.shape[2] > width:
         raise InputError(
             "the picture does not fit in the crop",
@@ -183,7 +234,7 @@ class Augmentation:
         flip_probability: how often a picture is mirrored.
 
     Raises:
-        InputError: scales or a probability that make no sense.
+        InputError: a value of another type, or scales or a probability that make no sense.
     """
 
     min_scale_factor: float = 0.5
@@ -192,6 +243,7 @@ class Augmentation:
     flip_probability: float = 0.5
 
     def __post_init__(self) -> None:
+        check_types(self)
         if not 0 <= self.min_scale_factor <= self.max_scale_factor < float("inf"):
             raise InputError(
                 "min_scale_factor",
@@ -274,11 +326,11 @@ def preprocess_for_training(
         augmentation: what is drawn.
 
     Raises:
-        InputError: no picture, or a label map of another size.
+        BadInput: no picture, a label map of another size, or a crop of too many pixels.
     """
     original, image, labels = _resized(picture, label, resizing)
     image, labels = scale_image_and_label(image, labels, random_scale(augmentation, random))
-    height, width = _crop(crop_size)
+    height, width = crop_of(crop_size)
     image, labels = _padded(image, labels, height, width, model_variant, ignore_label)
     top, left = (
         int(random.integers(side - part + 1))
@@ -296,9 +348,7 @@ def _resized(
     picture: ArrayLike, label: ArrayLike | None, resizing: Resizing
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """The picture before anything random, as a network's numbers, and its labels."""
-    pixels = torch.as_tensor(np.ascontiguousarray(picture))
-    if pixels.dim() != 3 or pixels.shape[2] != 3 or not pixels.numel():
-        raise InputError("is no picture", expected="(H, W, 3)", got=tuple(pixels.shape))
+    pixels = torch.as_tensor(np.ascontiguousarray(check_image(picture)))
     original = pixels.permute(2, 0, 1)
     labels = None if label is None else _labels(label, tuple(pixels.shape[:2]))
     image = original.to(torch.float32).contiguous()
@@ -326,13 +376,6 @@ def _both(
 ) -> tuple[Tensor, Tensor | None]:
     resized = align_corners(image[None], height, width)[0]
     return resized, None if label is None else nearest(label, height, width)
-
-
-def _crop(crop_size: Sequence[int]) -> tuple[int, int]:
-    if len(crop_size) != 2 or min(crop_size) < 1:
-        raise InputError("crop_size", expected="height and width", got=list(crop_size))
-    height, width = crop_size
-    return height, width
 
 
 def _padded(

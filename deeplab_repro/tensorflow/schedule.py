@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 
 from deeplab_repro.errors import InputError
+from deeplab_repro.tensorflow.fields import check_types
 
 __all__ = ["LearningRate", "gradient_multiplier", "is_last_layer"]
 
@@ -48,7 +49,8 @@ class LearningRate:
         slow_start_burnin_type: ``"none"``, or ``"linear"`` from that rate up to the base rate.
 
     Raises:
-        InputError: an unknown policy, or numbers of steps that leave nothing to divide by.
+        InputError: an unknown policy, a value of another type, a negative number, or numbers of
+            steps that leave nothing to divide by.
     """
 
     learning_policy: str = "poly"
@@ -66,6 +68,7 @@ class LearningRate:
     slow_start_burnin_type: str = "none"
 
     def __post_init__(self) -> None:
+        check_types(self)
         if self.learning_policy not in _POLICIES:
             raise InputError(
                 "learning_policy", expected=" or ".join(_POLICIES), got=self.learning_policy
@@ -76,7 +79,8 @@ class LearningRate:
                 expected=" or ".join(_BURN_INS),
                 got=self.slow_start_burnin_type,
             )
-        for name in ("base_learning_rate", "slow_start_learning_rate", "slow_start_step"):
+        rates = ("base_learning_rate", "slow_start_learning_rate")
+        for name in (*rates, "slow_start_step", "decay_steps"):
             if not getattr(self, name) >= 0:
                 raise InputError(name, expected="0 or more", got=getattr(self, name))
         if self.training_number_of_steps < 1:

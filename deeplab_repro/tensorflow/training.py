@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from deeplab_repro.errors import InputError
 from deeplab_repro.models.v3.network import DeepLabV3
+from deeplab_repro.tensorflow.fields import check_types
 from deeplab_repro.tensorflow.loss import LossOptions, cross_entropy, weight_penalty
 from deeplab_repro.tensorflow.schedule import LearningRate
 
@@ -37,7 +38,7 @@ class TrainingOptions:
         initialize_last_layer: take it from the checkpoint that a training starts from, too.
 
     Raises:
-        InputError: an unknown optimizer, or a negative number.
+        InputError: an unknown optimizer, a value of another type, or a negative number.
     """
 
     learning_rate: LearningRate = field(default_factory=LearningRate)
@@ -52,9 +53,11 @@ class TrainingOptions:
     initialize_last_layer: bool = True
 
     def __post_init__(self) -> None:
+        check_types(self)
         if self.optimizer not in _OPTIMIZERS:
             raise InputError("optimizer", expected=" or ".join(_OPTIMIZERS), got=self.optimizer)
-        for name in ("momentum", "adam_learning_rate", "adam_epsilon", "weight_decay"):
+        numbers = ("momentum", "adam_learning_rate", "adam_epsilon", "weight_decay")
+        for name in (*numbers, "last_layer_gradient_multiplier"):
             if not getattr(self, name) >= 0:
                 raise InputError(name, expected="0 or more", got=getattr(self, name))
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from deeplab_repro.errors import InputError
-from deeplab_repro.models.v3.network import DeepLabV3
+from deeplab_repro.models.v3.network import DeepLabV3, meta_network
 from deeplab_repro.ops import AtrousConv2d
 from deeplab_repro.processes import Processes
 from deeplab_repro.tensorflow.flags import Recipe
@@ -46,8 +46,10 @@ def made_trainer(
         options: of :class:`Trainer`.
 
     Raises:
-        BadInput: a file that cannot be used, or a folder that holds a training already.
+        BadInput: a file that cannot be used, a network that is too large, or a folder that holds a
+            training already.
     """
+    meta_network(recipe.network, recipe.file)  # which is refused before anything is made
     data = recipe.data
     processes = processes or Processes()
     seed = processes.gather(secrets.randbits(31) if data.seed is None else data.seed)[0]

@@ -18,8 +18,9 @@ from deeplab_repro.errors import BadInput, InputError
 from deeplab_repro.models.v3.network import DeepLabV3
 from deeplab_repro.models.v3.variables import (
     VariableMatch,
+    copy_variables,
     from_tensorflow,
-    load_variables,
+    match_variables,
     to_tensorflow,
 )
 from deeplab_repro.processes import Processes, local_device
@@ -40,6 +41,8 @@ __all__ = ["STATE_FILE", "Adam", "Momentum", "Trainer"]
 #: Start of the name of every checkpoint.
 _PREFIX: Final = "model.ckpt"
 _STEP: Final = "global_step"
+#: The powers of Adam's betas that TensorFlow keeps, those of the next update -> ours for the betas.
+_POWERS: Final = {"beta1_power": "momentum", "beta2_power": "momentum2"}
 #: The text file that names the newest checkpoint of a folder.
 STATE_FILE: Final = "checkpoint"
 
@@ -116,8 +119,9 @@ class Trainer(Training):
             processes each needs its own part.
         folder: for checkpoints; None writes none.
         weights: a checkpoint to start from, or {name: array}.  What it lacks stays as it is, and
-            slots of the optimizer are taken too, as train.py does; ``initialize_last_layer`` says
-            whether what stands behind the backbone is.
+            slots of the optimizer are taken too, as train.py does, those of adam together with the
+            powers of its betas; ``initialize_last_layer`` says whether what stands behind the
+            backbone is.
         resume: go on from the newest whole checkpoint in ``folder``; of damaged ones a warning
             tells.  Where there is none, begin with ``weights``.
         display: how often the loss is told, in steps; 0 for never.
@@ -139,7 +143,7 @@ class Trainer(Training):
     TensorFlow's ``global_step``.
 
     Raises:
-        InputError: a checkpoint or a setting that cannot be used.
+        BadInput: a checkpoint or a setting that cannot be used.
 
     Example:
         >>> net = create_model("deeplab_v3plus_xception65")  # deeplab_repro.models
@@ -246,8 +250,8 @@ class Trainer(Training):
                 found[f"{name}/{slot}"] = to_tensorflow(name, memory).copy()
         if isinstance(self.optimizer, Adam):  # TensorFlow keeps the next step's powers
             (group, *_) = self.optimizer.param_groups
-            for i, name in enumerate(("momentum", "momentum2"), 1):
-                found[f"beta{i}_power"] = np.float32(group[name] ** (self.iter + 1))
+            for key, name in _POWERS.items():
+                found[key] = np.float32(group[name] ** (group["iteration"] + 1))
         found[_STEP] = np.int64(self.iter)
         return found
 
@@ -278,17 +282,18 @@ class Trainer(Training):
             prefix: of a checkpoint that a training wrote, TensorFlow's or ours.
 
         Raises:
-            BadInput: no checkpoint, or one of another network or without a step or a slot.
+            BadInput: no checkpoint, or one of another network or without a step or a slot; then
+                nothing has changed.
         """
         given = read_variables(prefix)
-        if _STEP not in given:
-            raise InputError(f"lacks {_STEP}", file=prefix, expected="a checkpoint of a training")
-        load_variables(self.model, given, file=prefix)
-        self._take_slots(given, self._learning, prefix)
-        self.iter = int(given[_STEP])
+        step = _step_of(given, prefix)
+        _, arrays = match_variables(self.model, given, file=prefix)
+        slots = self._slots_of(given, self._learning, prefix)
+        updates = self._updates_of(given, prefix)
+        copy_variables(self.model, arrays)
+        self._take(slots, step if updates is None else updates)
+        self.iter = step
         self.lr = self._rate()
-        if isinstance(self.optimizer, Adam):
-            self.optimizer.set_iteration(self.iter)
         self._batches.seek(self.iter)
         self.last_snapshot = Path(locate(prefix)[1])
 
@@ -346,43 +351,90 @@ class Trainer(Training):
                 for name, array in given.items()
                 if not is_last_layer(name, logits_only=logits_only, as_prefix=True)
             }
-        match = load_variables(self.model, given, strict=False, file=file)
+        match, arrays = match_variables(self.model, given, strict=False, file=file)
         if match.unfit:
             raise InputError(match.unfit[0], file=file)
         if not match.loaded:
             raise InputError(
                 "has no variable of this network", file=file, expected=next(iter(self._learning))
             )
+        updates = self._updates_of(given, file)
         remembered = [
             name
             for name in self._learning
             if all(f"{name}/{slot}" in given for slot in self.optimizer.slots)
         ]
-        self._take_slots(given, remembered, file)
+        if isinstance(self.optimizer, Adam) and updates is None:
+            remembered = []  # their size would be taken for that of the first update's
+        slots = self._slots_of(given, remembered, file)
+        copy_variables(self.model, arrays)
+        self._take(slots, updates or 0)
         match.slots = [f"{name}/{slot}" for name in remembered for slot in self.optimizer.slots]
+        match.slots += _POWERS if updates is not None else ()
         taken = set(match.slots)
         match.left_over = [name for name in match.left_over if name not in taken]
         return match
 
-    def _take_slots(self, given: Mapping[str, Any], names: Collection[str], file: object) -> None:
-        """Give the optimizer what it remembered of these variables."""
-        memories = []
+    def _slots_of(
+        self, given: Mapping[str, Any], names: Collection[str], file: object
+    ) -> list[tuple[Tensor, Any]]:
+        """What the optimizer is to remember of these variables, and its values in our layout."""
+        found = []
         for name in names:
             for slot in self.optimizer.slots:
                 key = f"{name}/{slot}"
                 memory = self.optimizer.memory(self._learning[name], slot)
-                array = from_tensorflow(name, np.asarray(given[key])) if key in given else None
-                if array is None or array.shape != tuple(memory.shape):
+                array = np.asarray(given[key]) if key in given else None
+                ours = None if array is None else from_tensorflow(name, array)
+                if ours is None or ours.shape != tuple(memory.shape) or ours.dtype.kind != "f":
                     raise InputError(
                         f"{key} does not fit a training by {self.options.optimizer}",
                         file=file,
-                        expected=tuple(to_tensorflow(name, memory).shape),
-                        got="none" if array is None else given[key].shape,
+                        expected=f"{tuple(to_tensorflow(name, memory).shape)} floating point",
+                        got="none" if array is None else f"{array.shape} {array.dtype}",
                     )
-                memories.append((memory, array))
-        with torch.no_grad():
-            for memory, array in memories:
-                memory.copy_(torch.from_numpy(array.copy()))
+                found.append((memory, ours))
+        return found
+
+    def _updates_of(self, given: Mapping[str, Any], file: object) -> int | None:
+        """How many updates adam has made, as the powers of its betas say; None without them.
+
+        The second power tells it: it is the last one that float32 still holds, and behind that
+        nothing is left to correct.
+        """
+        if not isinstance(self.optimizer, Adam) or not _POWERS.keys() <= given.keys():
+            return None
+        for key in _POWERS:
+            power = np.asarray(given[key])
+            if power.shape or power.dtype.kind != "f" or not 0 <= power < 1:
+                raise InputError(key, file=file, expected="a number of 0 to 1", got=_told(power))
+        beta = self.optimizer.param_groups[0]["momentum2"]
+        least = max(float(given["beta2_power"]), float(np.finfo(np.float32).tiny))
+        return max(0, round(math.log(least) / math.log(beta)) - 1)
+
+    @torch.no_grad()
+    def _take(self, slots: Iterable[tuple[Tensor, Any]], updates: int) -> None:
+        """Give the optimizer what it remembered, and how many updates it has made."""
+        for memory, array in slots:
+            memory.copy_(torch.from_numpy(array.copy()))
+        if isinstance(self.optimizer, Adam):
+            self.optimizer.set_iteration(updates)
+
+
+def _step_of(given: Mapping[str, Any], file: object) -> int:
+    """The updates that a training had made when it wrote this checkpoint."""
+    if _STEP not in given:
+        raise InputError(f"lacks {_STEP}", file=file, expected="a checkpoint of a training")
+    step = np.asarray(given[_STEP])
+    if step.shape or step.dtype.kind not in "iu" or step < 0:
+        raise InputError(_STEP, file=file, expected="a whole number of at least 0", got=_told(step))
+    return int(step)
+
+
+def _told(array: Any) -> str:
+    """A variable for a message: a number, or the shape and type of anything else."""
+    is_number = not array.shape and array.dtype.kind in "iuf"
+    return str(array) if is_number else f"{array.shape} {array.dtype}"
 
 
 def _optimizer(values: Iterable[Tensor], options: TrainingOptions) -> Momentum | Adam:

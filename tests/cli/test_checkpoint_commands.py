@@ -20,7 +20,7 @@ from deeplab_repro import tensorflow
 from deeplab_repro.models.v3.options import ModelOptions
 from deeplab_repro.pictures.reading import read_picture
 from deeplab_repro.pictures.scores import read_scores
-from tensorflow_import import read_options, write_checkpoint
+from tensorflow_import import read_options, write_checkpoint, write_variables
 from tests.released.conftest import Shelf
 from tests.testing.tensorflow_weights import weights_for
 
@@ -138,6 +138,39 @@ def test_activations_are_end_points_that_compare_equal(run, picture, tmp_path, o
         assert np.array_equal(one[key][:], other[key][:])
 
 
+def test_activations_of_a_network_for_a_crop(run, picture: Path, tmp_path: Path):
+    """Its pictures are padded, as those of segment are."""
+    for crop in (["--set", "crop_size=[129, 145]"], ["--pad-to", 145]):
+        arguments = ("activations", CHECKPOINT, "--input", picture, *crop, "-o", tmp_path / "a.h5")
+        code, _, err = run(*arguments)
+        assert (code, NOT_TOLD in err) == (0, True)
+        with h5py.File(tmp_path / "a.h5") as content:
+            assert content["blobs/input"].shape[3] == 145
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["segment", "p.png", "--model", CHECKPOINT, "--pad-to", "129", "-o", "o"], "--pad-to: "),
+        (["activations", CHECKPOINT, "--input", "p.png", "--pad-to", "129", "-o", "o"], "--pad-to"),
+        (["export", CHECKPOINT, "--input-shape", "image=1x3x101x101", "-o", "m.onnx"], "pictures"),
+        (
+            ["export", CHECKPOINT, "--input-shape", f"image=1x3x{10**10}x{10**10}", "-o", "m.onnx"],
+            "--input-shape: too many bytes",
+        ),
+    ],
+)
+def test_the_limit_of_pixels(run, picture: Path, tmp_path: Path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DEEPLAB_REPRO_MAX_PIXELS", "10000")
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    line = err.splitlines()[-1]
+    assert message in line
+    assert "too many" in line
+    assert [path.name for path in tmp_path.iterdir()] == ["p.png"]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("onnxscript") is None, reason="onnxscript is not installed")
 def test_export(run, tmp_path: Path, options: Path):
@@ -217,6 +250,71 @@ def test_convert_keeps_what_set_and_network_say(run, picture: Path, tmp_path: Pa
     changes = [f"--set={name}={json.dumps(value)}" for name, value in options.items()]
     assert run("convert", made, *named, *changes, "-o", weights)[0] == 0
     assert ModelOptions.from_case(read_options(weights) or {}) == ModelOptions.from_case(options)
+
+
+@pytest.mark.parametrize(
+    ("stated", "settings", "expected"),
+    [
+        ({"options": {"output_stride": 16}}, ["output_stride=8"], {"output_stride": 8}),
+        (
+            {"options": OF_NETWORK},
+            ["output_stride=8"],
+            {**OF_NETWORK, "output_stride": 8, "atrous_rates": [12, 24, 36]},
+        ),
+        (
+            {"atrous_rates": 6},
+            ["output_stride=8", "num_classes=3"],
+            {"atrous_rates": [12], "output_stride": 8, "num_classes": 3},
+        ),
+        ({"outputs_to_num_classes": {"semantic": 5}}, ["num_classes=3"], {"num_classes": 3}),
+        ({"dpc": True}, ["dpc=false"], {}),
+    ],
+)
+def test_set_changes_options_of_every_form(
+    run, tmp_path: Path, stated, settings: list[str], expected
+):
+    given, wanted = ({**OPTIONS, **options} for options in (stated, expected))
+    write_checkpoint(tmp_path / "made.ckpt", weights_for(wanted))
+    (tmp_path / "o.json").write_text(json.dumps(given))
+    weights = tmp_path / "m.safetensors"
+    code, _, err = run(
+        *("convert", tmp_path / "made.ckpt", "--options", tmp_path / "o.json", "-o", weights),
+        *(f"--set={setting}" for setting in settings),
+    )
+    assert (code, err) == (0, "")
+    assert ModelOptions.from_case(read_options(weights) or {}) == ModelOptions.from_case(wanted)
+
+
+@pytest.mark.parametrize(
+    ("stored", "message"),
+    [
+        ({"output_stride": "a"}, "option output_stride; expected a whole number"),
+        ({"atrous_rates": 1.5}, "option atrous_rates; expected whole numbers"),
+        ({"options": {"rate": 1}}, "option rate; expected one of"),
+        ({"num_classes": 10**9}, "the network of these options has too many bytes of parameters;"),
+    ],
+)
+def test_stored_options_that_cannot_be_used(run, picture: Path, tmp_path: Path, stored, message):
+    weights = tmp_path / "m.safetensors"
+    write_variables(weights, weights_for(OPTIONS), options={**OPTIONS, **stored})
+    segment = ("segment", picture, "--model", weights, "-o", tmp_path / "o")
+    for settings in ((), ("--set", "output_stride=8")):
+        code, out, err = run(*segment, *settings)
+        assert (code, out) == (2, "")
+        (line,) = err.splitlines()
+        assert f"m.safetensors: {message}" in line
+
+
+def test_flag_files_may_begin_with_a_comment(run, tmp_path: Path):
+    flags = tmp_path / "train.flags"
+    flags.write_text(
+        "# as it was trained\n// by me\n--depth_multiplier=0.1\n--aspp_convs_filters=32\n"
+        "--train_list=a.txt\n--train_logdir=run\n"
+    )
+    weights = tmp_path / "m.safetensors"
+    code, _, err = run("convert", CHECKPOINT, "--options", flags, "-o", weights)
+    assert (code, err) == (0, "")
+    assert ModelOptions.from_case(read_options(weights) or {}) == ModelOptions.from_case(OPTIONS)
 
 
 @pytest.mark.parametrize(

@@ -33,9 +33,12 @@ def test_a_checkpoint_there_and_back(run, tmp_path):
 
 
 def test_to_numpy_and_torch(run, tmp_path):
-    for ending in (".npz", ".pt"):
-        code, out, _ = run("convert", STORED / "small.ckpt", "-o", tmp_path / f"x{ending}")
+    for name in ("x.npz", "x.pt", "x.ckpt-2.pt"):
+        report = tmp_path / "r.json"
+        arguments = ("convert", STORED / "small.ckpt", "-o", tmp_path / name, "--json", report)
+        code, out, _ = run(*arguments)
         assert code == 0
+        assert json.loads(report.read_text())["bytes"] == (tmp_path / name).stat().st_size
         assert "left out" in out
         assert "strings" in out
     given = read_variables(STORED / "small.ckpt")
@@ -114,6 +117,8 @@ def test_inspect_a_frozen_graph(run, tmp_path):
         (["convert", "gone.index"], "gone.index: No such file"),
         (["convert", BUNDLED, "-o", "y.ckpt"], "unknown kind of output"),
         (["inspect", STORED / "small.ckpt", BUNDLED], "does not go with a second model"),
+        (["inspect", STORED / "small.ckpt", "--phase", "TEST"], "does not go with --phase"),
+        (["inspect", STORED / "small.ckpt", "--set", "a=b"], "does not go with --set"),
         (["inspect", STORED / "small.ckpt", "--svg", "x.svg"], "does not go with --svg"),
         (["inspect", STORED], "is a folder without the file 'checkpoint'"),
     ],

@@ -101,12 +101,15 @@ def test_kinds(folder):
     (folder / "net.pb").write_bytes(b"")
     assert locate(folder / "net.pb").kind == "graph"
     assert locate(folder / "model.ckpt-10") == ("checkpoint", str(folder / "model.ckpt-10"))
-    assert {name: kind_of_output(name) for name in ("a.ckpt-5", "a.index", "a.npz", "a.pt")} == {
+    kinds = {
         "a.ckpt-5": "checkpoint",
         "a.index": "checkpoint",
         "a.npz": "npz",
         "a.pt": None,
+        "a.ckpt-5.npz": "npz",
+        "a.ckpt-5.pt": None,
     }
+    assert {name: kind_of_output(name) for name in kinds} == kinds
 
 
 @pytest.mark.parametrize("ending", [".safetensors", ".npz"])
@@ -226,6 +229,20 @@ def test_archives_that_are_none(tmp_path):
     path = npz(tmp_path, npy(header, bytes(size)), compression=zipfile.ZIP_DEFLATED)
     with pytest.raises(TensorFlowImportError, match="expands too far"):
         read_variables(path)
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_compressed_arrays_that_are_damaged(tmp_path, compression):
+    header = "{'descr': '|u1', 'fortran_order': False, 'shape': (9999,)}"
+    values = np.random.default_rng(0).integers(0, 9, 9999, np.uint8).tobytes()
+    path = npz(tmp_path, npy(header, values), compression=compression)
+    content = path.read_bytes()
+    for place in range(60, len(content) - 200, 97):  # behind the archive's own header
+        path.write_bytes(content[:place] + bytes([content[place] ^ 255]) + content[place + 1 :])
+        with pytest.raises(
+            TensorFlowImportError, match=r"x\.npz: is no \.npz of variables, or dam"
+        ):
+            read_variables(path)
 
 
 def test_what_a_kind_of_file_cannot_hold(tmp_path):

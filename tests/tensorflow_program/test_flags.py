@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -98,9 +99,25 @@ def test_a_dense_prediction_cell(tmp_path: Path) -> None:
     assert found.network.dense_prediction_cell_config[0]["rate"] == [1, 6]
 
 
-def test_flags_of_machines_have_no_effect(tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match=r"train.flags: flag num_clones has no effect here"):
-        recipe(tmp_path, SHORT + "--num_clones=4\n")
+@pytest.mark.parametrize("flag", ["num_clones=4", "noclone_on_cpu"])
+def test_flags_of_machines_have_no_effect(tmp_path: Path, flag: str) -> None:
+    name = flag.partition("=")[0]
+    with pytest.warns(UserWarning, match=rf"train.flags: flag {name} has no effect here"):
+        recipe(tmp_path, f"{SHORT}--{flag}\n")
+
+
+def test_flags_about_logging_are_read_over(tmp_path: Path) -> None:
+    flags = ("logtostderr", "noalsologtostderr", "stderrthreshold=info", "verbosity=1", "v=0")
+    text = SHORT + "".join(f"--{flag}\n" for flag in (*flags, "log_dir=logs"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert recipe(tmp_path, text).data.train_list == "a.txt"
+
+
+def test_a_cell_that_is_no_json(tmp_path: Path) -> None:
+    (tmp_path / "cell.json").write_text("[" * 100_000)
+    with pytest.raises(InputError, match=r"cell\.json: is no JSON"):
+        recipe(tmp_path, SHORT, dense_prediction_cell_json=str(tmp_path / "cell.json"))
 
 
 @pytest.mark.parametrize(
@@ -117,6 +134,7 @@ def test_flags_of_machines_have_no_effect(tmp_path: Path) -> None:
         ("--train_crop_size=513", "flag train_crop_size; expected HEIGHT,WIDTH, got [513]"),
         ("--train_batch_size=0", "flag train_batch_size; expected 1 or more, got 0"),
         ("--output_stride=5", "option output_stride of mobilenet_v2; expected one of"),
+        ("--noupsample_logits=false", "flag noupsample_logits; expected no value, or --upsample"),
         ("--train_logdir=", "train.flags"),
     ],
 )
@@ -131,9 +149,22 @@ def test_flags_that_cannot_be_used(tmp_path: Path, text: str, line: str) -> None
     assert str(error.value).startswith(str(tmp_path / "train.flags"))
 
 
-def test_both_spellings_of_a_switch(tmp_path: Path) -> None:
-    for text, expected in (("--noupsample_logits", False), ("--upsample_logits", True)):
-        assert recipe(tmp_path, SHORT + text).training.loss.upsample_logits is expected
+@pytest.mark.parametrize(
+    ("text", "changes", "expected"),
+    [
+        ("--noupsample_logits", {}, False),
+        ("--upsample_logits", {}, True),
+        ("--noupsample_logits\n--upsample_logits", {}, True),
+        ("--upsample_logits\n--noupsample_logits", {}, False),
+        ("--noupsample_logits", {"upsample_logits": "true"}, True),
+        ("--upsample_logits", {"noupsample_logits": ""}, False),
+    ],
+)
+def test_both_spellings_of_a_switch(
+    tmp_path: Path, text: str, changes: dict[str, str], expected: bool
+) -> None:
+    """The later one holds, and a change before both."""
+    assert recipe(tmp_path, SHORT + text, **changes).training.loss.upsample_logits is expected
 
 
 def test_values_of_every_kind_survive(tmp_path: Path) -> None:

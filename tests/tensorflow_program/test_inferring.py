@@ -22,6 +22,11 @@ OTHERS: list[dict[str, Any]] = [
     {"depth_multiplier": 0.35, "decoder_output_stride": [8, 4], "atrous_rates": [6, 12]},
     {"depth_multiplier": 1.4, "add_image_level_feature": False, "aspp_convs_filters": 64},
     {"decoder_output_stride": [4], "decoder_use_separable_conv": False, "decoder_filters": 32},
+    {"decoder_output_stride": [8]},
+    {"decoder_output_stride": [16], "depth_multiplier": 0.5},
+    {"decoder_output_stride": [16, 4], "model_variant": "xception_41"},
+    {"decoder_output_stride": [16, 8, 4], "model_variant": "resnet_v1_18"},
+    {"decoder_output_stride": [4], "model_variant": "mobilenet_v3_small_seg", "output_stride": 32},
     {"decoder_output_stride": [4], "decoder_use_sum_merge": True, "decoder_filters": 32},
     {"aspp_with_batch_norm": False, "add_image_level_feature": False, "atrous_rates": [6, 12, 18]},
     {"aspp_with_concat_projection": False, "num_classes": 2},
@@ -62,6 +67,27 @@ def test_what_no_variable_tells_is_said() -> None:
     assert assumed == ("output_stride", "atrous_rates")
     slots = {"MobilenetV2/Conv/weights/Momentum": (3, 3, 3, 32), "global_step": ()}
     assert infer_options({**shapes_of(options), **slots}) == (options_found, assumed)
+
+
+@pytest.mark.parametrize(
+    ("case", "expected"),
+    [
+        ({"model_variant": "resnet_v1_18"}, ("output_stride", "multi_grid")),
+        ({"model_variant": "xception_41"}, ("output_stride", "multi_grid")),
+        (
+            {"model_variant": "resnet_v1_50", "multi_grid": [1, 2, 4]},
+            ("output_stride", "multi_grid"),
+        ),
+        ({"decoder_output_stride": [8]}, ("output_stride",)),
+        # Its maps at strides 8 and 4 have equally many channels.
+        (
+            {"decoder_output_stride": [8], "depth_multiplier": 0.01},
+            ("output_stride", "decoder_output_stride"),
+        ),
+    ],
+)
+def test_options_that_are_assumed(case: dict[str, Any], expected: tuple[str, ...]) -> None:
+    assert infer_options(shapes_of(ModelOptions.from_case(case))).assumed == expected
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,13 @@ def test_policies(options: dict[str, Any], rates: dict[int, float]) -> None:
         ({"learning_policy": "exp"}, "learning_policy; expected poly or step or cosine"),
         ({"slow_start_burnin_type": "x"}, "slow_start_burnin_type; expected none or linear, got x"),
         ({"base_learning_rate": -1.0}, "base_learning_rate; expected 0 or more, got -1.0"),
+        ({"base_learning_rate": "0.1"}, "base_learning_rate; expected a number, got '0.1'"),
+        ({"decay_steps": -5.0}, "decay_steps; expected 0 or more, got -5.0"),
+        (
+            {"boundaries": (1, 2.5)},
+            "boundaries; expected a tuple, each a whole number, got (1, 2.5",
+        ),
+        ({"training_number_of_steps": True}, "expected a whole number, got True"),
         ({"training_number_of_steps": 0}, "training_number_of_steps; expected 1 or more, got 0"),
         (
             {"training_number_of_steps": 5, "slow_start_step": 5},

@@ -204,6 +204,17 @@ def test_options_from_flags_and_cases() -> None:
         ({"base_rate": 1.0, "a": 2}, "unknown flags of a training; got a, base_rate"),
         ({"optimizer": "sgd"}, "optimizer; expected momentum or adam, got sgd"),
         ({"weight_decay": -1.0}, "weight_decay; expected 0 or more, got -1.0"),
+        ({"base_learning_rate": "0.1"}, "base_learning_rate; expected a number, got '0.1'"),
+        ({"top_k_percent_pixels": None}, "top_k_percent_pixels; expected a number, got None"),
+        (
+            {"label_weights": ["a"]},
+            "label_weights; expected a number or a tuple, each a number, got ('a',)",
+        ),
+        ({"initialize_last_layer": 1}, "initialize_last_layer; expected true or false, got 1"),
+        (
+            {"last_layer_gradient_multiplier": -1.0},
+            "last_layer_gradient_multiplier; expected 0 or more, got -1.0",
+        ),
         ({"momentum": float("nan")}, "momentum; expected 0 or more, got nan"),
     ],
 )

@@ -231,6 +231,10 @@ def test_mistakes(capsys: pytest.CaptureFixture[str]) -> None:
     assert "expected --solver, not --flagfile" in line("--no-quirks")
     assert "train.flags: flag momentum; expected a number, got x" in line("--set", "momentum=x")
     assert "root_folder; did you mean atrous_rates?" in line("--set", "atrous_rate=6")
+    assert "flags: the network of these options has too many bytes" in line(
+        *("--set", "num_classes=2000000000", "--set", "train_logdir=nowhere")
+    )
+    assert not Path("nowhere").exists()
     assert "train.txt names it" in line("--set", "root_folder=elsewhere")
     assert "none.ckpt" in line("--weights", "none.ckpt")
     Path("train.txt").write_text("/p0.png\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -244,6 +245,45 @@ def test_slots_come_with_the_weights() -> None:
     assert all(np.array_equal(found[n], a) for n, a in given.items() if n.endswith("/Momentum"))
 
 
+def test_adam_goes_on_with_the_correction_of_its_slots() -> None:
+    """Its first step with them is as long as the next one of the training that they come from."""
+    flags = {"optimizer": "adam", "adam_learning_rate": 0.01, "adam_epsilon": 0.5}
+    first = trainer(flags=flags, net=without_dropout(network()))
+    first.step(3)
+    given = first.variables()
+    second = trainer(flags=flags, net=without_dropout(network()), weights=given)
+    assert second.iter == 0
+    assert second.variables()["beta1_power"] == given["beta1_power"]
+    for training in (first, second):  # the batches begin anew after three
+        training.step(1)
+    for name, value in second.model.variables.items():
+        torch.testing.assert_close(value, first.model.variables[name], rtol=0, atol=0)
+
+
+def test_slots_of_adam_without_the_powers_of_its_betas_are_left() -> None:
+    flags = {"optimizer": "adam"}
+    first = trainer(flags=flags)
+    first.step(1)
+    given = {n: a for n, a in first.variables().items() if not n.endswith("_power")}
+    second = trainer(flags=flags, weights=given)
+    assert second.load_report is not None
+    assert second.load_report.slots == []
+    assert not any(a.any() for n, a in second.variables().items() if "/Adam" in n)
+
+
+def test_a_checkpoint_of_adam_that_began_with_slots(tmp_path: Path) -> None:
+    """The steps of the training and the updates of its slots are two numbers."""
+    flags = {"optimizer": "adam"}
+    first = trainer(flags=flags)
+    first.step(3)
+    second = trainer(flags=flags, weights=first.variables(), folder=tmp_path)
+    second.step(1)
+    second.snapshot()
+    third = trainer(flags=flags, folder=tmp_path, resume=True)
+    assert third.iter == 1
+    assert third.variables()["beta2_power"] == pytest.approx(0.999**5)
+
+
 # ------------------------------------------------------------------------------- what goes wrong
 
 
@@ -268,6 +308,49 @@ def test_checkpoints_of_other_trainings(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "b.ckpt", {**weights, "global_step": np.int64(3)})
     with pytest.raises(InputError, match=r"/Momentum does not fit a training by momentum"):
         trainer().restore(tmp_path / "b.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        (
+            "global_step",
+            np.array([3, 4]),
+            "global_step; expected a whole number of at least 0, got",
+        ),
+        ("global_step", np.array([3]), "least 0, got (1,) int64"),
+        ("global_step", np.float32("nan"), "least 0, got nan"),
+        ("global_step", np.float32(2.5), "least 0, got 2.5"),
+        ("global_step", np.int64(-1), "least 0, got -1"),
+        ("beta2_power", np.float32("nan"), "beta2_power; expected a number of 0 to 1, got nan"),
+        ("beta1_power", np.array([0.5], np.float32), "0 to 1, got (1,) float32"),
+        ("logits/semantic/biases/Adam", np.array([b"a"] * 3, object), "does not fit a training"),
+        ("logits/semantic/biases/Adam", np.zeros(3, np.int32), "got (3,) int32"),
+        ("logits/semantic/biases", np.zeros(7, np.float32), "expected the shape (3,), got (7,)"),
+    ],
+)
+def test_nothing_changes_where_a_checkpoint_cannot_be_used(
+    tmp_path: Path, name: str, value: Any, message: str
+) -> None:
+    flags = {"optimizer": "adam"}
+    other = trainer(flags=flags)
+    other.step(2)
+    write_checkpoint(tmp_path / "a.ckpt", {**other.variables(), name: value})
+    training = trainer(flags=flags)
+    before = training.variables()
+    net = network()
+    uses: list[Callable[[], Any]] = [lambda: training.restore(tmp_path / "a.ckpt")]
+    if name != "global_step":  # which nobody who begins with weights reads
+        uses.append(lambda: trainer(flags=flags, net=net, weights=tmp_path / "a.ckpt"))
+    for use in uses:
+        with pytest.raises(InputError) as error:
+            use()
+        assert str(error.value).startswith(f"{tmp_path / 'a.ckpt'}: ")
+        assert name in str(error.value)
+        assert message in str(error.value)
+    after = training.variables()
+    assert all(np.array_equal(after[n], array) for n, array in before.items())
+    assert all(torch.equal(net.variables[n], v) for n, v in network().variables.items())
 
 
 def test_a_loss_that_is_no_number_stops_the_training() -> None:

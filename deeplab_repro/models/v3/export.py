@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from deeplab_repro.caffe.export import first_line, onnx_bytes, quiet, require_package
 from deeplab_repro.errors import InputError
 from deeplab_repro.models.v3.network import DeepLabV3
+from prototxt_import.limits import MAX_PIXELS
 
 __all__ = ["INPUT", "OUTPUT", "NamedScores", "onnx_of"]
 
@@ -40,11 +41,12 @@ def onnx_of(net: DeepLabV3, height: int, width: int) -> bytes:
         height, width: of the pictures; their number is free.
 
     Raises:
-        CaffeImportError: packages are missing.
+        CaffeImportError: packages are missing, or more pixels than `MAX_PIXELS`.
         InputError: the network does not take this size, or cannot be exported.
     """
     from torch.export import Dim, export
 
+    MAX_PIXELS.check(height * width, "pictures of too many pixels")
     for package in ("onnx", "onnxscript"):
         require_package(package)
     example = torch.zeros(2, 3, height, width)  # one picture would make a program for one

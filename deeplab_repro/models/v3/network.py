@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from deeplab_repro.caffe.layers.interp import align_corners
+from deeplab_repro.errors import InputError
 from deeplab_repro.models.modules import ParallelBranches
 from deeplab_repro.models.v3.aspp import aspp
 from deeplab_repro.models.v3.backbone import AddsShortcut, Backbone
@@ -39,10 +40,12 @@ from deeplab_repro.models.v3.parts import (
 from deeplab_repro.models.v3.resnet import resnet
 from deeplab_repro.models.v3.variables import VariableMatch, variables_of
 from deeplab_repro.models.v3.xception import xception
+from prototxt_import.limits import MAX_PARAMETER_BYTES
 
-__all__ = ["DeepLabV3"]
+__all__ = ["BACKBONES", "DeepLabV3", "meta_network"]
 
-_BACKBONES: dict[str, Callable[[ModelOptions], Backbone]] = {
+#: Family of a variant -> what makes its backbone.
+BACKBONES: dict[str, Callable[[ModelOptions], Backbone]] = {
     "resnet": resnet,
     "xception": xception,
     "mobilenet": mobilenet,
@@ -111,7 +114,7 @@ class DeepLabV3(nn.Module):
         subtracts = options.model_variant in _SUBTRACTS_MEAN
         normalize = (MeanSubtraction if subtracts else UnitRange)(names)
         self.normalize = mark(normalize, "preprocessed")
-        self.backbone = mark(_BACKBONES[options.variant.family](options), "features")
+        self.backbone = mark(BACKBONES[options.variant.family](options), "features")
         self.pyramid: nn.Module = nn.Identity()
         channels = self.backbone.channels
         if options.aspp_with_batch_norm:
@@ -288,12 +291,25 @@ class DeepLabV3(nn.Module):
         if self.options.prediction_with_upsampled_logits:
             logits = self.resize_to_input(logits, size)
             return logits.argmax(1), logits.softmax(1)
+        return self.labels_of(logits, size), self.resize_to_input(logits.softmax(1), size)
+
+    def labels_of(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
+        """Labels of a whole picture from coarse scores, as `prediction_with_upsampled_logits` says.
+
+        Args:
+            logits: (N, num_classes, h, w), of :meth:`multi_scale_logits`.
+            size: (height, width) of the picture.
+
+        Returns:
+            (N, height, width) int64.
+        """
+        if self.options.prediction_with_upsampled_logits:
+            return self.resize_to_input(logits, size).argmax(1)
         rows, columns = (
             nearest_positions(have, out).to(logits.device)
             for have, out in zip(logits.shape[2:], size, strict=True)
         )
-        labels = logits.argmax(1)[:, rows[:, None], columns]
-        return labels, self.resize_to_input(logits.softmax(1), size)
+        return logits.argmax(1)[:, rows[:, None], columns]
 
     def _check_input(self, x: Tensor) -> None:
         if x.dim() != 4 or x.shape[1] != 3 or not x.is_floating_point():
@@ -361,6 +377,28 @@ class DeepLabV3(nn.Module):
         """Which network it is."""
         words = f"{self.options.model_variant}, output_stride={self.options.output_stride}"
         return words if self.name is None else f"{self.name}, {words}"
+
+
+def meta_network(options: ModelOptions, file: object = None) -> DeepLabV3:
+    """A network on the meta device: shapes without memory, to be checked before memory is taken.
+
+    Args:
+        options: of the network.
+        file: where it comes from, for messages.
+
+    Raises:
+        BadInput: its parameters and buffers would take more bytes than `MAX_PARAMETER_BYTES`.
+    """
+    what = "the network of these options has too many bytes of parameters"
+    try:
+        with torch.device("meta"):
+            net = DeepLabV3(options)
+    except RuntimeError:  # one of them has more bytes than 64 bits count
+        most = MAX_PARAMETER_BYTES.value
+        raise InputError(what, file=file, expected=f"at most {most}", got="far more") from None
+    total = sum(value.numel() * value.element_size() for value in net.state_dict().values())
+    MAX_PARAMETER_BYTES.check(total, what, file=file)
+    return net
 
 
 def _logits(options: ModelOptions, channels: int, names: GraphNames) -> nn.Module:

@@ -240,7 +240,7 @@ _KINDS = {
     "decoder_filters": "whole",
     "decoder_output_is_logits": "flag",
     "logits_kernel_size": "whole",
-    "depth_multiplier": "factor",
+    "depth_multiplier": "width",
     "divisible_by": "whole?",
     "prediction_with_upsampled_logits": "flag",
     "dense_prediction_cell_config": "cell?",
@@ -249,14 +249,18 @@ _KINDS = {
     "fine_tune_batch_norm": "flag",
 }
 
+#: The original keeps whole numbers in 32 bits.
+_LARGEST = 2**31 - 1
+#: Of `depth_multiplier`: a thousand times as wide as any MobileNet that was published.
+_WIDEST = 1000
 _EXPECTED = {
     "variant": "one of " + ", ".join(VARIANTS),
     "merge": "max or avg",
     "flag": "true or false",
-    "whole": "a whole number of at least 1",
-    "wholes": "whole numbers of at least 1",
-    "pair": "two whole numbers of at least 1, height and width",
-    "factor": "a number above 0",
+    "whole": f"a whole number of 1 to {_LARGEST}",
+    "wholes": f"whole numbers of 1 to {_LARGEST}",
+    "pair": f"two whole numbers of 1 to {_LARGEST}, height and width",
+    "width": f"a number above 0 and at most {_WIDEST}",
     "factors": "numbers above 0",
     "cell": "a list of operations, each a mapping with op, input and what the op needs",
 }
@@ -287,10 +291,12 @@ def _fits(kind: str, value: Any) -> bool:
         case "flag":
             return isinstance(value, bool)
         case "whole":
-            return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+            return isinstance(value, int) and value is not True and 1 <= value <= _LARGEST
         case "factor":
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
             return is_number and 0 < value < float("inf")
+        case "width":
+            return _fits("factor", value) and value <= _WIDEST
         case "pair":
             return _is_list(value) and len(value) == 2 and all(_fits("whole", v) for v in value)
         case "wholes" | "factors":

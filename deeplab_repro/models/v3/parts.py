@@ -255,9 +255,10 @@ class BatchNorm(nn.BatchNorm2d):
             centred = x - x.mean((0, 2, 3), keepdim=True)  # 0, and so is its gradient
             scale = self.weight * self.eps**-0.5
             return centred * scale[:, None, None] + self.bias[:, None, None]
+        mean = mean.to(x.dtype)  # rounded once: what is subtracted is what is added again
         moving = self.running_mean.clone()  # autograd keeps it as it is here
         y = F.batch_norm(
-            x - mean.to(x.dtype)[:, None, None],
+            x - mean[:, None, None],
             moving,
             self.running_var,
             self.weight,
@@ -267,7 +268,8 @@ class BatchNorm(nn.BatchNorm2d):
             self.eps,
         )
         with torch.no_grad():
-            self.running_mean.copy_(moving).add_(mean, alpha=self.momentum)
+            self.running_mean.copy_(moving)
+            self.running_mean.add_(mean.to(moving.dtype), alpha=self.momentum)
         return y
 
 

@@ -19,8 +19,10 @@ from deeplab_repro.models.v3.parts import ConvUnit
 
 __all__ = [
     "VariableMatch",
+    "copy_variables",
     "from_tensorflow",
     "load_variables",
+    "match_variables",
     "shape_in_tensorflow",
     "to_tensorflow",
     "variables_of",
@@ -105,7 +107,23 @@ def from_tensorflow(name: str, array: Array) -> Array:
 def load_variables(
     net: nn.Module, given: Mapping[str, Any], *, strict: bool = True, file: object = None
 ) -> VariableMatch:
-    """Copy variables into a network by name.
+    """Copy variables into a network by name: :func:`match_variables`, :func:`copy_variables`.
+
+    Args:
+        net, given, strict, file: as of :func:`match_variables`.
+
+    Raises:
+        InputError: with `strict`, some are missing or do not fit; nothing is copied then.
+    """
+    match, arrays = match_variables(net, given, strict=strict, file=file)
+    copy_variables(net, arrays)
+    return match
+
+
+def match_variables(
+    net: nn.Module, given: Mapping[str, Any], *, strict: bool = True, file: object = None
+) -> tuple[VariableMatch, dict[str, Array]]:
+    """Which variables a network takes; nothing is copied yet.
 
     Args:
         net: its units take them.
@@ -114,12 +132,15 @@ def load_variables(
             not keep their values.
         file: where they come from, for messages.
 
+    Returns:
+        what there is and what is not, and name -> values in our layout of what fits.
+
     Raises:
-        InputError: with `strict`, some are missing or do not fit; nothing is copied then.
+        InputError: with `strict`, some are missing or do not fit.
     """
     match = VariableMatch()
     own = variables_of(net)
-    arrays = {}
+    arrays: dict[str, Array] = {}
     used = set()
     for name, tensor in own.items():
         source = name if name in given else name + _AVERAGE
@@ -150,7 +171,12 @@ def load_variables(
             f"{len(match.missing)} of the network's {len(own)} variables are missing: {missing}",
             file=file,
         )
-    with torch.no_grad():
-        for name, array in arrays.items():
-            own[name].copy_(torch.from_numpy(np.array(array, copy=True)))
-    return match
+    return match, arrays
+
+
+@torch.no_grad()
+def copy_variables(net: nn.Module, arrays: Mapping[str, Array]) -> None:
+    """Copy what :func:`match_variables` found into the network."""
+    own = variables_of(net)
+    for name, array in arrays.items():
+        own[name].copy_(torch.from_numpy(np.array(array, copy=True)))

@@ -77,6 +77,15 @@ def test_one_value_a_channel_is_normalized_to_the_shift() -> None:
     torch.testing.assert_close(norm.running_var, torch.full((3,), 0.9997))
 
 
+def test_moving_means_of_bfloat16_maps() -> None:
+    """The mean of the maps as they are, 100 times as large as their deviation."""
+    norm = BatchNorm(3, HEAD).train()
+    x = (torch.randn(2, 3, 9, 9) + 100.3).bfloat16()
+    norm(x)
+    mean = x.double().mean((0, 2, 3)) * norm.momentum
+    torch.testing.assert_close(norm.running_mean.double(), mean, rtol=1e-4, atol=0)
+
+
 def test_the_names_of_all_networks() -> None:
     assert list_models("deeplab_v3*") == list(NETWORKS_V3)
     for name, network in NETWORKS_V3.items():

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from deeplab_repro.errors import InputError
-from deeplab_repro.models.v3.network import DeepLabV3
+from deeplab_repro.errors import BadInput, InputError
+from deeplab_repro.models.v3.network import DeepLabV3, meta_network
 from deeplab_repro.models.v3.options import RELEASED_CELL, ModelOptions
 from deeplab_repro.models.v3.parts import ConvUnit, SameConv2d
 from deeplab_repro.ops import AtrousConv2d
@@ -61,7 +61,11 @@ def test_a_case_and_a_flat_mapping_are_the_same_options() -> None:
     [
         ({"atrous_rate": [6]}, "option atrous_rate; expected one of add_image_level_feature, "),
         ({"model_variant": "resnet_v1_34"}, "option model_variant; expected one of resnet_v1_18, "),
-        ({"num_classes": 0}, "option num_classes; expected a whole number of at least 1, got 0"),
+        ({"num_classes": 0}, "num_classes; expected a whole number of 1 to 2147483647, got 0"),
+        ({"num_classes": 2**31}, "expected a whole number of 1 to 2147483647, got 2147483648"),
+        ({"atrous_rates": [6, 10**22]}, "expected whole numbers of 1 to 2147483647, or null"),
+        ({"crop_size": [65, 2**31]}, "option crop_size; expected two whole numbers of 1 to"),
+        ({"depth_multiplier": 1e30}, "expected a number above 0 and at most 1000, got 1e+30"),
         ({"crop_size": [65]}, "option crop_size; expected two whole numbers"),
         ({"image_pyramid": [0.0]}, "option image_pyramid; expected numbers above 0, or null, got"),
         ({"merge_method": "sum"}, 'option merge_method; expected max or avg, got "sum"'),
@@ -110,6 +114,22 @@ def test_what_cannot_be_is_refused(options: dict[str, Any], message: str) -> Non
     with pytest.raises(InputError) as error:
         ModelOptions.from_case(options)
     assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"num_classes": 2**31 - 1},
+        {"aspp_convs_filters": 2**31 - 1},  # more values than 64 bits count
+        {"depth_multiplier": 1000.0},
+    ],
+)
+def test_networks_that_no_memory_holds(options: dict[str, Any]) -> None:
+    with pytest.raises(
+        BadInput, match=r"x\.ckpt: the network of these options has too many"
+    ) as error:
+        meta_network(ModelOptions.from_case(options), "x.ckpt")
     assert "\n" not in str(error.value)
 
 
