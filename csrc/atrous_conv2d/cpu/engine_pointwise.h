@@ -41,19 +41,41 @@ class Pointwise {
       pack_filters(i / chunks_, i % chunks_ * kChunk, panels + i / chunks_ * panel_elements());
     });
     member.each(blocks_, [&](Index i) {
-      const Index first = groups_ * i / blocks_ * kMostRows;
-      const Index end = smaller(pixels_, groups_ * (i + 1) / blocks_ * kMostRows);
-      if (first >= end) return;
-      const Index count = end - first;
+      const Index first = block_begin(i), count = block_begin(i + 1) - first;
       pack_pixels(first, count, rows);
+      Ahead ahead = next_block(i, ceil_div(count, kMostRows));
       for (Index p = 0; p < panels_; ++p) {
-        multiply(rows, first, count, p * kTileLanes, panels + p * panel_elements(), sums);
+        multiply(rows, first, count, p * kTileLanes, panels + p * panel_elements(), sums, ahead);
       }
     });
   }
 
  private:
   Index panel_elements() const { return job_.source_channels * kTileLanes; }
+
+  Index block_begin(Index i) const { return smaller(pixels_, groups_ * i / blocks_ * kMostRows); }
+
+  // Lines of the source that the next block will read, some of which are asked for at each product.
+  struct Ahead {
+    const T *at, *end;
+    Index lines;
+
+    void ask() {
+      for (Index i = 0; i < lines && at < end; ++i, at += kLineElements) {
+        __builtin_prefetch(at, 0, 2);
+      }
+    }
+  };
+
+  Ahead next_block(Index i, Index groups) const {
+    const T* const at = job_.source + block_begin(i + 1) * job_.source_channels;
+    // Where the source's pixels do not follow each other, they are left to the processor.
+    const bool in_line = job_.source_column == job_.source_channels &&
+                         job_.source_row == job_.width * job_.source_channels;
+    const Index pixels = in_line && i + 1 < blocks_ ? block_begin(i + 2) - block_begin(i + 1) : 0;
+    const Index elements = pixels * job_.source_channels;
+    return {at, at + elements, ceil_div(elements / kLineElements, panels_ * chunks_ * groups)};
+  }
 
   // [channel][kTileLanes], a chunk of channels from c0 on.
   void pack_filters(Index p, Index c0, T* panel) const {
@@ -98,7 +120,8 @@ class Pointwise {
   }
 
   // Filters from k0 on, whose panel is given, of a block of pixels. sums: [pixel][kTileLanes].
-  void multiply(const T* rows, Index first, Index count, Index k0, const T* panel, T* sums) const {
+  void multiply(const T* rows, Index first, Index count, Index k0, const T* panel, T* sums,
+                Ahead& ahead) const {
     const Index groups = ceil_div(count, kMostRows);
     const int filters = static_cast<int>(smaller(kTileLanes, job_.target_channels - k0));
     // At least once: without channels the sums are 0.
@@ -112,23 +135,12 @@ class Pointwise {
         for (Index i = lines * g / groups; i < lines * (g + 1) / groups; ++i) {
           __builtin_prefetch(next + i * kLineElements, 0, 2);
         }
-        if (last) expect(first + at, end - at, k0, filters);
+        ahead.ask();
         const typename Rows::Run run = {rows + (c0 / kChunk * count + at) * kChunk,
                                         panel + c0 * kTileLanes, depth};
         Rows::multiply(&run, 1, static_cast<int>(end - at), filters, sums + at * kTileLanes,
                        kTileLanes, c0 > 0);
         if (last) store(sums + at * kTileLanes, first + at, end - at, k0, filters);
-      }
-    }
-  }
-
-  // The memory that store() will need, which arrives while products are computed.
-  void expect(Index first, Index count, Index k0, int filters) const {
-    for (Index i = first; i < first + count; ++i) {
-      const Index at = i * job_.target_channels + k0;
-      for (int k = 0; k < filters; k += kLineElements) {
-        __builtin_prefetch(job_.target + at + k, 1);
-        if (job_.shortcut) __builtin_prefetch(job_.shortcut + at + k);
       }
     }
   }
@@ -148,7 +160,7 @@ class Pointwise {
   }
 
   static constexpr Index kLineElements = 64 / sizeof(T);
-  static constexpr Index kBlockBytes = 1 << 19, kBlockPixels = 112;
+  static constexpr Index kBlockBytes = 3 << 17, kBlockPixels = 112;
 
   const PointwiseJob<T>& job_;
   const Index pixels_, chunks_, panels_;
