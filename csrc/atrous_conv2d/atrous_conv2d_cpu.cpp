@@ -38,14 +38,12 @@ struct AtrousConv2dCpu {
   template <typename T>
   static void forward(const ConvGeometry& g, const T* x, const T* weight, WeightStrides strides,
                       const T* bias, T* y, const ConvOptions& options) {
-    prefer_huge_pages(y, g.batch * g.out_channels * g.out_pixels() * sizeof(T));
     direct_forward(g, x, weight, strides, bias, y, options, torch_threads());
   }
 
   template <typename T>
   static void grad_input(const ConvGeometry& g, const T* grad_y, const T* weight,
                          WeightStrides strides, T* grad_x, const ConvOptions& options) {
-    prefer_huge_pages(grad_x, g.batch * g.in_channels * g.in_pixels() * sizeof(T));
     direct_grad_input(g, grad_y, weight, strides, grad_x, options, torch_threads());
   }
 

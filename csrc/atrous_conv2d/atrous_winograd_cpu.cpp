@@ -3,7 +3,6 @@
 
 #include <vector>
 
-#include "../common/huge_pages.h"
 #include "atrous_conv2d_entry.h"
 #include "cpu/winograd.h"
 #include "torch_threads.h"
@@ -118,7 +117,6 @@ Tensor forward(const Tensor& x_any, const Tensor& weight, const std::optional<Te
     using T = decltype(element);
     const WinogradWeight<T> w{static_cast<const T*>(weight.data_ptr()), strides_of(weight),
                               transposed};
-    prefer_huge_pages(y.data_ptr(), y.numel() * sizeof(T));
     winograd_forward(g, static_cast<const T*>(x.data_ptr()), w,
                      filters ? static_cast<const T*>(filters->data_ptr()) : nullptr,
                      static_cast<unsigned>(set),

@@ -26,7 +26,7 @@ from deeplab_repro.errors import InputError
 from deeplab_repro.models.atrous import AtrousRule
 from deeplab_repro.models.modules import ImageLevel, ParallelBranches
 from deeplab_repro.models.v3.aspp import Gated
-from deeplab_repro.models.v3.backbone import AddsShortcut, UnitMaps
+from deeplab_repro.models.v3.backbone import AddsInPlace, UnitMaps
 from deeplab_repro.models.v3.fusing import fused
 from deeplab_repro.models.v3.parts import ConvUnit, Normalization
 from deeplab_repro.models.v3.resnet import ResidualUnit
@@ -136,8 +136,8 @@ class TorchvisionDeepLab(nn.Module):
         """
         result = fused(self, accuracy)
         for module in result.modules():
-            if isinstance(module, AddsShortcut):
-                module.fold_shortcut()
+            if isinstance(module, AddsInPlace):
+                module.adds_in_place = True
         return result
 
     @staticmethod

@@ -120,23 +120,6 @@ def checked(
     return how
 
 
-def check_shortcut(shortcut: Any, x: torch.Tensor, weight: torch.Tensor, how: How) -> None:
-    """Raise unless it is None or can be added to the result."""
-    op = "atrous_conv2d"
-    if shortcut is None:
-        return
-    if not isinstance(shortcut, torch.Tensor):
-        raise TypeError(f"{op}: shortcut must be a tensor or None, got {type(shortcut).__name__}")
-    size = out_size(x.shape[2:], weight.shape[2:], *how[:3])
-    shape = (x.shape[0], weight.shape[0], *size)
-    if tuple(shortcut.shape) != shape:
-        raise ValueError(f"{op}: shortcut must have y's shape {shape}, got {tuple(shortcut.shape)}")
-    if shortcut.dtype != x.dtype:
-        raise TypeError(f"{op}: shortcut must have x's dtype {x.dtype}, got {shortcut.dtype}")
-    if shortcut.device != x.device:
-        raise ValueError(f"{op}: shortcut must be on x's device {x.device}, got {shortcut.device}")
-
-
 def check_map(x: Any) -> None:
     """Raise unless x is (N, C, H, W) floating point, with pixels."""
     op = "atrous_conv2d"

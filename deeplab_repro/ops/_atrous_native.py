@@ -118,11 +118,6 @@ def _direct_backward(ctx: Any, grad_y: torch.Tensor) -> tuple:
 torch.library.register_autograd(_DIRECT, _direct_backward, setup_context=_direct_context)
 
 
-@torch.library.register_fake("deeplab_repro::pointwise_conv2d")
-def _pointwise_fake(x, weight, bias, shortcut, stride, relu) -> torch.Tensor:
-    return torch.empty_like(shortcut, memory_format=torch.channels_last)
-
-
 # -------------------------------------------------------------------- by minimal filtering
 
 

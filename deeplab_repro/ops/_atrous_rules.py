@@ -162,8 +162,12 @@ RULES: Final = (
         ("forward",),
         "cpu",
         _SINGLE,
-        lambda p: backends.instruction_set() in ("avx2", "avx512") and _one_product(p),
-        "one matrix product, with bias, shortcut and ReLU in the same pass over y",
+        lambda p: (
+            backends.instruction_set() in ("avx2", "avx512")
+            and torch.get_num_threads() == 1
+            and _one_product(p)
+        ),
+        "torch hands filters of one tap to another library where it has one thread",
     ),
     Rule(
         "direct",

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from deeplab_repro.ops._arrays import Array, takes_arrays
-from deeplab_repro.ops._atrous_algorithms import chosen, convolve
+from deeplab_repro.ops._atrous_algorithms import Convolution, chosen, convolve
 from deeplab_repro.ops._atrous_arguments import (
     Pair,
     as_padding,
@@ -18,13 +18,11 @@ from deeplab_repro.ops._atrous_arguments import (
     check_groups,
     check_map,
     check_names,
-    check_shortcut,
     checked,
     checked_out_size,
     even_padding,
     in_autocast,
 )
-from deeplab_repro.ops._atrous_autograd import Convolution
 from deeplab_repro.ops._atrous_filters import KeepsFilters, KeptFilters, may_keep
 from deeplab_repro.ops._atrous_nonlinear import Nonlinear
 from deeplab_repro.ops._atrous_rules import ACCURACIES, DIRECTIONS
@@ -46,7 +44,6 @@ def atrous_conv2d(
     precision: str = "fp32",
     activation: str | None = None,
     pre_activation: str | None = None,
-    shortcut: torch.Tensor | Array | None = None,
     kept: KeptFilters | None = None,
 ) -> torch.Tensor:
     """Return the cross-correlation of x with filters whose taps lie `rate` pixels apart.
@@ -93,9 +90,6 @@ def atrous_conv2d(
             "direct"; on a GPU, "library" has "tf32" too. Other dtypes are multiplied as they are.
         activation: None, "relu" for max(y, 0), or "relu6" for min(max(y, 0), 6).
         pre_activation: None, or "relu" for max(x, 0) in place of x.
-        shortcut: (N, K, H', W'), dtype and device of x: added to y before the activation, as at the
-            end of a residual unit. On the CPU, "direct" of 1x1 filters does so in the pass that
-            writes y, where x is channels last.
         kept: where a layer that does not learn keeps its filters transformed for "winograd". Read
             where no gradient is asked for.
 
@@ -117,28 +111,24 @@ def atrous_conv2d(
     >>> atrous_conv2d(x, torch.ones(1, 1, 1, 3), padding=(0, 2), rate=2)
     tensor([[[[2., 4., 6., 4., 6.]]]])
     """
-    x, weight, bias, shortcut = in_autocast(x, weight, bias, shortcut)
+    x, weight, bias = in_autocast(x, weight, bias)
     how = checked(x, weight, bias, stride, padding, rate, groups, precision, accuracy)
     check_names(x, algorithm, accuracy, precision, activation, pre_activation)
-    check_shortcut(shortcut, x, weight, how)
     nonlinear = Nonlinear(pre_activation, activation)
     if len(how.padding) == 4:
         x, how, algorithm = even_padding(x, weight, how, algorithm)
-    alone = nonlinear if shortcut is None else nonlinear._replace(after=None)
     if torch.compiler.is_exporting():  # an exported program runs where this package is not
-        y = alone.written(F.conv2d(nonlinear.read(x), weight, bias, *how[:4]))
-        return y if shortcut is None else nonlinear.written(y + shortcut)
-    operands = [tensor for tensor in (x, weight, bias, shortcut) if tensor is not None]
+        y = F.conv2d(nonlinear.read(x), weight, bias, *how[:4])
+        return nonlinear.written(y)
+    operands = [tensor for tensor in (x, weight, bias) if tensor is not None]
     if (
         torch.compiler.is_compiling()
         or torch._C._are_functorch_transforms_active()
         or (torch.is_grad_enabled() and any(t.requires_grad for t in operands))
     ):
-        y = Convolution.apply(x, weight, bias, how, algorithm, alone)
-        return y if shortcut is None else nonlinear.written(y + shortcut)
+        return Convolution.apply(x, weight, bias, how, algorithm, nonlinear)
     # The same without what autograd asks for, which takes longer than a small convolution.
-    kept = kept if may_keep() else None
-    return convolve(x, weight, bias, how, algorithm, nonlinear, kept, shortcut)
+    return convolve(x, weight, bias, how, algorithm, nonlinear, kept if may_keep() else None)
 
 
 def choose_algorithm(
@@ -244,13 +234,11 @@ class AtrousConv2d(KeepsFilters):
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -bound, bound)
 
-    def forward(self, x: torch.Tensor, shortcut: torch.Tensor | None = None) -> torch.Tensor:
-        """(N, C, H, W) -> (N, K, H', W'), the shape of a shortcut."""
-        return self.padded_by(x, self.padding, shortcut)
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(N, C, H, W) -> (N, K, H', W')."""
+        return self.padded_by(x, self.padding)
 
-    def padded_by(
-        self, x: torch.Tensor, padding: Pair, shortcut: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def padded_by(self, x: torch.Tensor, padding: Pair) -> torch.Tensor:
         """:meth:`forward` with another padding, for a layer in which it follows from x."""
         return atrous_conv2d(
             x,
@@ -265,7 +253,6 @@ class AtrousConv2d(KeepsFilters):
             precision=self.precision,
             activation=self.activation,
             pre_activation=self.pre_activation,
-            shortcut=shortcut,
             kept=self.kept,
         )
 

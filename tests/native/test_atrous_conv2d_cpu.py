@@ -13,8 +13,8 @@ from deeplab_repro.native import backends
 ROOT = Path(__file__).resolve().parent.parent.parent
 CHECKS = """
 from tests.native import atrous_conv2d_isa, atrous_depthwise_isa, atrous_winograd_isa
-from tests.native import pointwise_conv2d_isa
-for checks in (atrous_conv2d_isa, atrous_winograd_isa, atrous_depthwise_isa, pointwise_conv2d_isa):
+from tests.native import atrous_pointwise_isa
+for checks in (atrous_conv2d_isa, atrous_winograd_isa, atrous_depthwise_isa, atrous_pointwise_isa):
     checks.main()
 """
 ALL = ["baseline", "avx2", "avx512", "amx"]

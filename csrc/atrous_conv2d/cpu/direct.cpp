@@ -134,7 +134,7 @@ template <typename T>
 void direct_forward(const ConvGeometry& g, const T* x, const T* weight, WeightStrides strides,
                     const T* bias, T* y, const ConvOptions& options, Parallel parallel) {
   if (is_one_product(g, options)) {
-    pointwise_forward<T>(g, x, weight, strides, bias, nullptr, options.relu, y, parallel);
+    pointwise_forward<T>(g, x, weight, strides, bias, options.relu, y, parallel);
     return;
   }
   ForwardJob<T> job{};

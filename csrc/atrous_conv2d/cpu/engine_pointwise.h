@@ -147,15 +147,9 @@ class Pointwise {
 
   void store(const T* sums, Index first, Index count, Index k0, int filters) const {
     const T* const bias = job_.bias ? job_.bias + k0 : nullptr;
-    for (Index i = first; i < first + count; ++i, sums += kTileLanes) {
-      const Index at = i * job_.target_channels + k0;
-      if (!job_.shortcut) {
-        store_pixel(sums, bias, filters, job_.relu, job_.target + at);
-        continue;
-      }
-      alignas(64) T both[kTileLanes];
-      for (int k = 0; k < filters; ++k) both[k] = sums[k] + job_.shortcut[at + k];
-      store_pixel(both, bias, filters, job_.relu, job_.target + at);
+    T* to = job_.target + first * job_.target_channels + k0;
+    for (Index i = 0; i < count; ++i, sums += kTileLanes, to += job_.target_channels) {
+      store_pixel(sums, bias, filters, job_.relu, to);
     }
   }
 

@@ -32,7 +32,7 @@ bool is_pointwise(const ConvGeometry& g, bool channels_last) {
 
 template <typename T>
 void pointwise_forward(const ConvGeometry& g, const T* x, const T* weight, WeightStrides strides,
-                       const T* bias, const T* shortcut, bool relu, T* y, Parallel parallel) {
+                       const T* bias, bool relu, T* y, Parallel parallel) {
   PointwiseJob<T> job{};
   job.target_channels = g.out_channels;
   job.source_channels = g.in_channels;
@@ -47,7 +47,6 @@ void pointwise_forward(const ConvGeometry& g, const T* x, const T* weight, Weigh
   job.source = x;
   job.weight = weight;
   job.bias = bias;
-  job.shortcut = shortcut;
   job.target = y;
   job.relu = relu;
   job.parallel = parallel;
@@ -61,12 +60,12 @@ void pointwise_grad_input(const ConvGeometry& g, const T* grad_y, const T* weigh
   back.in_channels = g.out_channels;
   back.out_channels = g.in_channels;
   const WeightStrides turned = {strides.in, strides.out, strides.row, strides.column};
-  pointwise_forward<T>(back, grad_y, weight, turned, nullptr, nullptr, false, grad_x, parallel);
+  pointwise_forward<T>(back, grad_y, weight, turned, nullptr, false, grad_x, parallel);
 }
 
 #define INSTANTIATE(T)                                                                           \
   template void pointwise_forward(const ConvGeometry&, const T*, const T*, WeightStrides,        \
-                                  const T*, const T*, bool, T*, Parallel);                       \
+                                  const T*, bool, T*, Parallel);                                 \
   template void pointwise_grad_input(const ConvGeometry&, const T*, const T*, WeightStrides, T*, \
                                      Parallel);
 INSTANTIATE(float)

@@ -8,10 +8,10 @@ namespace deeplab {
 // Whether the convolution, and its gradient with respect to the input, is one matrix product.
 bool is_pointwise(const ConvGeometry& g, bool channels_last);
 
-// shortcut: as y, added before the activation; or null. bias: (K), or null.
+// bias: (K), or null.
 template <typename T>
 void pointwise_forward(const ConvGeometry& g, const T* x, const T* weight, WeightStrides strides,
-                       const T* bias, const T* shortcut, bool relu, T* y, Parallel parallel);
+                       const T* bias, bool relu, T* y, Parallel parallel);
 
 // For stride 1.
 template <typename T>

@@ -6,7 +6,7 @@
 
 namespace deeplab {
 
-// target[p, k] = act(sum over c of source[p, c] * weight[k, c] + bias[k] + shortcut[p, k]),
+// target[p, k] = act(sum over c of source[p, c] * weight[k, c] + bias[k]),
 // channels last; also the gradient with respect to the input, by the roles of the weight's two
 // steps.
 template <typename T>
@@ -17,8 +17,7 @@ struct PointwiseJob {
   Index weight_target, weight_source;             // likewise, from one channel to the next
   const T* source;
   const T* weight;
-  const T* bias;      // or null
-  const T* shortcut;  // as target, or null
+  const T* bias;  // or null
   T* target;
   bool relu;
   Parallel parallel;

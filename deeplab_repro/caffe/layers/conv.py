@@ -93,7 +93,7 @@ class Convolution(KeepsFilters, _Sliding):
 
     @property
     def has_activation(self) -> bool:
-        """Whether :attr:`activation` may be set, and a shortcut of the top's shape be given."""
+        """Whether :attr:`activation` may be set."""
         return type(self) is Convolution and self.spatial_axes == 2
 
     @property
@@ -101,23 +101,16 @@ class Convolution(KeepsFilters, _Sliding):
         """A ReLU of its own is the only thing that asks for the top."""
         return self.activation is None
 
-    def forward(
-        self, *bottoms: Tensor, shortcut: Tensor | None = None
-    ) -> Tensor | tuple[Tensor, ...]:
-        """(N, C, H, W) each, or other spatial axes; shortcut: see :attr:`has_activation`."""
+    def forward(self, *bottoms: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """(N, C, H, W) each, or other spatial axes."""
         weight = self.blob(0)
         bias = self.blob(1).view(-1) if len(self.blob_shapes) > 1 else None
-        if shortcut is not None:
-            shortcut = self._as_batch(shortcut)
         tops = tuple(
-            self._as_given(self._convolve(self._as_batch(x), weight, bias, shortcut), x)
-            for x in bottoms
+            self._as_given(self._convolve(self._as_batch(x), weight, bias), x) for x in bottoms
         )
         return tops[0] if len(tops) == 1 else tops
 
-    def _convolve(
-        self, x: Tensor, weight: Tensor, bias: Tensor | None, shortcut: Tensor | None
-    ) -> Tensor:
+    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         window, x = self.window, self.wide_enough(x)
         if self.spatial_axes == 2:
             return atrous_conv2d(
@@ -131,7 +124,6 @@ class Convolution(KeepsFilters, _Sliding):
                 algorithm=self.algorithm,
                 accuracy=self.accuracy,
                 activation=self.activation,
-                shortcut=shortcut,
                 kept=self.kept,
             )
         if self.spatial_axes == 0:
@@ -148,9 +140,7 @@ class Deconvolution(Convolution):
     Blobs: weights (C, K / group, kernel) and, with ``bias_term``, biases (K,).
     """
 
-    def _convolve(
-        self, x: Tensor, weight: Tensor, bias: Tensor | None, shortcut: Tensor | None
-    ) -> Tensor:
+    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         window = self.window
         if self.spatial_axes == 0:
             x, weight = x.unsqueeze(-1), weight.unsqueeze(-1)

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from deeplab_repro.models.v3.parts import ConvUnit
+from deeplab_repro.ops._residual import add_relu_
 
-__all__ = ["AddsShortcut", "Backbone", "UnitMaps"]
+__all__ = ["AddsInPlace", "Backbone", "UnitMaps"]
 
 
 class UnitMaps(NamedTuple):
@@ -24,47 +24,21 @@ class UnitMaps(NamedTuple):
     inner: Tensor
 
 
-class AddsShortcut(nn.Module):
-    """A unit whose last convolution can add the shortcut itself, so that no residual is written.
+class AddsInPlace(nn.Module):
+    """A unit that can write its sum over its residual.
 
     Attributes:
-        relu: Whether the sum goes through a ReLU.
-        is_folded: Whether the convolution adds the shortcut.
+        adds_in_place: Whether it does, which gradients and whoever looks at the residual forbid.
     """
 
-    relu = False
-    is_folded = False
+    adds_in_place = False
 
-    @property
-    def last(self) -> ConvUnit:
-        """What gives the residual."""
-        raise NotImplementedError
-
-    def fold_shortcut(self) -> None:
-        """Fold the last convolution and let it add the shortcut, if no activation is between."""
-        if self.last.activation is None and self.last.conv.activation is None:
-            self.last.fold()
-            self.last.conv.activation = "relu" if self.relu else None
-            self.is_folded = True
-
-    def show_residual(self) -> None:
-        """Take that back: the last convolution gives the residual again."""
-        self.last.conv.activation = None
-        self.is_folded = False
-
-    def added(self, x: Tensor, shortcut: Tensor) -> tuple[Tensor, Tensor]:
-        """shortcut + last(x), and last(x) itself: where the unit is folded, the sum again.
-
-        Args:
-            x: (N, C, H, W), what the last convolution reads.
-            shortcut: (N, K, H', W').
-        """
-        if self.is_folded:
-            total: Tensor = self.last.conv(x, shortcut)
-            return total, total
-        residual = self.last(x)
+    def added(self, residual: Tensor, shortcut: Tensor, relu: bool = False) -> Tensor:
+        """Their sum, or max(sum, 0)."""
+        if self.adds_in_place:
+            return add_relu_(residual, shortcut) if relu else residual.add_(shortcut)
         total = shortcut + residual
-        return total.relu_() if self.relu else total, residual
+        return total.relu_() if relu else total
 
 
 class Backbone(nn.Module):
@@ -102,10 +76,10 @@ class Backbone(nn.Module):
         }
 
     def fold(self) -> None:
-        """Let units whose inner map nobody reads add their shortcut within a convolution."""
+        """Let units whose inner map nobody reads add up in the place of their residual."""
         for name, unit in self.units.items():
-            if isinstance(unit, AddsShortcut) and name not in self._taps:
-                unit.fold_shortcut()
+            if isinstance(unit, AddsInPlace) and name not in self._taps:
+                unit.adds_in_place = True
 
     def forward(self, x: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
         """(N, 3, H, W) -> the last map (N, C, h, w), and inner maps by stride."""

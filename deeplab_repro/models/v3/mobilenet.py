@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from deeplab_repro.models.atrous import AtrousRule
 from deeplab_repro.models.v3.aspp import Gated
-from deeplab_repro.models.v3.backbone import AddsShortcut, Backbone, UnitMaps
+from deeplab_repro.models.v3.backbone import AddsInPlace, Backbone, UnitMaps
 from deeplab_repro.models.v3.options import ModelOptions
 from deeplab_repro.models.v3.parts import MOBILENET, ConvUnit, QSigmoid, WindowMean, mark
 
@@ -161,7 +161,7 @@ _TABLES = {
 }
 
 
-class InvertedResidual(AddsShortcut):
+class InvertedResidual(AddsInPlace):
     """Widen, look around, narrow; plus the input where that has the same shape.
 
     Args:
@@ -185,18 +185,13 @@ class InvertedResidual(AddsShortcut):
         self.adds_input = adds_input
         self.inner_channels = project.conv.in_channels
 
-    @property
-    def last(self) -> ConvUnit:
-        """What gives the residual."""
-        return self.project
-
     def forward(self, x: Tensor) -> UnitMaps:
         """(N, C, H, W) -> the sum (N, C', H', W'), and the depthwise convolution's map."""
         inner = x if self.expand is None else self.expand(x)
         if self.depthwise is not None:
             inner = self.depthwise(inner)
-        y = self.squeeze(inner)
-        return UnitMaps(self.added(y, x)[0] if self.adds_input else self.project(y), inner)
+        y = self.project(self.squeeze(inner))
+        return UnitMaps(self.added(y, x) if self.adds_input else y, inner)
 
 
 def mobilenet(options: ModelOptions) -> Backbone:

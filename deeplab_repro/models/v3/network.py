@@ -19,7 +19,7 @@ from deeplab_repro.caffe.layers.interp import align_corners
 from deeplab_repro.errors import InputError
 from deeplab_repro.models.modules import ParallelBranches
 from deeplab_repro.models.v3.aspp import aspp
-from deeplab_repro.models.v3.backbone import AddsShortcut, Backbone
+from deeplab_repro.models.v3.backbone import Backbone
 from deeplab_repro.models.v3.decoder import Decoder
 from deeplab_repro.models.v3.dense_prediction_cell import dense_prediction_cell
 from deeplab_repro.models.v3.fusing import fused
@@ -251,6 +251,8 @@ class DeepLabV3(nn.Module):
 
         def record(endpoints: tuple[str, ...], module: nn.Module, given: Any, output: Any) -> None:
             tensor = output[0] if isinstance(output, tuple) else output
+            if self._is_fused:  # whose sums are written over their terms
+                tensor = tensor.clone()
             for endpoint in endpoints:
                 maps.setdefault(endpoint, tensor)
 
@@ -259,9 +261,6 @@ class DeepLabV3(nn.Module):
             for module in self.modules()
             if hasattr(module, "endpoints")
         ]
-        folded = [m for m in self.modules() if isinstance(m, AddsShortcut) and m.is_folded]
-        for unit in folded:
-            unit.show_residual()
         pyramid = None if scale == 1.0 else (scale,)
         try:
             logits = self.multi_scale_logits(x, pyramid)
@@ -269,8 +268,6 @@ class DeepLabV3(nn.Module):
         finally:
             for handle in handles:
                 handle.remove()
-            for unit in folded:
-                unit.fold_shortcut()
         maps["logits/merged_logits"] = logits["merged_logits"]
         if len(logits) > 1:
             maps.update({f"logits_0/{name}": tensor for name, tensor in logits.items()})

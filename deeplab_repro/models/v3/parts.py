@@ -143,14 +143,14 @@ class Resize(nn.Module):
 class SameConv2d(AtrousConv2d):
     """A convolution with TensorFlow's padding "SAME", which depends on the input's size."""
 
-    def forward(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
-        """(N, C, H, W) -> (N, K, ceil(H / stride), ceil(W / stride)), the shape of a shortcut."""
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, K, ceil(H / stride), ceil(W / stride))."""
         windows = zip(x.shape[2:], self.kernel_size, self.stride, self.rate, strict=True)
         (top, bottom), (left, right) = (same_padding(*window) for window in windows)
         padding = top, bottom, left, right
         if torch.compiler.is_compiling():  # a program for any size does not ask whether it is even
             x, padding = F.pad(x, (left, right, top, bottom)), (0, 0, 0, 0)
-        return self.padded_by(x, padding, shortcut)
+        return self.padded_by(x, padding)
 
 
 class WindowMean(nn.Module):
@@ -477,14 +477,9 @@ class SeparableUnit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, K, H', W')."""
-        y: Tensor = self.pointwise(self.around(x))
-        return y
-
-    def around(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C, H', W'), what the 1x1 convolution reads."""
         if self.before is not None:
             x = self.before(x)
-        y: Tensor = self.depthwise(x)
+        y: Tensor = self.pointwise(self.depthwise(x))
         return y
 
     def fold(self) -> None:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deeplab_repro.models.atrous import AtrousRule
-from deeplab_repro.models.v3.backbone import AddsShortcut, Backbone, UnitMaps
+from deeplab_repro.models.v3.backbone import AddsInPlace, Backbone, UnitMaps
 from deeplab_repro.models.v3.options import ModelOptions
 from deeplab_repro.models.v3.parts import RESNET, ConvUnit, mark, same_padding
 
@@ -74,30 +74,19 @@ class SamePool(nn.Module):
         return F.max_pool2d(x, 3, 2)
 
 
-class ResidualUnit(AddsShortcut):
+class ResidualUnit(AddsInPlace):
     """relu(shortcut(x) + residual(x)) (arXiv 1512.03385)."""
-
-    relu = True
 
     def __init__(self, shortcut: nn.Module, convolutions: Iterable[ConvUnit]) -> None:
         super().__init__()
         self.shortcut = shortcut
         self.residual = nn.Sequential(*convolutions)
-        self.inner_channels: int = self.last.channels
-
-    @property
-    def last(self) -> ConvUnit:
-        """What gives the residual."""
-        unit: ConvUnit = self.residual[-1]  # type: ignore[assignment]
-        return unit
+        self.inner_channels: int = self.residual[-1].channels  # type: ignore[assignment]
 
     def forward(self, x: Tensor) -> UnitMaps:
         """(N, C, H, W) -> the sum and the residual, both (N, C', H', W')."""
-        *first, _ = self.residual
-        y = x
-        for unit in first:
-            y = unit(y)
-        return UnitMaps(*self.added(y, self.shortcut(x)))
+        residual = self.residual(x)
+        return UnitMaps(self.added(residual, self.shortcut(x), relu=True), residual)
 
 
 def resnet(options: ModelOptions) -> Backbone:

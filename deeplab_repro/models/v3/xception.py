@@ -14,7 +14,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from deeplab_repro.models.atrous import AtrousRule
-from deeplab_repro.models.v3.backbone import AddsShortcut, Backbone, UnitMaps
+from deeplab_repro.models.v3.backbone import AddsInPlace, Backbone, UnitMaps
 from deeplab_repro.models.v3.options import ModelOptions
 from deeplab_repro.models.v3.parts import XCEPTION, ConvUnit, SeparableUnit, mark
 
@@ -54,7 +54,7 @@ _MIDDLE_UNITS = {"xception_41": 8, "xception_65": 16, "xception_71": 16}
 _SOURCES = {"xception_41": (2, 3), "xception_65": (2, 3), "xception_71": (3, 5)}
 
 
-class XceptionModule(AddsShortcut):
+class XceptionModule(AddsInPlace):
     """Three separable convolutions, and a shortcut beside them.
 
     Args:
@@ -72,24 +72,18 @@ class XceptionModule(AddsShortcut):
         self.is_bounded = is_bounded
         self.inner_channels = convolutions[1].channels
 
-    @property
-    def last(self) -> ConvUnit:
-        """What gives the residual."""
-        third: SeparableUnit = self.convolutions[2]  # type: ignore[assignment]
-        return third.pointwise
-
     def forward(self, x: Tensor) -> UnitMaps:
         """(N, C, H, W) -> the sum (N, C', H', W'), and what the third convolution reads."""
         first, second, third = self.convolutions
         inner = second(first(x))
+        residual = third(inner)
         if self.shortcut is None:
-            return UnitMaps(third(inner), inner)
+            return UnitMaps(residual, inner)
         shortcut = self.shortcut(x)
         if self.is_bounded:
-            total = third(inner).clamp(-_CAP, _CAP) + shortcut.clamp(-_CAP, _CAP)
+            total = residual.clamp(-_CAP, _CAP) + shortcut.clamp(-_CAP, _CAP)
             return UnitMaps(total.clamp(0, _CAP), inner)
-        total, _ = self.added(third.around(inner), shortcut)  # type: ignore[operator]
-        return UnitMaps(total, inner)
+        return UnitMaps(self.added(residual, shortcut), inner)
 
 
 def xception(options: ModelOptions) -> Backbone:
