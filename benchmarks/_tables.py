@@ -214,9 +214,10 @@ def later_networks(results: Path) -> list[str]:
         content = json.loads(path.read_text(encoding="utf-8"))
         about, rows = content["machine"], content["results"]
         threads = rows[0]["threads"]
+        on = f"{threads} threads" if threads > 1 else "one thread"
         lines = [
             "`benchmarks/later_networks.py` runs DeepLab v3 with torchvision's ResNet-101 and v3+"
-            f" with Xception-65: one picture, warm, on {threads} threads of {_machine(path, about)}"
+            f" with Xception-65: one picture, warm, on {on} of {_machine(path, about)}"
             " `torch` is the same network of torch's own modules. Behind each peer stands how"
             " many times as long it takes, in its faster memory format, as the fused network, and"
             f' as the one with accuracy="fast"; asked for are {rows[0]["goal"]:g} times.',

@@ -159,7 +159,7 @@ RULES: Final = (
     ),
     Rule(
         "direct",
-        ("forward",),
+        ("forward", "grad_input"),
         "cpu",
         _SINGLE,
         lambda p: (

@@ -143,6 +143,38 @@ def test_the_library_finds_gradients_of_the_weight_in_contiguous_maps(
     assert seen[-1] == (False, False)  # a kernel of one tap is a product in either order
 
 
+@pytest.mark.parametrize(
+    ("change", "algorithm"),
+    [
+        ({}, "direct"),
+        ({"instructions": "avx2"}, "direct"),
+        ({"direction": "grad_input"}, "direct"),
+        ({"stride": 2}, "direct"),
+        ({"threads": 2}, "library"),
+        ({"instructions": "amx"}, "library"),
+        ({"direction": "grad_weight"}, "library"),
+        ({"padding": 1}, "library"),
+        ({"form": torch.contiguous_format}, "library"),
+        ({"size": 7}, "library"),
+        ({"channels": 48}, "library"),
+        ({"filters": 8}, "library"),
+    ],
+    ids=str,
+)
+def test_filters_of_one_tap(monkeypatch, change, algorithm):
+    case = {
+        "instructions": "avx512", "threads": 1, "direction": "forward", "stride": 1, "padding": 0,
+        "form": torch.channels_last, "size": 33, "channels": 64, "filters": 21, **change,
+    }  # fmt: skip
+    monkeypatch.setattr(_atrous_rules, "kernels_are_there", lambda device: True)
+    monkeypatch.setattr(_atrous_rules.backends, "instruction_set", lambda: case["instructions"])
+    monkeypatch.setattr(_atrous_rules.torch, "get_num_threads", lambda: case["threads"])
+    x = torch.empty(1, case["channels"], case["size"], case["size"]).to(memory_format=case["form"])
+    weight = torch.empty(case["filters"], case["channels"], 1, 1)
+    how = {"stride": case["stride"], "padding": case["padding"], "direction": case["direction"]}
+    assert choose_algorithm(x, weight, **how) == algorithm
+
+
 def test_autocast_counts():
     with torch.autocast("cpu", torch.bfloat16):
         assert choose_algorithm(X, WEIGHT, padding=8, rate=8) == "library"
