@@ -22,8 +22,8 @@ class Pointwise {
         groups_(ceil_div(pixels_, kMostRows)) {
     const Index pixel_bytes = larger(1, chunks_) * kChunk * static_cast<Index>(sizeof(T));
     const Index most = larger(1, smaller(kBlockPixels, kBlockBytes / pixel_bytes) / kMostRows);
-    // As many blocks for each thread, which share the groups of rows evenly.
-    blocks_ = round_up(ceil_div(groups_, most), job.parallel.threads);
+    // As many blocks for each thread, which share the groups of rows evenly; none is empty.
+    blocks_ = smaller(groups_, round_up(ceil_div(groups_, most), job.parallel.threads));
     block_pixels_ = ceil_div(groups_, blocks_) * kMostRows;
   }
 
@@ -74,7 +74,8 @@ class Pointwise {
                          job_.source_row == job_.width * job_.source_channels;
     const Index pixels = in_line && i + 1 < blocks_ ? block_begin(i + 2) - block_begin(i + 1) : 0;
     const Index elements = pixels * job_.source_channels;
-    return {at, at + elements, ceil_div(elements / kLineElements, panels_ * chunks_ * groups)};
+    const Index products = larger(1, panels_ * chunks_ * groups);
+    return {at, at + elements, ceil_div(elements / kLineElements, products)};
   }
 
   // [channel][kTileLanes], a chunk of channels from c0 on.
