@@ -119,6 +119,11 @@ def _one_product(p: Problem) -> bool:
     return p.channels >= 64 and p.filters >= 16 and pixels >= 64
 
 
+def _has_one_thread() -> bool:
+    # A compiled graph may run with any number.
+    return not torch.compiler.is_compiling() and torch.get_num_threads() == 1
+
+
 #: The first row that fits decides; without one it is the library.
 RULES: Final = (
     Rule(
@@ -164,7 +169,7 @@ RULES: Final = (
         _SINGLE,
         lambda p: (
             backends.instruction_set() in ("avx2", "avx512")
-            and torch.get_num_threads() == 1
+            and _has_one_thread()
             and _one_product(p)
         ),
         "torch hands filters of one tap to another library where it has one thread",

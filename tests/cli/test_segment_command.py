@@ -211,12 +211,13 @@ def test_too_many_pixels(run, tmp_path, monkeypatch):
     monkeypatch.setenv("DEEPLAB_REPRO_MAX_PIXELS", "9408")  # 97x97 - 1
     code, _, err = run("segment", PICTURE, *SMALL, "-o", tmp_path)
     assert code == 2
-    assert "has too many pixels; expected at most 9408 (DEEPLAB_REPRO_MAX_PIXELS raises" in err
+    assert "--pad-to: too many pixels; expected at most 9408 (DEEPLAB_REPRO_MAX_PIXELS" in err
+    monkeypatch.setenv("DEEPLAB_REPRO_MAX_PIXELS", "9409")
     monkeypatch.delenv("OPENCV_IO_MAX_IMAGE_PIXELS")  # which this process has set for itself
     # In a process of its own OpenCV refuses what the header claims before it allocates.
     write_picture(tmp_path / "p.png", 20, 30)
     content = (tmp_path / "p.png").read_bytes()
-    header = content[12:16] + struct.pack(">II", 9409, 1) + content[24:29]
+    header = content[12:16] + struct.pack(">II", 9410, 1) + content[24:29]
     checksum = struct.pack(">I", zlib.crc32(header))
     (tmp_path / "p.png").write_bytes(content[:12] + header + checksum + content[33:])
     arguments = ["segment", tmp_path / "p.png", *SMALL, "-o", tmp_path]
@@ -228,7 +229,7 @@ def test_too_many_pixels(run, tmp_path, monkeypatch):
         text=True,
     )
     assert done.returncode == 2
-    assert "p.png: has too many pixels; expected at most 9408" in done.stderr
+    assert "p.png: has too many pixels; expected at most 9409" in done.stderr
 
 
 @pytest.mark.parametrize("options", [("--scales", "0.5", "1"), ("--scales=0.5", "--scales", "1")])

@@ -30,6 +30,10 @@ constexpr DirectKernels kNoKernels = {0, note<ForwardJob<float>>, nullptr,
 const DirectKernels kBaselineKernels = kNoKernels;
 const DirectKernels kAvx2Kernels = kNoKernels;
 const DirectKernels kAvx512Kernels = kNoKernels;
+// The unit multiplies by filters of one tap, too.
+const PointwiseKernels kBaselinePointwise{};
+const PointwiseKernels kAvx2Pointwise{};
+const PointwiseKernels kAvx512Pointwise{};
 
 }  // namespace deeplab
 

@@ -13,7 +13,7 @@ HERE = Path(__file__).resolve().parent
 CSRC = HERE.parent.parent / "csrc"
 CPU = CSRC / "atrous_conv2d" / "cpu"
 SOURCES = [
-    *(CPU / name for name in ("direct.cpp", "pixel_plan.cpp", "aligned_bytes.cpp")),
+    *(CPU / f"{name}.cpp" for name in ("direct", "pointwise", "pixel_plan", "aligned_bytes")),
     CSRC / "common" / "team_cpu.cpp",
 ]
 
