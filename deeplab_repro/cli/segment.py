@@ -445,9 +445,10 @@ def _write_tiles(
 def _show(jobs: list[_Job], classes: Classes, segmenter: Segmenter) -> None:
     show_labels(jobs, classes)
     scales = ""
-    if segmenter.scales != (1.0,):
+    if segmenter.scales != (1.0,) or segmenter.flip:
         joined = ", ".join(f"{scale:g}" for scale in segmenter.scales)
-        scales = f", {segmenter.fuse} over scales {joined}"
+        mirrored = ", each also mirrored" if segmenter.flip else ""
+        scales = f", {segmenter.fuse} over scales {joined}{mirrored}"
     refined = ", refined by a CRF" if segmenter.crf else ""
     console.print(
         f"{count_text(jobs)} labelled by blob '{shown(segmenter.blob)}'{scales}{refined}",

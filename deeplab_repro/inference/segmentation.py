@@ -94,6 +94,9 @@ class Segmenter:
         InputError: scales, a way to fuse them or an accuracy that there are not.
     """
 
+    #: Whether each scale is also looked at in a mirror, as eval.py of v3 does if asked to.
+    flip = False
+
     def __init__(
         self,
         net: nn.Module,

@@ -172,7 +172,7 @@ RULES: Final = (
             and _has_one_thread()
             and _one_product(p)
         ),
-        "torch hands filters of one tap to another library where it has one thread",
+        "torch hands 1x1 filters to another library where it has one thread",
     ),
     Rule(
         "direct",

@@ -70,12 +70,13 @@ def test_segment_gives_the_labels_of_the_exported_graph(run, picture: Path, reco
 
 
 def test_segment_over_scales_and_with_a_crf(run, picture: Path, tmp_path: Path, options: Path):
-    code, _, err = run(
+    code, out, err = run(
         *("segment", picture, "--model", CHECKPOINT, "--options", options, "-o", tmp_path / "o"),
         *("--scales", 0.5, 1, 1.5, "--flip", "--save-scores", ".npy"),
         *("--crf", "deeplab_v2_resnet101"),
     )
     assert (code, err) == (0, "")
+    assert "mean over scales 0.5, 1, 1.5, each also mirrored, refined by a CRF" in out
     net = tensorflow.load(OPTIONS, CHECKPOINT)
     rgb = read_picture(picture)[:, :, ::-1]
     _, mean = tensorflow.predict_picture(net, rgb, scales=(0.5, 1.0, 1.5), flip=True, quirks=False)

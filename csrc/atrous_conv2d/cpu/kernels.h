@@ -27,3 +27,13 @@ extern const DirectKernels kAmxKernels;
 #endif
 
 }  // namespace deeplab
+
+// Those of a kind (Pointwise, Winograd, Depthwise) for the best instruction set of this processor.
+#if DEEPLAB_HAS_X86_TARGETS
+#define DEEPLAB_BEST_KERNELS(Kind)                   \
+  (cpu_target() >= CpuTarget::avx512 ? kAvx512##Kind \
+   : cpu_target() >= CpuTarget::avx2 ? kAvx2##Kind   \
+                                     : kBaseline##Kind)
+#else
+#define DEEPLAB_BEST_KERNELS(Kind) kBaseline##Kind
+#endif

@@ -7,20 +7,12 @@
 namespace deeplab {
 namespace {
 
-const PointwiseKernels& best_kernels() {
-#if DEEPLAB_HAS_X86_TARGETS
-  if (cpu_target() >= CpuTarget::avx512) return kAvx512Pointwise;
-  if (cpu_target() >= CpuTarget::avx2) return kAvx2Pointwise;
-#endif
-  return kBaselinePointwise;
-}
-
 template <typename T>
 void run(const PointwiseJob<T>& job) {
   if constexpr (std::is_same_v<T, float>) {
-    best_kernels().forward_float(job);
+    DEEPLAB_BEST_KERNELS(Pointwise).forward_float(job);
   } else {
-    best_kernels().forward_double(job);
+    DEEPLAB_BEST_KERNELS(Pointwise).forward_double(job);
   }
 }
 

@@ -1,4 +1,4 @@
-// The convolution with filters of one tap on the CPU, where channels are last.
+// The convolution with 1x1 filters (pointwise) on the CPU, where channels are last.
 #pragma once
 
 #include "pointwise_job.h"

@@ -1,14 +1,14 @@
-// What the convolution with filters of one tap is asked to compute; for the files of particular
-// processors, as jobs.h.
+// What the convolution with 1x1 filters (pointwise) is asked to compute; for the files of
+// particular processors, as jobs.h.
 #pragma once
 
 #include "jobs.h"
 
 namespace deeplab {
 
-// target[p, k] = act(sum over c of source[p, c] * weight[k, c] + bias[k]),
-// channels last; also the gradient with respect to the input, by the roles of the weight's two
-// steps.
+// target[p, k] = act(sum over c of source[p, c] * weight[k, c] + bias[k]), channels last, of at
+// least one pixel and channel; also the gradient with respect to the input, by the roles of the
+// weight's two steps.
 template <typename T>
 struct PointwiseJob {
   Index target_channels, source_channels;

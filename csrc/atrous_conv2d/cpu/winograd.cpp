@@ -8,14 +8,6 @@
 namespace deeplab {
 namespace {
 
-const WinogradKernels& best_kernels() {
-#if DEEPLAB_HAS_X86_TARGETS
-  if (cpu_target() >= CpuTarget::avx512) return kAvx512Winograd;
-  if (cpu_target() >= CpuTarget::avx2) return kAvx2Winograd;
-#endif
-  return kBaselineWinograd;
-}
-
 // Each block reads all filters, and writes and reads its transformed pixels and products: about 25
 // numbers for each pair of channels, and 32 for each piece and channel. Blocks are so large that
 // the filters are a third of that traffic, or as large as the second-level cache holds.
@@ -89,9 +81,9 @@ void winograd_filters(const ConvGeometry& g, unsigned filter_set, const Winograd
   WinogradJob<T> job = job_of(g, filter_set, weight, parallel);
   job.filters_out = filters;
   if constexpr (std::is_same_v<T, float>) {
-    best_kernels().filters_float(job);
+    DEEPLAB_BEST_KERNELS(Winograd).filters_float(job);
   } else {
-    best_kernels().filters_double(job);
+    DEEPLAB_BEST_KERNELS(Winograd).filters_double(job);
   }
 }
 
@@ -113,9 +105,9 @@ void winograd_forward(const ConvGeometry& g, const T* x, const WinogradWeight<T>
   job.channels_last = options.channels_last;
   job.memory = kPanelMemory;
   if constexpr (std::is_same_v<T, float>) {
-    best_kernels().forward_float(job);
+    DEEPLAB_BEST_KERNELS(Winograd).forward_float(job);
   } else {
-    best_kernels().forward_double(job);
+    DEEPLAB_BEST_KERNELS(Winograd).forward_double(job);
   }
 }
 
